@@ -1,0 +1,98 @@
+"""Errors, one class for each way in which a caller must act differently. Pure; knows no library.
+
+Each carries the exit code that the command line ends with (docs/reference/exit-codes.md), so that no layer above
+has to translate a class into a number.
+"""
+
+from __future__ import annotations
+
+
+class OpenClawError(Exception):
+    """The root. Its text is for people: lower case, "cannot X: why", and what to do where that is known."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class TemporaryError(OpenClawError):
+    """It may work later by itself: the resource is tried again, after `delay_seconds` where that is known."""
+
+    def __init__(self, message: str, *, hint: str | None = None, delay_seconds: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.delay_seconds = delay_seconds
+
+
+class TerminalError(OpenClawError):
+    """Trying again changes nothing: a condition is set and the resource waits for another document."""
+
+
+class BlockedError(OpenClawError):
+    """Policy, a missing approval, or a collision found before the first write."""
+
+    exit_code = 3
+
+
+class StaleError(OpenClawError):
+    """The plan no longer fits the world, or what an action expected moved under it; nothing of it was done."""
+
+    exit_code = 4
+
+
+class RolledBackError(OpenClawError):
+    """Applied, not healthy, and the last confirmed generation is in force again."""
+
+    exit_code = 5
+
+
+class RollbackFailedError(OpenClawError):
+    """Failed and not rolled back: a person is needed."""
+
+    exit_code = 6
+
+
+class TrustError(OpenClawError):
+    """A signature or a peer could not be verified."""
+
+    exit_code = 7
+
+
+class UsageError(OpenClawError):
+    """The command line itself is wrong."""
+
+    exit_code = 64
+
+
+class UnreachableError(OpenClawError):
+    """The supervisor or the gateway does not answer."""
+
+    exit_code = 69
+
+
+class LockedError(OpenClawError):
+    """Another writer holds the lock; the text names it and says since when."""
+
+    exit_code = 75
+
+
+class NotPermittedError(OpenClawError):
+    """The operating system refuses, and only a person can change that."""
+
+    exit_code = 77
+
+
+class DocumentError(OpenClawError):
+    """The document is not valid. `problems` holds all that is wrong with it, never only the first.
+
+    Attributes:
+        problems: a tuple of `reconciler.document.problems.Problem`, in the order of their places.
+    """
+
+    exit_code = 78
+
+    def __init__(self, message: str, problems: tuple[object, ...], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems

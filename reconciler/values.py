@@ -1,0 +1,119 @@
+"""Values to and from JSON, their digest, and dotted paths. Pure.
+
+Two forms: `encode` keeps everything (plan files, journal), `public` is what people and other programs are shown: a
+secret becomes the mask, an absent value null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+from reconciler.model import ABSENT, MASK, Secret, Value
+
+
+def encode(value: Value) -> Any:
+    """`value` as plain JSON data that `decode` turns back into an equal value."""
+    if isinstance(value, Secret):
+        return {"$secret": value.digest}
+    if value is ABSENT:
+        return {"$absent": True}
+    if isinstance(value, Mapping):
+        return {name: encode(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    return value
+
+
+def decode(data: Any) -> Value:
+    """The value that `encode` made `data` from (sequences become tuples)."""
+    if isinstance(data, dict):
+        if data.keys() == {"$secret"}:
+            return Secret(data["$secret"])
+        if data.keys() == {"$absent"}:
+            return ABSENT
+        return {name: decode(item) for name, item in data.items()}
+    if isinstance(data, list):
+        return tuple(decode(item) for item in data)
+    return data  # type: ignore[no-any-return]
+
+
+def public(value: Value) -> Any:
+    """`value` as it may be shown: secrets masked, absent as null."""
+    if isinstance(value, Secret):
+        return MASK
+    if value is ABSENT:
+        return None
+    if isinstance(value, Mapping):
+        return {name: public(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [public(item) for item in value]
+    return value
+
+
+def dump(data: Any) -> str:
+    """Canonical JSON text of plain data: sorted keys, no spaces, UTF-8 left as it is."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(data: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of plain data."""
+    return sha256(dump(data).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_fields(fields: Mapping[str, Value]) -> str:
+    """The digest of field values, in no particular order."""
+    return digest({path: encode(value) for path, value in fields.items()})
+
+
+def same(left: Value, right: Value) -> bool:
+    """Equality of values as the document means it: 1 is not true, 1 equals 1.0, tuple and list are one."""
+    if left is right:
+        return True
+    if isinstance(left, bool) or isinstance(right, bool):
+        return isinstance(left, bool) and isinstance(right, bool) and left == right
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(item, right[name]) for name, item in left.items())
+    if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return left == right
+
+
+def join_path(parts: tuple[str | int, ...]) -> str:
+    """A path for people: `gateway.auth.token`, `policy.windows[0]`, `settings["a.b"]`."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part and not any(char in part for char in '.[]"\' '):
+            text += f".{part}" if text else part
+        else:
+            text += f"[{json.dumps(part, ensure_ascii=False)}]"
+    return text
+
+
+def split_path(text: str) -> tuple[str | int, ...]:
+    """The parts of a path as `join_path` prints it; ValueError where it is not one."""
+    parts: list[str | int] = []
+    rest = text
+    decoder = json.JSONDecoder()
+    while rest:
+        if rest.startswith("["):
+            try:
+                part, end = decoder.raw_decode(rest, 1)
+            except ValueError as err:
+                raise ValueError(f"not a path: {text!r}") from err
+            if isinstance(part, bool) or not isinstance(part, (str, int)) or rest[end : end + 1] != "]":
+                raise ValueError(f"not a path: {text!r}")
+            parts.append(part)
+            rest = rest[end + 1 :]
+        else:
+            rest = rest.removeprefix(".") if parts else rest
+            end = next((at for at, char in enumerate(rest) if char in ".["), len(rest))
+            if end == 0:
+                raise ValueError(f"not a path: {text!r}")
+            parts.append(rest[:end])
+            rest = rest[end:]
+    return tuple(parts)
