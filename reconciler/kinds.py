@@ -15,7 +15,6 @@ from reconciler.desired import Desired, SecretRef
 from reconciler.host import Host
 from reconciler.model import (
     ABSENT,
-    EMPTY,
     Action,
     Blocked,
     Condition,
@@ -64,7 +63,7 @@ class Wanted:
 
     key: Key
     resource: Resource | None
-    applied: Applied = EMPTY
+    applied: Applied = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +76,9 @@ class Observation:
     """
 
     key: Key
-    fields: Fields = EMPTY
+    fields: Fields = field(default_factory=dict)
     detail: Any = None
-    shown: Mapping[str, Any] = EMPTY
+    shown: Mapping[str, Any] = field(default_factory=dict)
     unknown: str | None = None
     conditions: tuple[Condition, ...] = ()
 
@@ -97,9 +96,9 @@ class Step:
     resource: Resource | None
     observation: Observation
     differences: tuple[Difference, ...]
-    applied: Applied = EMPTY
-    planned: Mapping[Key, tuple[Action, ...]] = EMPTY
-    others: Mapping[Key, tuple[Observation, tuple[Difference, ...]]] = EMPTY
+    applied: Applied = field(default_factory=dict)
+    planned: Mapping[Key, tuple[Action, ...]] = field(default_factory=dict)
+    others: Mapping[Key, tuple[Observation, tuple[Difference, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

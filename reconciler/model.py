@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 MASK: Final = "********"
@@ -44,8 +43,6 @@ Value: TypeAlias = (
 )
 Fields: TypeAlias = "Mapping[str, Value]"
 DocumentPath: TypeAlias = "tuple[str | int, ...]"
-
-EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -142,7 +139,7 @@ class Undo:
     """How an action is taken back: another verb of the same kind with its arguments, and a sentence for people."""
 
     verb: str
-    arguments: Mapping[str, Any] = EMPTY
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
 
 
@@ -169,7 +166,7 @@ class Action:
     undo: Undo | None = None
     needs: tuple[str, ...] = ()
     deadline_seconds: float = 30.0
-    arguments: Mapping[str, Any] = EMPTY
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     consents: tuple[str, ...] = ()
 
 

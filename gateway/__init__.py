@@ -1,0 +1,1 @@
+"""The built-in gateway. It knows nothing of the reconciler and of the resource kinds."""

@@ -1,0 +1,1 @@
+"""Resource kinds: one package each, a pure half that plans and a thin adapter that acts."""
