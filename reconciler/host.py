@@ -96,7 +96,7 @@ def state_root(environ: Mapping[str, str], home: str) -> str:
 def runtime_directory(environ: Mapping[str, str], uid: int) -> Path:
     """`XDG_RUNTIME_DIR`, else a directory of this user below /tmp (made 0700 and checked by whoever uses it)."""
     named = environ.get("XDG_RUNTIME_DIR", "")
-    return Path(named) if named.startswith("/") else Path(f"/tmp/openclaw-run-{uid}")
+    return Path(named) if named.startswith("/") else Path(f"/tmp/openclaw-run-{uid}")  # noqa: S108 - its owner and mode are checked
 
 
 def host_from(environ: Mapping[str, str], uid: int) -> Host:

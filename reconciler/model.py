@@ -39,7 +39,7 @@ class Secret:
 
 
 Value: TypeAlias = (
-    "None | bool | int | float | str | Secret | Absent | tuple[Value, ...] | list[Value] | Mapping[str, Value]"
+    "bool | int | float | str | Secret | Absent | tuple[Value, ...] | list[Value] | Mapping[str, Value] | None"
 )
 Fields: TypeAlias = "Mapping[str, Value]"
 DocumentPath: TypeAlias = "tuple[str | int, ...]"
@@ -203,12 +203,14 @@ class Plan:
     """Actions in dependency order, with what they were computed from.
 
     `generation` is the last generation in force when it was made (0: none). `document_digest` is the digest of the
-    validated desired state with its overrides and secret digests; `state_digest` that of the compared observed values.
+    validated desired state with its overrides and secret digests; `state_digest` that of the compared observed values,
+    `states` the same by key, so that a stale plan can name what moved.
     """
 
     generation: int
     document_digest: str
     state_digest: str
+    states: Mapping[str, str] = field(default_factory=dict)
     actions: tuple[Action, ...] = ()
     blocked: tuple[Blocked, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -265,6 +267,7 @@ class Result(Enum):
     ROLLED_BACK = "rolled-back"
     ROLLBACK_FAILED = "rollback-failed"
     INTERRUPTED = "interrupted"
+    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,93 @@
+"""What a plan may not do without a person's word. Pure: the numbers it needs are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reconciler.desired import Policy
+from reconciler.model import Action, Blocked, Cause, Impact, Key, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approvals:
+    """What a person granted for one plan: keys by `--approve`, `--take-over`. `person` is False for watcher, timer, git."""
+
+    keys: frozenset[Key] = frozenset()
+    take_over: bool = False
+    person: bool = True
+
+
+def check(plan: Plan, policy: Policy, approvals: Approvals, *, restarts_last_hour: int) -> tuple[Blocked, ...]:
+    """Everything that forbids to apply `plan` now: what planning found, missing approvals, the restart budget."""
+    found = [*plan.blocked]
+    for action in plan.actions:
+        found += _consents(action, policy, approvals)
+    if not approvals.person:
+        found += _withdrawals(plan, approvals)
+    if (budget := _budget(plan.actions, policy, restarts_last_hour)) is not None:
+        found.append(budget)
+    return tuple(dict.fromkeys(found))
+
+
+def window_seconds(actions: Sequence[Action], policy: Policy) -> float:
+    """How long the result of `actions` is watched before it counts as confirmed.
+
+    Nothing to watch where nobody was disturbed; what was started is watched although a start disturbs nobody.
+    """
+    watched = any(action.impact is not Impact.NONE or action.verb == "start" for action in actions)
+    return policy.verify_seconds if watched else 0.0
+
+
+def _consents(action: Action, policy: Policy, approvals: Approvals) -> list[Blocked]:
+    found = []
+    if action.impact is Impact.DESTROY and "destroy" in policy.approve and action.key not in approvals.keys:
+        found.append(
+            Blocked(
+                key=action.key,
+                code="approval_missing",
+                message=f"cannot {action.verb} {action.key} without approval: what it destroys does not come back",
+                hint=f"say --approve {action.key}, or put the section back into the document",
+            )
+        )
+    if "take-over" in action.consents and not approvals.take_over:
+        found.append(
+            Blocked(
+                key=action.key,
+                code="take_over_missing",
+                message=f"cannot {action.verb} {action.key}: it was there before us and belongs to somebody else",
+                hint="say --take-over to manage it from here on (what is there is kept in backups), "
+                "or set OPENCLAW_STATE_DIR to a directory of its own",
+            )
+        )
+    return found
+
+
+def _withdrawals(plan: Plan, approvals: Approvals) -> list[Blocked]:
+    return [
+        Blocked(
+            key=key,
+            code="withdrawal",
+            message=f"cannot withdraw {key} by itself: its section has gone from the document",
+            hint=f"say `openclaw apply --approve {key}`, or put the section back",
+        )
+        for key in plan.withdrawals
+        if key not in approvals.keys
+    ]
+
+
+def _budget(actions: Sequence[Action], policy: Policy, restarts_last_hour: int) -> Blocked | None:
+    # A cure for drift or a debt is no wish of anybody's, but it uses up the budget like every restart.
+    restarts = [action for action in actions if action.impact is Impact.RESTART and action.verb == "restart"]
+    if policy.restarts_per_hour is None or not restarts:
+        return None
+    if restarts_last_hour + len(restarts) <= policy.restarts_per_hour:
+        return None
+    wished = any(action.cause is Cause.CHANGE for action in restarts)
+    return Blocked(
+        key=restarts[0].key,
+        code="budget",
+        message=f"cannot restart {restarts[0].key}: {restarts_last_hour} restarts in the last hour, "
+        f"and policy.restarts_per_hour is {policy.restarts_per_hour}",
+        hint="wait, or raise policy.restarts_per_hour in the document" if wished else "it is tried again later",
+    )
