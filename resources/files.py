@@ -1,0 +1,74 @@
+"""Replacing a file so that a crash, a full disk or a reader at any instant meets the old content or the new, never half.
+
+Blocking and plain; callers that run under Trio call it in a thread. Knows nothing of kinds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def replace_file(path: Path, data: bytes, mode: int, *, before_rename: Callable[[], None] | None = None) -> None:
+    """Makes `path` a file with `data` and `mode` (exactly, whatever the umask): temporary file, fsync, rename, fsync of
+    the directory.
+
+    The temporary file has a fixed name beside `path`, so that one left by a crash is replaced by the next write and
+    never gathers. `before_rename` is called with everything written; what it raises ends the write with nothing changed.
+    A symbolic link at `path` is replaced, never followed.
+
+    Raises:
+        OSError: as the system says it; the temporary file is gone then.
+    """
+    temporary = path.with_name(f".{path.name}.openclaw.tmp")
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            write_all(descriptor, data)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if before_rename is not None:
+            before_rename()
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    sync_directory(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Removes `path` for good; one that is gone already is fine."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+        sync_directory(path.parent)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of `data`; os.write may take less at a time (a signal, a disk that is nearly full)."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Makes renames and removals in the directory survive a power cut (fsync(2): the entry needs its own)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def private_directory(path: Path) -> None:
+    """Makes `path` with its parents, 0700 each, where they are missing."""
+    for parent in reversed((path, *path.parents)):
+        if not parent.exists():
+            with suppress(FileExistsError):
+                parent.mkdir(mode=0o700)
