@@ -261,6 +261,7 @@ class Result(Enum):
 
     APPLYING = "applying"
     VERIFYING = "verifying"
+    ROLLING_BACK = "rolling-back"
     CONFIRMED = "confirmed"
     PARTIAL = "partial"
     FAILED = "failed"

@@ -13,6 +13,9 @@ from typing import Any
 
 from reconciler.model import ABSENT, MASK, Secret, Value
 
+# The one-key objects that `encode` gives a meaning of its own; a mapping that looks like one travels inside `$map`.
+_MARKS = ({"$secret"}, {"$absent"}, {"$map"})
+
 
 def encode(value: Value) -> Any:
     """`value` as plain JSON data that `decode` turns back into an equal value."""
@@ -21,7 +24,8 @@ def encode(value: Value) -> Any:
     if value is ABSENT:
         return {"$absent": True}
     if isinstance(value, Mapping):
-        return {name: encode(item) for name, item in value.items()}
+        data = {name: encode(item) for name, item in value.items()}
+        return {"$map": data} if data.keys() in _MARKS else data
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     return value
@@ -34,7 +38,8 @@ def decode(data: Any) -> Value:
             return Secret(data["$secret"])
         if data.keys() == {"$absent"}:
             return ABSENT
-        return {name: decode(item) for name, item in data.items()}
+        inner = data["$map"] if data.keys() == {"$map"} else data
+        return {name: decode(item) for name, item in inner.items()}
     if isinstance(data, list):
         return tuple(decode(item) for item in data)
     return data  # type: ignore[no-any-return]
@@ -87,7 +92,7 @@ def join_path(parts: tuple[str | int, ...]) -> str:
     for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif part and not any(char in part for char in '.[]"\' '):
+        elif part and not any(char in part for char in ".[]\"' "):
             text += f".{part}" if text else part
         else:
             text += f"[{json.dumps(part, ensure_ascii=False)}]"

@@ -1,0 +1,315 @@
+"""The SQLite file under the journal: opening, checking, moving aside, migrating, and one transaction at a time.
+
+Knows nothing of what the tables mean. Write-ahead log with full sync: a commit has reached the disk when it returns, at the
+price of one flush (sqlite.org/wal.html, sqlite.org/pragma.html#pragma_synchronous). The first commit into a fresh log costs
+two more, for the log's header and its directory entry; that is SQLite's own rule.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from reconciler.errors import OpenClawError
+from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+
+# How long a statement waits for another process inside its transaction; ours are over in milliseconds.
+BUSY_SECONDS: Final = 5.0
+_COMPANIONS: Final = ("-wal", "-shm")
+
+
+class JournalError(OpenClawError):
+    """The journal cannot be read or written, for a reason that is not in its contents (rights, input/output, a lock)."""
+
+
+class JournalFullError(JournalError):
+    """The disk is full: nothing was recorded, and it may work once something was deleted."""
+
+
+class JournalNewerError(OpenClawError):
+    """A newer version of the program wrote this journal: reading works, writing is refused."""
+
+
+class Store:
+    """One connection with its lock. Every method may be called from any thread; threads wait for each other."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self.path = path
+        self._connection = connection
+        # Reentrant, so that a transaction may call what opens one itself and still be one commit.
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    def close(self) -> None:
+        """Closes the connection; the last writer folds the log into the file."""
+        with self._lock:
+            self._connection.close()
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows that a question is answered with.
+
+        Raises:
+            JournalError: the file cannot be read.
+        """
+        with self._lock, _translated(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One commit, and so one flush, for all that happens inside; rolled back when it raises. May be nested.
+
+        Raises:
+            JournalFullError: the disk is full; nothing inside was recorded.
+            JournalError: the file cannot be written.
+        """
+        with self._lock, _translated(self.path):
+            if self._depth:
+                yield self._connection
+                return
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite rolls back by itself after some errors: then there is nothing to roll back.
+                if self._connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+
+
+def open_writer(path: Path, *, now: float) -> Store:
+    """The store at `path`, created, checked and migrated; `now` (seconds since the epoch) names what is moved aside.
+
+    The caller holds the writer lock: two openers at once could move aside each other's work.
+
+    Raises:
+        JournalNewerError: a newer version wrote it.
+        JournalError: it cannot be opened.
+    """
+    with _translated_system(path), _translated(path):
+        _make_directory(path.parent)
+        found: sqlite3.Connection | str | None = _checked(path) if path.exists() else None
+        if isinstance(found, str):
+            salt = _salvage_salt(path)
+            aside = _move_aside(path, now)
+            _create(path, f"{found}; kept as {aside.name}", salt)
+        elif found is None:
+            _create(path, None, None)
+        connection = found if isinstance(found, sqlite3.Connection) else _open(path, "rw")
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            _migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return Store(connection, path)
+
+
+def open_reader(path: Path) -> Store | None:
+    """The store at `path` for reading only, or None where there is no file; the file itself is never written.
+
+    SQLite may create `-wal` and `-shm` beside it. A damaged file gives an empty store that says so in `history_lost`.
+
+    Raises:
+        JournalError: it is there and cannot be opened.
+    """
+    if not path.exists():
+        return None
+    with _translated_system(path), _translated(path):
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = _open(path, "ro")
+            if _pragma(connection, "application_id") != APPLICATION_ID:
+                raise sqlite3.DatabaseError("it holds no journal")
+            # Also the first look at a page of data: what is damaged early is found here.
+            connection.execute("SELECT count(*) FROM meta").fetchone()
+            return Store(connection, path)
+        except sqlite3.DatabaseError as err:
+            if connection is not None:
+                connection.close()
+            if not _is_damage(err):
+                raise
+            return _empty(path, f"the journal is damaged: {err}")
+
+
+def _empty(path: Path, reason: str) -> Store:
+    """A store in memory, so that every question has its ordinary empty answer."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    _fill(connection, reason, None)
+    return Store(connection, path)
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=BUSY_SECONDS,
+    )
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _checked(path: Path) -> sqlite3.Connection | str:
+    """A connection to the sound journal at `path`, or what is wrong with it. A newer one is not ours to judge."""
+    connection = _open(path, "rw")
+    try:
+        found = _verdict(connection, path)
+    except sqlite3.DatabaseError as err:
+        connection.close()
+        if not _is_damage(err):
+            raise
+        return f"the journal was damaged: {err}"
+    except JournalNewerError:
+        connection.close()
+        raise
+    if found is None:
+        return connection
+    connection.close()
+    return found
+
+
+def _verdict(connection: sqlite3.Connection, path: Path) -> str | None:
+    # Also the fate of an empty file: ours come into being whole, by a rename.
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        return "the file held no journal"
+    if (version := _pragma(connection, "user_version")) > SCHEMA_VERSION:
+        raise JournalNewerError(
+            f'cannot write the journal "{path}": a newer version wrote it (format {version}, ours is {SCHEMA_VERSION})',
+            hint="use that version, or give this one a state directory of its own",
+        )
+    verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if verdict == "ok" else f"the journal was damaged: {' '.join(verdict.split())}"
+
+
+def _is_damage(err: sqlite3.Error) -> bool:
+    """Whether an error speaks of the contents, not of rights, locks or the disk. Without a code it is our own verdict."""
+    if "no such table" in str(err):
+        return True
+    code = getattr(err, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _salvage_salt(path: Path) -> bytes | None:
+    """The salt of a damaged journal if it can still be read: with another one every stored digest would look changed."""
+    try:
+        with closing(_open(path, "ro")) as connection:
+            row = connection.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()
+    except sqlite3.Error:
+        return None
+    return row[0] if row and isinstance(row[0], bytes) and len(row[0]) == 32 else None
+
+
+def _move_aside(path: Path, now: float) -> Path:
+    """Renames the file and its companions; the file first, because SQLite discards a log without one."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside = path.with_name(f"{path.name}.corrupt-{stamp}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.corrupt-{stamp}-{number}")
+    path.rename(aside)
+    for companion in _COMPANIONS:
+        with suppress(FileNotFoundError):
+            Path(f"{path}{companion}").rename(f"{aside}{companion}")
+    _sync_directory(path.parent)
+    return aside
+
+
+def _create(path: Path, lost: str | None, salt: bytes | None) -> None:
+    """Makes the file whole under another name and renames it, so that no one ever meets an empty journal."""
+    fresh = path.with_name(f"{path.name}.new")
+    for leftover in (fresh, *(Path(f"{fresh}{companion}") for companion in _COMPANIONS)):
+        leftover.unlink(missing_ok=True)
+    # SQLite gives its companions the mode of the file.
+    os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    with closing(_open(fresh, "rw")) as connection:
+        # Kept in the file: every later connection finds it in this mode.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _fill(connection, lost, salt)
+    for companion in _COMPANIONS:
+        # Left by someone who removed the file alone; as a log of another file it would only confuse.
+        Path(f"{path}{companion}").unlink(missing_ok=True)
+    fresh.rename(path)
+    _sync_directory(path.parent)
+
+
+def _fill(connection: sqlite3.Connection, lost: str | None, salt: bytes | None) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    _run_migrations(connection, 0)
+    connection.execute("INSERT INTO meta VALUES ('salt', ?)", (salt or os.urandom(32),))
+    if lost is not None:
+        connection.execute("INSERT INTO meta VALUES ('history_lost', ?)", (lost,))
+    connection.execute("COMMIT")
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    if _pragma(connection, "user_version") == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    _run_migrations(connection, _pragma(connection, "user_version"))
+    connection.execute("COMMIT")
+
+
+def _run_migrations(connection: sqlite3.Connection, version: int) -> None:
+    for statements in MIGRATIONS[version:]:
+        for statement in statements:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _make_directory(path: Path) -> None:
+    """`path` with what is missing above it, each 0700 whatever the umask says."""
+    if path.is_dir():
+        return
+    for directory in (*reversed(path.parents), path):
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+
+
+def _sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Makes SQLite's errors ours."""
+    try:
+        yield
+    except sqlite3.Error as err:
+        code = getattr(err, "sqlite_errorcode", 0)
+        if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+            raise JournalFullError(f'cannot write the journal "{path}": the disk is full') from err
+        raise JournalError(f'cannot use the journal "{path}": {err}') from err
+
+
+@contextmanager
+def _translated_system(path: Path) -> Iterator[None]:
+    """Makes the system's errors ours; around the opening only, where no code of others runs."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise JournalFullError(f'cannot write the journal "{path}": the disk is full') from err
+        raise JournalError(f'cannot use the journal "{path}": {err.strerror or err}') from err
