@@ -1,0 +1,243 @@
+"""Writes the reference pages that the code itself defines: settings.md from the schema, exit-codes.md from the errors.
+
+    python docs/generate.py             writes the pages
+    python docs/generate.py --check     exit 1, naming each page that is out of date
+
+Knows JSON Schema and the root of our errors, and nothing else of the program.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+REFERENCE: Final = Path(__file__).parent / "reference"
+# Marks the end of what is written by hand in settings.md and the begin of what is generated: none is, but the head is here.
+SETTINGS_HEAD: Final = """\
+# Settings
+
+Generated from the schema (`make docs`); do not edit. The same as JSON Schema, for an editor: `openclaw schema`. A section or
+setting that the document does not name is neither read nor changed on the host; the defaults below hold inside of a section that
+is there. In files that openclaw shares with others (`openclaw.json`) a default is used only where the host has no value.
+
+**Units.** Durations are written `500ms`, `30s`, `5m`, `24h`, `7d`, sizes `512M`, `1GiB`, shares `150%`.
+
+**Secrets** are references, never values: `{env: NAME}`, `{file: PATH}`, `{exec: [PROGRAM, ARGUMENT]}` (10 s to answer), or `${NAME}`
+inside a string.
+
+**Who wins.** `OPENCLAW_*` variables of the process that applies come before the file, the file before the defaults.
+`openclaw config explain PATH` says where a value came from.
+
+| variable | sets |
+|---|---|
+| `OPENCLAW_FILE` | the document, where `--file` does not name it |
+| `OPENCLAW_STATE_DIR`, `OPENCLAW_PROFILE` | the state directory ([files](files.md)) |
+"""
+EXIT_CODES_HEAD: Final = """\
+# Exit codes
+
+Generated from the errors (`make docs`); do not edit. Every command ends with one of these, so that a script can act on the
+number alone; the words on stderr are for people.
+
+| code | meaning |
+|---|---|
+"""
+# What no error class stands for: outcomes, and ends that no `raise` announces.
+OUTCOMES: Final = {
+    0: "Done, or nothing to do.",
+    1: "Failed, and none of the codes below says it better. Actions that did not depend on the failed one were done.",
+    2: "Differences are pending (`plan --detailed-exitcode`, `drift`).",
+    70: "A fault of openclaw's own, with an id and the place of the trace.",
+    130: "Interrupted (SIGINT).",
+    143: "Terminated (SIGTERM).",
+}
+
+JSON = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One line of the settings page."""
+
+    path: str
+    kind: str
+    default: str
+    text: str
+
+
+class Schema:
+    """A JSON Schema document, walked from its top."""
+
+    def __init__(self, document: JSON) -> None:
+        self._definitions: JSON = document.get("$defs", {})
+        self._document = document
+
+    def sections(self) -> Iterator[tuple[str, JSON]]:
+        """Top-level properties by name, each resolved."""
+        for name, schema in self._document["properties"].items():
+            yield name, self.resolve(schema)
+
+    def resolve(self, schema: JSON) -> JSON:
+        """`schema` with its reference followed; words beside the reference stay in force. `anyOf` with null is unwrapped."""
+        if (reference := schema.get("$ref")) is not None:
+            target = self.resolve(self._definitions[reference.rpartition("/")[2]])
+            return {**target, **{name: value for name, value in schema.items() if name != "$ref"}}
+        if len(schema.get("allOf", ())) == 1:
+            return {**self.resolve(schema["allOf"][0]), **{name: value for name, value in schema.items() if name != "allOf"}}
+        choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
+        if len(choices) == 1:
+            outer = {name: value for name, value in schema.items() if name != "anyOf"}
+            return {**self.resolve(choices[0]), **outer, "x-nullable": True}
+        return schema
+
+    def settings(self, path: str, schema: JSON) -> Iterator[Setting]:
+        """All settings at and below `path`, in the schema's order."""
+        for name, inner in schema.get("properties", {}).items():
+            yield from self._setting(f"{path}.{name}" if path else name, self.resolve(inner))
+        extra = schema.get("additionalProperties")
+        if isinstance(extra, Mapping) and extra and "type" not in extra and "$ref" not in extra and "anyOf" not in extra:
+            return
+        if isinstance(extra, Mapping) and extra:
+            yield from self._setting(f"{path}.<name>", self.resolve(extra))
+
+    def _setting(self, path: str, schema: JSON) -> Iterator[Setting]:
+        has_own = bool(schema.get("properties"))
+        if not has_own or schema.get("description"):
+            yield Setting(path=path, kind=self.kind(schema), default=_default(schema, has_own), text=_text(schema))
+        yield from self.settings(path, schema)
+        if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
+            item = self.resolve(schema["items"])
+            if item.get("properties"):
+                yield from self.settings(f"{path}[]", item)
+
+    def kind(self, schema: JSON) -> str:
+        """What may stand there, in words."""
+        schema = self.resolve(schema)
+        if "const" in schema:
+            return f"`{_plain(schema['const'])}`"
+        if "enum" in schema:
+            return ", ".join(f"`{_plain(value)}`" for value in schema["enum"])
+        if choices := schema.get("anyOf") or schema.get("oneOf"):
+            return " or ".join(dict.fromkeys(self.kind(choice) for choice in choices))
+        return self._plain_kind(schema)
+
+    def _plain_kind(self, schema: JSON) -> str:
+        match schema.get("type"):
+            case "object":
+                return str(schema.get("title", "section")).lower() if schema.get("x-reference") else "section"
+            case "array":
+                return f"list of {self.kind(schema.get('items', {}))}"
+            case "boolean":
+                return "`true`, `false`"
+            case "integer" | "number" as number:
+                return number + _range(schema)
+            case "string":
+                return str(schema.get("format", "text"))
+            case "null":
+                return "`null`"
+            case list() as several:
+                return " or ".join(self._plain_kind({**schema, "type": one}) for one in several)
+            case _:
+                return "any"
+
+
+def _range(schema: JSON) -> str:
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    if low is None and high is None:
+        return ""
+    return f" {low if low is not None else ''}..{high if high is not None else ''}"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _default(schema: JSON, has_own: bool) -> str:
+    if has_own or "default" not in schema or schema["default"] is None:
+        return ""
+    return f"`{_plain(schema['default'])}`"
+
+
+def _text(schema: JSON) -> str:
+    text = " ".join(str(schema.get("description", "")).split()).replace("|", "\\|")
+    examples = ", ".join(f"`{_plain(example)}`" for example in schema.get("examples", ()))
+    return f"{text} Example: {examples}." if examples else text
+
+
+def render_settings(document: JSON) -> str:
+    """settings.md for a JSON Schema of the document."""
+    schema = Schema(document)
+    parts = [SETTINGS_HEAD]
+    top: list[Setting] = []
+    sections: list[str] = []
+    for name, section in schema.sections():
+        if section.get("properties") or isinstance(section.get("additionalProperties"), Mapping):
+            sections.append(_section(schema, name, section))
+        else:
+            top.append(Setting(path=name, kind=schema.kind(section), default=_default(section, False), text=_text(section)))
+    parts.append(_table("top level", "", top))
+    return "\n".join(parts + sections)
+
+
+def _section(schema: Schema, name: str, section: JSON) -> str:
+    return _table(name, " ".join(str(section.get("description", "")).split()), list(schema.settings(name, section)))
+
+
+def _table(title: str, text: str, settings: Sequence[Setting]) -> str:
+    lines = [f"## {title}", ""]
+    lines += [text, ""] if text else []
+    lines += ["| setting | value | default | meaning |", "|---|---|---|---|"]
+    lines += [f"| `{line.path}` | {line.kind} | {line.default} | {line.text} |" for line in settings]
+    return "\n".join(lines) + "\n"
+
+
+def render_exit_codes(root: type[Exception]) -> str:
+    """exit-codes.md for the root of the errors; every subclass that has a code of its own gives its line."""
+    meanings = dict(OUTCOMES)
+    for error in _subclasses(root):
+        code: int = error.__dict__.get("exit_code", root.__dict__["exit_code"])
+        if code not in OUTCOMES:
+            meanings[code] = " ".join((inspect.getdoc(error) or "").partition("\n\n")[0].split())
+    return EXIT_CODES_HEAD + "".join(f"| {code} | {meanings[code]} |\n" for code in sorted(meanings))
+
+
+def _subclasses(root: type[Exception]) -> Iterator[type[Exception]]:
+    for error in root.__subclasses__():
+        yield error
+        yield from _subclasses(error)
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by its file name."""
+    from reconciler import errors
+    from reconciler.document.jsonschema import document_schema
+
+    return {
+        "settings.md": render_settings(document_schema()),
+        "exit-codes.md": render_exit_codes(errors.OpenClawError),
+    }
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes the pages, or with `--check` compares them; the exit status."""
+    if "--check" not in arguments:
+        for name, text in pages().items():
+            (REFERENCE / name).write_text(text, encoding="utf-8")
+        return 0
+    stale = [name for name, text in pages().items() if not _is(REFERENCE / name, text)]
+    for name in stale:
+        print(f"docs/reference/{name} is out of date: run `make docs`", file=sys.stderr)
+    return bool(stale)
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
