@@ -130,6 +130,9 @@ class Secrets(Protocol):
     def digest(self, reference: SecretRef) -> Secret:
         """The salted digest of the secret behind `reference`."""
 
+    def digest_text(self, value: str) -> Secret:
+        """The salted digest of a secret that was found on the host, equal to that of a reference to the same value."""
+
     def reveal(self, reference: SecretRef) -> str:
         """Its value; only for writing it into a 0600 file, never for a text that people see."""
 

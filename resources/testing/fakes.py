@@ -32,7 +32,10 @@ class FakeSecrets:
         return f"FakeSecrets({sorted(self._values)})"
 
     def digest(self, reference: SecretRef) -> Secret:
-        return Secret(sha256(b"salt of tests" + self.reveal(reference).encode()).hexdigest())
+        return self.digest_text(self.reveal(reference))
+
+    def digest_text(self, value: str) -> Secret:
+        return Secret(sha256(b"salt of tests" + value.encode()).hexdigest())
 
     def reveal(self, reference: SecretRef) -> str:
         if str(reference) not in self._values:
