@@ -28,7 +28,7 @@ from reconciler.model import (
     Undo,
     Unknown,
 )
-from reconciler.values import decode, encode
+from reconciler.values import decode, digest, encode
 
 Data = Mapping[str, Any]
 
@@ -39,6 +39,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "generation": plan.generation,
         "document_digest": plan.document_digest,
         "state_digest": plan.state_digest,
+        "states": dict(plan.states),
         "actions": [action_to_json(action) for action in plan.actions],
         "blocked": [
             {
@@ -63,6 +64,11 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def plan_digest(plan: Plan) -> str:
+    """What a plan is known by: the digest of all that `plan_to_json` keeps."""
+    return digest(plan_to_json(plan))
+
+
 def plan_from_json(data: Any) -> Plan:
     """The plan that `plan_to_json` made `data` from.
 
@@ -80,6 +86,7 @@ def _plan(data: Data) -> Plan:
         generation=data["generation"],
         document_digest=data["document_digest"],
         state_digest=data["state_digest"],
+        states=dict(data["states"]),
         actions=tuple(_action(item) for item in data["actions"]),
         blocked=tuple(
             Blocked(

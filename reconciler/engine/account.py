@@ -1,0 +1,114 @@
+"""The account that a run leaves in the journal: what is ours, what is healthy, what must stay healthy. Synchronous.
+
+Called from threads, under the writer lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from reconciler.engine.execute import StepResult
+from reconciler.engine.goal import Goal
+from reconciler.journal import Journal
+from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wanted
+from reconciler.model import ABSENT, Condition, Impact, Key, Status
+from reconciler.planning.differences import differences
+from reconciler.values import same
+
+if TYPE_CHECKING:
+    from reconciler.engine.rollback import Window
+    from reconciler.engine.verify import Verdict
+
+
+def record_applied(
+    journal: Journal,
+    goal: Goal,
+    wanted: Mapping[Key, Wanted],
+    observations: Mapping[Key, Observation],
+    results: Sequence[StepResult],
+) -> None:
+    """Makes everything that is as declared ours, so that a later withdrawal knows what to give back, and drops what is
+    neither declared nor to be given back any more. Writes only what is new.
+    """
+    unfinished = {step.action.key for step in results if step.result != "done"}
+    before = journal.applied()
+    for key, item in wanted.items():
+        observation = observations[key]
+        if key in unfinished or observation.unknown is not None:
+            continue
+        mine = before.get(key, {})
+        fields = _owned(goal.resources.get(key), observation, mine)
+        stale = tuple(path for path in mine if path not in fields and not _pending(path, item, observation))
+        changed = {path: owned for path, owned in fields.items() if mine.get(path) != owned}
+        if changed or stale:
+            journal.set_applied(key, changed, forgotten=stale)
+
+
+def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[Key, Resource]:
+    """The resources that must be ready at the window's end: those that this run disturbed or started, and those that
+    were ready before it.
+    """
+    keys = {step.action.key for step in touched if step.action.impact is not Impact.NONE or step.action.verb == "start"}
+    keys |= {
+        key
+        for key, conditions in journal.conditions().items()
+        if any(item.type == "Ready" and item.status is Status.TRUE for item in conditions)
+    }
+    return {key: goal.resources[key] for key in sorted(keys) if key in goal.resources}
+
+
+def record_health(journal: Journal, window: Window, verdict: Verdict, at: float) -> None:
+    """Stores the Ready and Synced conditions of the gates, as the window showed them."""
+    failed = {step.action.key: step.error or "" for step in window.steps if step.result != "done"}
+    for key, health in verdict.health.items():
+        journal.set_conditions(
+            key,
+            (
+                Condition(
+                    type="Ready",
+                    status=Status.TRUE if health.ready else Status.FALSE,
+                    reason=health.reason,
+                    message=health.message,
+                    observed_generation=window.generation,
+                ),
+                Condition(
+                    type="Synced",
+                    status=Status.FALSE if key in failed else Status.TRUE,
+                    reason="ApplyFailed" if key in failed else "Applied",
+                    message=failed.get(key, ""),
+                    observed_generation=window.generation,
+                ),
+            ),
+            at,
+        )
+
+
+def restarts_since(journal: Journal, since: float) -> int:
+    """How many restarts were done since `since` (seconds since the epoch)."""
+    return sum(
+        intent.action.verb == "restart" and intent.result == "done" and intent.at >= since
+        for run in journal.runs(limit=200)
+        if run.changed_at >= since
+        for intent in journal.actions_of(run.id)
+    )
+
+
+def _owned(resource: Resource | None, observation: Observation, mine: Applied) -> dict[str, AppliedField]:
+    if resource is None:
+        return {}
+    return {
+        path: AppliedField(
+            value=desired,
+            former=mine[path].former if path in mine else observation.fields.get(path, ABSENT),
+            defaulted=path in resource.defaulted,
+        )
+        for path, desired in resource.fields.items()
+    }
+
+
+def _pending(path: str, item: Wanted, observation: Observation) -> bool:
+    """True while a withdrawn field still waits to be given back."""
+    return any(found.path == path for found in differences(item.resource, observation, item.applied)) and not same(
+        observation.fields.get(path, ABSENT), item.applied[path].former
+    )

@@ -1,0 +1,397 @@
+"""The engine: plans, applies, verifies, and goes back by itself. One for each state directory and process.
+
+Effects happen under the writer lock; the verify window does not, so that a save in it starts the next run at once. Whoever
+watches a window holds a lock of its own (`verify.lock`), by which others see that somebody watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+from uuid import uuid4
+
+import trio
+
+from reconciler.engine import account, recovery
+from reconciler.engine.execute import StepResult, execute
+from reconciler.engine.goal import Goal, located, unmanaged_notes
+from reconciler.engine.lock import WriterLock
+from reconciler.engine.observe import observe, wanted_of
+from reconciler.engine.requests import Outcome, Progress, Report, Request
+from reconciler.engine.rollback import GoalOf, Window, roll_back
+from reconciler.engine.steps import Steps
+from reconciler.engine.verify import Verdict, verify
+from reconciler.errors import BlockedError, LockedError, StaleError
+from reconciler.host import Host
+from reconciler.journal import Journal
+from reconciler.kinds import Applied, Kind, Observation, Wanted, World
+from reconciler.model import Action, Key, Note, Plan, Result
+from reconciler.planning.plan import make_plan
+from reconciler.planning.policy import check, window_seconds
+from reconciler.serial import plan_digest
+
+T = TypeVar("T")
+
+# Makes the goal with the digests of its secrets under a salt: that of the journal, once there is one.
+Source: TypeAlias = "Callable[[bytes], Goal]"
+
+# The salt of plans that are made before there is a journal with one of its own: the same world, the same plan.
+PROVISIONAL_SALT = b"no journal yet"
+
+HOUR_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan with all that it was made of."""
+
+    plan: Plan
+    goal: Goal
+    wanted: Mapping[Key, Wanted]
+    observations: Mapping[Key, Observation]
+
+
+class Engine:
+    """Leads a host to a goal, under the journal's eyes.
+
+    Args:
+        kinds: the resource kinds, in planning order.
+        host: the machine and the applying process's environment.
+        document: the absolute path of the one document that this state directory belongs to.
+        now: the wall clock, seconds since the epoch.
+        goal_of: makes the goal that leads back to a generation (it resolves the secrets of today).
+        report: is told what goes on; must not block.
+        command: how this process calls itself, for whoever waits for its lock.
+    """
+
+    def __init__(
+        self,
+        *,
+        kinds: Sequence[Kind],
+        host: Host,
+        document: Path,
+        now: Callable[[], float],
+        goal_of: GoalOf,
+        report: Report,
+        command: str,
+    ) -> None:
+        self.kinds = tuple(kinds)
+        self.host = host
+        self.document = document
+        self.now = now
+        self.goal_of = goal_of
+        self.report = report
+        self.command = command
+        self.stopping = trio.Event()
+        self._journal: Journal | None = None
+
+    def world(self, goal: Goal, run: str = "") -> World:
+        """What the kinds act in for `goal`."""
+        return World(host=self.host, secrets=goal.secrets, document=self.document, run=run, now=self.now)
+
+    def journal(self) -> Journal:
+        """The journal, open for writing; the caller holds the writer lock when it is opened first.
+
+        Raises:
+            BlockedError: the state directory belongs to another document.
+            OpenClawError: it cannot be written.
+        """
+        if self._journal is None:
+            journal = Journal.open_writer(self.host.state.journal, now=self.now())
+            owner = journal.document
+            if owner is not None and owner != str(self.document):
+                journal.close()
+                raise BlockedError(
+                    f"cannot use {self.host.state.root}: it belongs to the document {owner}",
+                    hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one",
+                )
+            if owner is None:
+                journal.set_document(str(self.document))
+            self._journal = journal
+        return self._journal
+
+    def close(self) -> None:
+        """Closes the journal, if it was opened."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    async def plan(self, goal: Goal, journal: Journal | None, notes: tuple[Note, ...] = ()) -> Planned:
+        """Observes everything and plans. Changes nothing.
+
+        Raises:
+            BlockedError: the declared needs form a circle.
+        """
+        applied: Mapping[Key, Applied] = await _thread(journal.applied) if journal is not None else {}
+        last = await _thread(journal.last_confirmed) if journal is not None else None
+        wanted = wanted_of(goal.resources, applied, self.kinds)
+        observations = await observe(wanted, self.kinds, self.world(goal))
+        plan = make_plan(
+            kinds=self.kinds,
+            wanted=wanted,
+            observations=observations,
+            generation=last.number if last is not None else 0,
+            document_digest=goal.digest,
+            notes=(*unmanaged_notes(goal.desired), *notes),
+        )
+        return Planned(plan=located(plan, goal.locate), goal=goal, wanted=wanted, observations=observations)
+
+    async def apply(self, source: Source, request: Request, *, wait_seconds: float = 0.0) -> Outcome:
+        """Leads the host to the goal of `source`, verifies it, and goes back when it is not healthy.
+
+        Raises:
+            LockedError: another writer holds the lock for longer than `wait_seconds`.
+            BlockedError: policy, an approval or a collision forbids it; nothing was written.
+            StaleError: `request.expected` no longer holds; nothing was written.
+        """
+        outcome, window = await self.begin(source, request, wait_seconds=wait_seconds)
+        return outcome if window is None else await self.finish(window)
+
+    async def begin(
+        self, source: Source, request: Request, *, wait_seconds: float = 0.0
+    ) -> tuple[Outcome, Window | None]:
+        """The effects of an apply. With a window, they are done and it is the caller's to `finish` it.
+
+        Raises: as `apply`.
+        """
+        compared = False
+        if self._journal is None and not self.host.state.journal.exists():
+            # Nothing may be written before it is known that nothing forbids it, and a journal is something.
+            await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
+            compared = True
+        async with self._writer(wait_seconds):
+            journal = self.journal()
+            goal = source(journal.salt)
+            await recovery.recover(self, goal)
+            planned = await self.plan(goal, journal)
+            # A plan made before there was a journal has other digests of secrets; it was compared above.
+            await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
+            plan = _kept(planned.plan, request.only)
+            if plan.actions:
+                ended = await self._effects(replace(planned, plan=plan), request, journal)
+            else:
+                ended = await self._nothing(planned, request, journal), None
+        return ended
+
+    async def finish(self, window: Window) -> Outcome:
+        """Watches the window of a run to its end, then confirms it or goes back.
+
+        A run that came after it takes its place: then this one is superseded and nothing is done. On cancellation the run
+        stays unconfirmed in the journal, and the next writer finishes its window.
+        """
+        self.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
+        async with self.watching():
+            world = self.world(window.goal, window.run)
+            verdict = await verify(window.gates, self.kinds, world, window.left_seconds)
+        with trio.CancelScope(shield=True):
+            async with self._writer(HOUR_SECONDS):
+                newest = await _thread(partial(self.journal().runs, 1))
+                if newest and newest[0].id != window.run:
+                    reason = "another run took its place"
+                    await self.end_run(window, Result.SUPERSEDED, reason)
+                    outcome = window.outcome(Result.SUPERSEDED, reason)
+                else:
+                    outcome = await self.settle(window, verdict)
+        return outcome
+
+    async def settle(self, window: Window, verdict: Verdict) -> Outcome:
+        """Confirms a run or goes back, by what its window showed. The caller holds the writer lock."""
+        journal = self.journal()
+        await _thread(partial(account.record_health, journal, window, verdict, self.now()))
+        failed = [step for step in window.steps if step.result != "done"]
+        if not verdict.healthy and window.goal.desired.policy.rollback:
+            return await roll_back(self, window, verdict.reason)
+        if not verdict.healthy:
+            return await self._end(window, Result.FAILED, verdict.reason)
+        if failed:
+            return await self._end(window, Result.PARTIAL, failed[0].error or "")
+        await _thread(partial(journal.release, window.goal.digest))
+        return await self._end(window, Result.CONFIRMED, "")
+
+    async def end_run(self, window: Window, result: Result, reason: str) -> None:
+        """Writes the end of a run and of its generation into the journal."""
+        journal = self.journal()
+        if window.generation:
+            await _thread(partial(journal.set_generation_result, window.generation, result, reason))
+        await _thread(partial(journal.set_run, window.run, result, self.now(), reason=reason))
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Holds the lock that says: somebody watches the window. Another watcher is no hindrance."""
+        lock = WriterLock(self.host.state.ours / "verify.lock", command=self.command, now=self.now)
+        try:
+            await lock.acquire(0.0)
+        except LockedError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def _writer(self, wait_seconds: float) -> AsyncIterator[None]:
+        async with WriterLock(self.host.state.lock, command=self.command, now=self.now).hold(wait_seconds):
+            yield
+
+    async def _refuse(self, planned: Planned, request: Request, journal: Journal | None) -> None:
+        if request.expected is not None:
+            digest = request.expected_digest or ""
+            if journal is not None and await _thread(partial(journal.plan_used, digest)):
+                raise StaleError("cannot apply this plan: it was applied already", hint="plan again")
+            _compare(request.expected, planned.plan)
+        restarts = 0
+        if journal is not None:
+            restarts = await _thread(partial(account.restarts_since, journal, self.now() - HOUR_SECONDS))
+        policy = planned.goal.desired.policy
+        if blocked := check(planned.plan, policy, request.approvals, restarts_last_hour=restarts):
+            first, *more = blocked
+            tail = f" (and {len(more)} more)" if more else ""
+            raise BlockedError(first.message + tail, hint=first.hint or None)
+
+    async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
+        """No action: at most there is a generation to record, because the document says something new that is true already."""
+        confirmed = await _thread(journal.last_confirmed)
+        number = confirmed.number if confirmed is not None else 0
+        if not planned.plan.unknown and (confirmed is None or confirmed.digest != planned.goal.digest):
+            number = await self._record(planned.goal, request, journal, Result.CONFIRMED)
+            await _thread(
+                partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
+            )
+            await _thread(partial(journal.release, planned.goal.digest))
+        return Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=number)
+
+    async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
+        plan, goal = planned.plan, planned.goal
+        run = uuid4().hex[:12]
+        steps = Steps(
+            run=run,
+            journal=journal,
+            kinds={kind.name: kind for kind in self.kinds},
+            resources=goal.resources,
+            applied={key: item.applied for key, item in planned.wanted.items()},
+            world=self.world(goal, run),
+            report=self.report,
+            begun={plan.actions[0].id},
+        )
+        await _thread(
+            partial(
+                journal.begin_run,
+                run,
+                cause=request.cause,
+                author=request.author,
+                commit=request.commit,
+                plan_digest=request.expected_digest or plan_digest(plan),
+                document_digest=goal.digest,
+                at=self.now(),
+                first_intent=plan.actions[0],
+            )
+        )
+        if request.expected_digest is not None:
+            await _thread(partial(journal.mark_plan_used, request.expected_digest, self.now()))
+        results = await execute(plan.actions, steps.perform, stopping=self.stopping)
+        return await self._applied(planned, request, journal, steps, results)
+
+    async def _applied(
+        self,
+        planned: Planned,
+        request: Request,
+        journal: Journal,
+        steps: Steps,
+        results: tuple[StepResult, ...],
+    ) -> tuple[Outcome, Window | None]:
+        goal = planned.goal
+        touched = [step for step in results if step.result in ("done", "failed") and not step.stale]
+        if not touched:
+            reason = next((step.error for step in results if step.error), "") or "stopped"
+            await _thread(partial(journal.set_run, steps.run, Result.FAILED, self.now(), reason=reason))
+            return Outcome(
+                run=steps.run, result=Result.FAILED, plan=planned.plan, steps=results, reason=reason,
+                generation=planned.plan.generation,
+            ), None  # fmt: skip
+        number = await self._record(goal, request, journal, Result.VERIFYING)
+        await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
+        seconds = window_seconds([step.action for step in touched], goal.desired.policy)
+        window = Window(
+            run=steps.run,
+            goal=goal,
+            plan=planned.plan,
+            steps=results,
+            generation=number,
+            gates=await _thread(partial(account.gates, journal, goal, touched)),
+            left_seconds=seconds,
+        )
+        await _thread(
+            partial(
+                journal.set_run,
+                steps.run,
+                Result.VERIFYING,
+                self.now(),
+                verify_since=self.now(),
+                verify_window=seconds,
+                verify_boot=recovery.boot_id(),
+                target_generation=planned.plan.generation,
+                generation=number,
+            )
+        )
+        return window.outcome(Result.VERIFYING, ""), window
+
+    async def _record(self, goal: Goal, request: Request, journal: Journal, result: Result) -> int:
+        return await _thread(
+            partial(
+                journal.record_generation,
+                digest=goal.digest,
+                at=self.now(),
+                cause=request.cause,
+                author=request.author,
+                commit=request.commit,
+                result=result,
+                reason="",
+                texts=goal.texts,
+                canonical=goal.stored,
+                secrets=goal.secret_digests,
+            )
+        )
+
+    async def _end(self, window: Window, result: Result, reason: str) -> Outcome:
+        await self.end_run(window, result, reason)
+        self.report(Progress(what=result.value, text=reason))
+        return window.outcome(result, reason)
+
+
+def _kept(plan: Plan, only: frozenset[Key] | None) -> Plan:
+    """`plan` without the actions of keys that wait out their backoff, and without what needs them."""
+    if only is None:
+        return plan
+    left: set[str] = set()
+    kept: list[Action] = []
+    for action in plan.actions:
+        if action.key not in only or any(need in left for need in action.needs):
+            left.add(action.id)
+        else:
+            kept.append(action)
+    return replace(plan, actions=tuple(kept))
+
+
+def _compare(expected: Plan, found: Plan) -> None:
+    """Raises StaleError, naming what moved, unless `found` is to the letter what `expected` was."""
+    moved = [
+        key for key in sorted({*expected.states, *found.states}) if expected.states.get(key) != found.states.get(key)
+    ]
+    if expected.document_digest != found.document_digest:
+        moved.insert(0, "the document (or what its references give)")
+    if moved:
+        raise StaleError(
+            f"cannot apply this plan: it is stale: {', '.join(moved)} moved since it was made", hint="plan again"
+        )
+    if [action.id for action in expected.actions] != [action.id for action in found.actions]:
+        raise StaleError("cannot apply this plan: other actions are needed now", hint="plan again")
+
+
+async def _thread(call: Callable[[], T]) -> T:
+    """Runs a journal call in a thread: a disk that hangs must not hang the loop."""
+    return await trio.to_thread.run_sync(call)

@@ -1,0 +1,64 @@
+"""Walks a graph of actions: independent ones side by side, a failed one stops only what needs it.
+
+Knows neither kinds nor the journal: what one step does is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from reconciler.model import Action
+
+# More at once would only wait for the same disk and the same two flushes each.
+MAX_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """How one action ended: `result` is done, failed, skipped (something it needs failed) or stopped (by a person)."""
+
+    action: Action
+    result: str
+    seconds: float = 0.0
+    error: str | None = None
+    hint: str | None = None
+    stale: bool = False
+
+
+Perform = Callable[[Action], Awaitable[StepResult]]
+
+
+async def execute(
+    actions: Sequence[Action], perform: Perform, *, stopping: trio.Event | None = None
+) -> tuple[StepResult, ...]:
+    """Performs `actions` (in dependency order) and returns their results in the same order.
+
+    `perform` never raises for a step that fails. Once `stopping` is set no further step begins and those that run are
+    finished. Cancellation cancels the running steps.
+    """
+    ended: dict[str, StepResult] = {}
+    over = {action.id: trio.Event() for action in actions}
+    limiter = trio.CapacityLimiter(MAX_AT_ONCE)
+
+    async def one(action: Action) -> None:
+        for need in action.needs:
+            if need in over:
+                await over[need].wait()
+        failed = next((need for need in action.needs if need in ended and ended[need].result != "done"), None)
+        async with limiter:
+            if failed is not None:
+                result = StepResult(action=action, result="skipped", error=f"needs {failed}, which was not done")
+            elif stopping is not None and stopping.is_set():
+                result = StepResult(action=action, result="stopped", error="stopped before it began")
+            else:
+                result = await perform(action)
+        ended[action.id] = result
+        over[action.id].set()
+
+    async with trio.open_nursery() as nursery:
+        for action in actions:
+            nursery.start_soon(one, action)
+    return tuple(ended[action.id] for action in actions)

@@ -1,0 +1,145 @@
+"""A goal: what one run leads to. A validated document with its secrets resolved, and the resources that it declares.
+
+It comes from the document as it is now, or from a generation of the journal when the way leads back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reconciler.desired import Desired, SecretRef, from_canonical
+from reconciler.host import Host
+from reconciler.kinds import Kind, Resource, Secrets
+from reconciler.model import Action, DocumentPath, Generation, Key, Note, Plan, Position
+from reconciler.values import digest, join_path
+
+Locate = Callable[[DocumentPath], Position | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What is wanted, by whom.
+
+    `digest` covers the desired state with its overrides and the digests of its secrets: quarantine and plans are
+    keyed by it. `texts` are the document's files; `locate` finds the place of a document path.
+    """
+
+    desired: Desired
+    digest: str
+    texts: Mapping[str, str]
+    secrets: Secrets
+    secret_digests: Mapping[str, str]
+    resources: Mapping[Key, Resource]
+    locate: Locate
+
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """What a generation keeps of the desired state, so that `from_generation` can make it again."""
+        return {
+            "canonical": self.desired.canonical,
+            "declared": sorted((list(path) for path in self.desired.declared), key=str),
+        }
+
+
+def make_goal(
+    *,
+    desired: Desired,
+    document_digest: str,
+    texts: Mapping[str, str],
+    secrets: Secrets,
+    references: Sequence[tuple[DocumentPath, SecretRef]],
+    kinds: Sequence[Kind],
+    host: Host,
+    locate: Locate,
+) -> Goal:
+    """The goal that a loaded document with resolved secrets is."""
+    secret_digests = {join_path(path): secrets.digest(reference).digest for path, reference in references}
+    return Goal(
+        desired=desired,
+        digest=digest({"document": document_digest, "secrets": secret_digests}),
+        texts=texts,
+        secrets=secrets,
+        secret_digests=secret_digests,
+        resources=_declare(desired, kinds, host, secrets),
+        locate=locate,
+    )
+
+
+def desired_of(generation: Generation) -> Desired:
+    """The desired state that a generation recorded."""
+    stored = generation.canonical
+    return from_canonical(stored["canonical"], frozenset(tuple(path) for path in stored["declared"]))
+
+
+def goal_of(generation: Generation, *, desired: Desired, secrets: Secrets, kinds: Sequence[Kind], host: Host) -> Goal:
+    """The goal that leads back to `generation`.
+
+    Secrets have the values of today: an older value cannot be had again, and `rotated` says which those are.
+    """
+    return Goal(
+        desired=desired,
+        digest=generation.digest,
+        texts=generation.texts,
+        secrets=secrets,
+        secret_digests=generation.secrets,
+        resources=_declare(desired, kinds, host, secrets),
+        locate=lambda _path: None,
+    )
+
+
+def rotated(
+    generation: Generation, references: Sequence[tuple[DocumentPath, SecretRef]], secrets: Secrets
+) -> tuple[Note, ...]:
+    """A note for each secret whose value is another one now than `generation` had: the new one is kept."""
+    return tuple(
+        Note(
+            code="secret_rotated",
+            message=f"the former value of {join_path(path)} cannot be restored: its reference ({reference}) "
+            "gives another one now, which is kept",
+            path=path,
+        )
+        for path, reference in references
+        if generation.secrets.get(join_path(path)) not in (None, secrets.digest(reference).digest)
+    )
+
+
+def unmanaged_notes(desired: Desired) -> tuple[Note, ...]:
+    """One note for each section that is valid and that no kind of this version manages."""
+    return tuple(
+        Note(
+            code="not_managed",
+            message=f"section `{name}` is valid, but not managed by this version: nothing of it is applied",
+            path=(name,),
+        )
+        for name in desired.unmanaged
+    )
+
+
+def located(plan: Plan, locate: Locate) -> Plan:
+    """`plan` with the document position of everything that has a document path.
+
+    Composing the document's text costs more than all the rest of a plan without actions: nothing is looked up there.
+    """
+    if not plan.actions and not plan.notes:
+        return plan
+    return replace(
+        plan,
+        actions=tuple(_located_action(action, locate) for action in plan.actions),
+        notes=tuple(
+            replace(note, position=locate(note.path)) if note.path is not None and note.position is None else note
+            for note in plan.notes
+        ),
+    )
+
+
+def _located_action(action: Action, locate: Locate) -> Action:
+    because = action.because
+    if because.path is None or because.position is not None:
+        return action
+    return replace(action, because=replace(because, position=locate(because.path)))
+
+
+def _declare(desired: Desired, kinds: Sequence[Kind], host: Host, secrets: Secrets) -> dict[Key, Resource]:
+    return {resource.key: resource for kind in kinds for resource in kind.declare(desired, host, secrets)}

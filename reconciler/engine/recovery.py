@@ -1,0 +1,144 @@
+"""What a writer finds that died before it, and how it is finished. By observing; never by asking the operator.
+
+Called under the writer lock, before a new plan is made: the plan itself does the rest, because it is made from the world.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from reconciler.engine import account
+from reconciler.engine.execute import StepResult
+from reconciler.engine.goal import Goal
+from reconciler.engine.lock import holder
+from reconciler.engine.observe import observe_kind
+from reconciler.engine.requests import Progress
+from reconciler.engine.rollback import Window, resume_roll_back
+from reconciler.engine.verify import verify
+from reconciler.journal import Intent, OpenRun, Run
+from reconciler.kinds import Applied, AppliedField, Wanted
+from reconciler.model import ABSENT, Plan, Result
+from reconciler.values import same
+
+if TYPE_CHECKING:
+    from reconciler.engine.engine import Engine
+
+T = TypeVar("T")
+
+DIED = "its writer died before its end was recorded"
+
+
+async def recover(engine: Engine, goal: Goal) -> None:
+    """Ends every run that its writer left open. The caller holds the writer lock and is about to lead to `goal`.
+
+    A window that nobody watches any more is waited out and confirmed or rolled back, unless the caller brings another
+    document: that supersedes it, and the rollback target stays the last confirmed generation.
+    """
+    for found in await _thread(engine.journal().open_runs):
+        for intent in found.intents:
+            await _settle(engine, goal, intent)
+        if found.run.state is Result.APPLYING:
+            await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
+        elif found.run.state is Result.ROLLING_BACK:
+            await resume_roll_back(engine, found.run)
+        elif holder(engine.host.state.ours / "verify.lock") is None:
+            await _go_on_watching(engine, found, goal)
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from any other (proc(5), random/boot_id); empty where there is none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def seconds_left(run: Run, now: float, boot: str) -> float:
+    """What is left of a window. After a reboot it is the whole of it: nothing that ran then runs now. Pure."""
+    whole = run.verify_window or 0.0
+    if run.verify_since is None or (run.verify_boot and run.verify_boot != boot):
+        return whole
+    # A wall clock that was set back must not make the window longer than it is.
+    return min(whole, max(0.0, whole - (now - run.verify_since)))
+
+
+async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
+    """Decides from the world whether an open intent had its effect, and keeps the account right."""
+    journal, action = engine.journal(), intent.action
+    applied: Applied = (await _thread(journal.applied)).get(action.key, {})
+    if not await _happened(engine, goal, intent, applied):
+        await _thread(partial(journal.done, intent.run_id, action.id, "interrupted", engine.now(), error=DIED))
+        return
+    fields, forgotten = _account(intent, applied)
+    await _thread(
+        partial(journal.done, intent.run_id, action.id, "done", engine.now(), applied=fields, forgotten=forgotten)
+    )
+
+
+async def _happened(engine: Engine, goal: Goal, intent: Intent, applied: Applied) -> bool:
+    action = intent.action
+    kind = next((kind for kind in engine.kinds if kind.name == action.key.kind), None)
+    if kind is None or not action.differences:
+        return False
+    asked = {item.path: AppliedField(item.desired) for item in action.differences}
+    wanted = Wanted(key=action.key, resource=goal.resources.get(action.key), applied={**asked, **applied})
+    (observation,) = await observe_kind(kind, (wanted,), engine.world(goal, intent.run_id))
+    return observation.unknown is None and all(
+        same(observation.fields.get(item.path, ABSENT), item.desired) for item in action.differences
+    )
+
+
+def _account(intent: Intent, applied: Applied) -> tuple[Mapping[str, AppliedField], tuple[str, ...]]:
+    """What the effect means for the account. A field that went back to what was there before us is ours no longer."""
+    fields: dict[str, AppliedField] = {}
+    forgotten: list[str] = []
+    for item in intent.action.differences:
+        before = applied.get(item.path)
+        if before is not None and same(before.former, item.desired) and not same(before.value, item.desired):
+            forgotten.append(item.path)
+        else:
+            former = before.former if before is not None else item.observed
+            fields[item.path] = AppliedField(item.desired, former)
+    return fields, tuple(forgotten)
+
+
+async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
+    """Finishes a window that nobody watches any more."""
+    run, journal = found.run, engine.journal()
+    generation = await _thread(partial(journal.generation, run.generation or 0))
+    if generation is None or generation.digest != goal.digest:
+        if generation is not None:
+            await _thread(
+                partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, "another document came")
+            )
+        await _end(engine, run, Result.SUPERSEDED, "another document came before its window was over")
+        return
+    steps = tuple(
+        StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
+        for intent in await _thread(partial(journal.actions_of, run.id))
+    )
+    window = Window(
+        run=run.id,
+        goal=goal,
+        plan=Plan(generation=run.target_generation or 0, document_digest=goal.digest, state_digest=""),
+        steps=steps,
+        generation=generation.number,
+        gates=await _thread(partial(account.gates, journal, goal, steps)),
+        left_seconds=seconds_left(run, engine.now(), boot_id()),
+    )
+    engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
+    verdict = await verify(window.gates, engine.kinds, engine.world(goal, run.id), window.left_seconds)
+    await engine.settle(window, verdict)
+
+
+async def _end(engine: Engine, run: Run, result: Result, reason: str) -> None:
+    await _thread(partial(engine.journal().set_run, run.id, result, engine.now(), reason=reason))
+
+
+async def _thread(call: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(call)

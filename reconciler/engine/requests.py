@@ -1,0 +1,66 @@
+"""What a run is asked to do and what it says at its end. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from reconciler.engine.execute import StepResult
+from reconciler.model import Key, Plan, Result
+from reconciler.planning.policy import Approvals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One wish to apply: why (`cause`: apply, save, drift, timer, commit, rollback), by whom, and what was granted.
+
+    `expected` is a plan made earlier that must still hold to the letter; `only` keeps a run to some keys (the others wait
+    out their backoff).
+    """
+
+    cause: str
+    author: str | None = None
+    commit: str | None = None
+    approvals: Approvals = field(default_factory=Approvals)
+    expected: Plan | None = None
+    expected_digest: str | None = None
+    only: frozenset[Key] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now."""
+
+    run: str
+    result: Result
+    plan: Plan
+    steps: tuple[StepResult, ...] = ()
+    generation: int = 0
+    rolled_back_to: int | None = None
+    reason: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line ends with (docs/reference/exit-codes.md)."""
+        if self.result is Result.ROLLED_BACK:
+            return 5
+        if self.result is Result.ROLLBACK_FAILED:
+            return 6
+        if any(step.stale for step in self.steps):
+            return 4
+        if any(step.result == "stopped" for step in self.steps):
+            return 130
+        return 0 if self.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED) else 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Something that whoever waits may be told: `what` is step_started, step_ended, verifying, confirmed, rolling_back."""
+
+    what: str
+    text: str
+    step: StepResult | None = None
+
+
+Report: TypeAlias = Callable[[Progress], None]

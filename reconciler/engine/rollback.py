@@ -1,0 +1,215 @@
+"""The way back: when a run is not healthy, the last confirmed generation is applied by the same path, once.
+
+Where there is none yet, every action that can be taken back is taken back, the last one first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from uuid import uuid4
+
+import trio
+
+from reconciler.engine import account
+from reconciler.engine.execute import StepResult, execute
+from reconciler.engine.goal import Goal
+from reconciler.engine.requests import Outcome, Progress
+from reconciler.engine.steps import UNDO, Steps
+from reconciler.engine.verify import verify
+from reconciler.errors import OpenClawError
+from reconciler.journal import Run
+from reconciler.kinds import Resource
+from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
+from reconciler.planning.policy import window_seconds
+from reconciler.serial import plan_digest
+
+if TYPE_CHECKING:
+    from reconciler.engine.engine import Engine
+
+T = TypeVar("T")
+
+# Makes the goal that leads back to a generation, with notes for what cannot be restored. It resolves the secrets of
+# today and raises OpenClawError when one of them cannot be had any more.
+GoalOf: TypeAlias = "Callable[[Generation], tuple[Goal, tuple[Note, ...]]]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched."""
+
+    run: str
+    goal: Goal
+    plan: Plan
+    steps: tuple[StepResult, ...]
+    generation: int
+    gates: Mapping[Key, Resource]
+    left_seconds: float
+
+    def outcome(self, result: Result, reason: str, rolled_back_to: int | None = None) -> Outcome:
+        """How this run ended, as its caller is told."""
+        return Outcome(
+            run=self.run,
+            result=result,
+            plan=self.plan,
+            steps=self.steps,
+            generation=self.generation,
+            rolled_back_to=rolled_back_to,
+            reason=reason,
+        )
+
+
+async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
+    """Takes a run back. The caller holds the writer lock. The operator's file is left as it is.
+
+    The rejected document is quarantined by its digest before anything is taken back: whoever dies here leaves a
+    journal that says where to go.
+    """
+    journal, now = engine.journal(), engine.now
+    target = await _thread(journal.last_confirmed)
+    number = target.number if target is not None else 0
+    where = f"generation {number}" if number else "what was there before"
+    engine.report(Progress(what="rolling_back", text=f"{reason}; going back to {where}"))
+    await _thread(partial(journal.quarantine, window.goal.digest, reason, window.run, now()))
+    await _thread(
+        partial(journal.set_run, window.run, Result.ROLLING_BACK, now(), reason=reason, target_generation=number)
+    )
+    try:
+        failure = await (
+            _undo_all(engine, window.run, window.steps, await _thread(partial(journal.generation, window.generation)))
+            if target is None
+            else _restore(engine, window.run, window.gates, target, reason)
+        )
+    except OpenClawError as err:
+        failure = err.message
+    result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED
+    told = reason if failure is None else f"{reason}; going back failed too: {failure}"
+    await _thread(partial(_record, engine, window, result, told, number))
+    await engine.end_run(window, result, told)
+    engine.report(Progress(what=result.value, text=told))
+    return window.outcome(result, told, rolled_back_to=number if failure is None else None)
+
+
+async def resume_roll_back(engine: Engine, run: Run) -> None:
+    """Goes on with a rollback whose writer died in it. The caller holds the writer lock."""
+    journal = engine.journal()
+    target = await _thread(partial(journal.generation, run.target_generation or 0))
+    intents = await _thread(partial(journal.actions_of, run.id))
+    try:
+        if target is not None:
+            failure = await _restore(engine, run.id, (), target, run.reason)
+        else:
+            generation = await _thread(partial(journal.generation, run.generation or 0))
+            steps = tuple(
+                StepResult(action=intent.action, result="failed")
+                for intent in intents
+                if not intent.action.id.endswith(UNDO)
+            )
+            failure = await _undo_all(engine, run.id, steps, generation)
+    except OpenClawError as err:
+        failure = err.message
+    result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED
+    reason = run.reason if failure is None else f"{run.reason}; going back failed too: {failure}"
+    if run.generation is not None:
+        await _thread(partial(journal.set_generation_result, run.generation, result, reason))
+    await _thread(partial(journal.set_run, run.id, result, engine.now(), reason=reason))
+
+
+async def _restore(
+    engine: Engine, rejected: str, gate_keys: Iterable[Key], target: Generation, reason: str
+) -> str | None:
+    """Applies `target`; returns why that did not work, or None."""
+    journal, now = engine.journal(), engine.now
+    goal, notes = engine.goal_of(target)
+    planned = await engine.plan(goal, journal, notes)
+    for note in notes:
+        engine.report(Progress(what="note", text=note.message))
+    if not planned.plan.actions:
+        # Nothing of the rejected generation is left to take back; what is sick is sick for another reason.
+        gates = {key: goal.resources[key] for key in gate_keys if key in goal.resources}
+        verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0)
+        return None if verdict.healthy else verdict.reason
+    run = uuid4().hex[:12]
+    steps = Steps(
+        run=run,
+        journal=journal,
+        kinds={kind.name: kind for kind in engine.kinds},
+        resources=goal.resources,
+        applied={key: item.applied for key, item in planned.wanted.items()},
+        world=engine.world(goal, run),
+        report=engine.report,
+        begun={planned.plan.actions[0].id},
+    )
+    await _thread(
+        partial(
+            journal.begin_run,
+            run,
+            cause=f"rollback of {rejected}",
+            plan_digest=plan_digest(planned.plan),
+            document_digest=target.digest,
+            at=now(),
+            first_intent=planned.plan.actions[0],
+            target_generation=target.number,
+        )
+    )
+    results = await execute(planned.plan.actions, steps.perform)
+    failed = next((step.error for step in results if step.result != "done"), None)
+    await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
+    touched = [step for step in results if step.result != "skipped"]
+    gates = await _thread(partial(account.gates, journal, goal, touched))
+    seconds = window_seconds(planned.plan.actions, goal.desired.policy)
+    verdict = await verify(gates, engine.kinds, engine.world(goal, run), seconds)
+    failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
+    back = Window(
+        run=run, goal=goal, plan=planned.plan, steps=results, generation=target.number, gates=gates, left_seconds=0.0
+    )
+    await _thread(partial(account.record_health, journal, back, verdict, now()))
+    ended = Result.CONFIRMED if failure is None else Result.FAILED
+    await _thread(partial(journal.set_run, run, ended, now(), reason=failure or reason))
+    return failure
+
+
+async def _undo_all(engine: Engine, run: str, done: Sequence[StepResult], generation: Generation | None) -> str | None:
+    """Takes back every action of a first apply that can be, in reverse; returns why one was not, or None."""
+    assert generation is not None
+    goal, _notes = engine.goal_of(generation)
+    steps = Steps(
+        run=run,
+        journal=engine.journal(),
+        kinds={kind.name: kind for kind in engine.kinds},
+        resources=goal.resources,
+        applied={},
+        world=engine.world(goal, run),
+        report=engine.report,
+    )
+    failure = None
+    for step in reversed(done):
+        # A step that failed may have had half of its effect: its undo is idempotent, so it is taken back as well.
+        if step.action.undo is None or step.stale or step.result not in ("done", "failed"):
+            continue
+        with trio.CancelScope(shield=True):
+            back = await steps.undo(step.action)
+        if back.result != "done":
+            failure = back.error
+    return failure
+
+
+def _record(engine: Engine, window: Window, result: Result, reason: str, number: int) -> None:
+    journal = engine.journal()
+    for key in window.gates:
+        journal.record_event(engine.now(), key, result.value, reason, run_id=window.run)
+        kept = [item for item in journal.conditions().get(key, ()) if item.type != "RolledBack"]
+        rolled_back = Condition(
+            type="RolledBack",
+            status=Status.TRUE,
+            reason="NotHealthy" if result is Result.ROLLED_BACK else "RollbackFailed",
+            message=reason,
+            observed_generation=number,
+        )
+        journal.set_conditions(key, (*kept, rolled_back), engine.now())
+
+
+async def _thread(call: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(call)

@@ -1,0 +1,166 @@
+"""Performs the actions of one run, journalled around their effects, and keeps the account of what was applied.
+
+An action's intent is on disk before its effect and its result after it. Who dies in between leaves an open intent, which the
+next writer compares with the world (`engine.recovery`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from reconciler.engine.execute import StepResult
+from reconciler.engine.observe import observe_kind
+from reconciler.engine.requests import Progress, Report
+from reconciler.errors import OpenClawError, StaleError
+from reconciler.journal import Journal
+from reconciler.kinds import Applied, AppliedField, Kind, Observation, Resource, Wanted, World
+from reconciler.model import ABSENT, Action, Difference, Key
+from reconciler.planning.plan import precondition
+
+# What the id of an action that takes another one back ends in.
+UNDO = "!undo"
+
+
+@dataclass(kw_only=True)
+class Steps:
+    """The steps of one run. `applied` is what the journal says we applied before it; `begun` names intents that are already
+    on disk with the head of the run.
+    """
+
+    run: str
+    journal: Journal
+    kinds: Mapping[str, Kind]
+    resources: Mapping[Key, Resource]
+    applied: Mapping[Key, Applied]
+    world: World
+    report: Report
+    begun: set[str] = field(default_factory=set)
+
+    async def perform(self, action: Action) -> StepResult:
+        """Does one action and tells how it ended; never raises for an action that fails.
+
+        Once its intent is written the action is finished, whatever the caller cancels, within its deadline.
+        """
+        self.report(Progress(what="step_started", text=action.id))
+        started = trio.current_time()
+        try:
+            await self._check(action)
+        except OpenClawError as err:
+            if action.id in self.begun:
+                await self._write(self.journal.done, self.run, action.id, "failed", self.world.now(), error=err.message)
+            result = StepResult(action=action, result="failed", error=err.message, hint=err.hint, stale=True)
+        else:
+            with trio.CancelScope(shield=True):
+                fields, forgotten = account(
+                    action.differences, self.resources.get(action.key), self.applied.get(action.key, {})
+                )
+                result = await self._effect(action, fields, forgotten)
+        result = replace(result, seconds=trio.current_time() - started)
+        self.report(Progress(what="step_ended", text=action.id, step=result))
+        return result
+
+    async def undo(self, action: Action) -> StepResult:
+        """Takes back an action that was done, as an action of its own (its id ends in `UNDO`)."""
+        assert action.undo is not None
+        back = Action(
+            id=action.id + UNDO,
+            key=action.key,
+            verb=action.undo.verb,
+            cause=action.cause,
+            because=replace(action.because, text=f"undo: {action.undo.text}"),
+            differences=tuple(_turned(item) for item in action.differences),
+            arguments=action.undo.arguments,
+            deadline_seconds=action.deadline_seconds,
+        )
+        self.report(Progress(what="step_started", text=back.id))
+        with trio.CancelScope(shield=True):
+            result = await self._effect(back, {}, tuple(item.path for item in action.differences))
+        self.report(Progress(what="step_ended", text=back.id, step=result))
+        return result
+
+    async def _check(self, action: Action) -> None:
+        if action.precondition is None:
+            return
+        kind = self.kinds[action.key.kind]
+        wanted = Wanted(
+            key=action.key,
+            resource=self.resources.get(action.key),
+            applied=self.applied.get(action.key, {}),
+        )
+        (observation,) = await observe_kind(kind, (wanted,), self.world)
+        if observation.unknown is not None:
+            raise StaleError(f"cannot {action.verb} {action.key}: it can no longer be observed: {observation.unknown}")
+        if precondition(observation, action.differences) != action.precondition:
+            raise StaleError(
+                f"cannot {action.verb} {action.key}: it moved since the plan ({_moved(action, observation)})",
+                hint="plan again",
+            )
+
+    async def _effect(
+        self, action: Action, fields: Mapping[str, AppliedField], forgotten: tuple[str, ...]
+    ) -> StepResult:
+        now = self.world.now
+        if action.id not in self.begun:
+            await self._write(self.journal.intend, self.run, action, now())
+        try:
+            # The step is shielded from the caller: its own deadline is the bound.
+            with trio.fail_after(action.deadline_seconds):
+                await self.kinds[action.key.kind].apply(action, self.resources.get(action.key), self.world)
+        except Exception as err:  # the one crash boundary of a resource: whatever its kind raises becomes its condition
+            message, hint = described(err, action)
+            await self._write(self.journal.done, self.run, action.id, "failed", now(), error=message)
+            stale = isinstance(err, StaleError)
+            return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale)
+        await self._write(self.journal.done, self.run, action.id, "done", now(), applied=fields, forgotten=forgotten)
+        return StepResult(action=action, result="done")
+
+    async def _write(self, method: Any, *arguments: Any, **named: Any) -> None:
+        await trio.to_thread.run_sync(partial(method, *arguments, **named))
+
+
+def account(
+    differences: Sequence[Difference], resource: Resource | None, applied: Applied
+) -> tuple[dict[str, AppliedField], tuple[str, ...]]:
+    """What an action that was done means for the account: fields that are ours now, and paths that are no longer."""
+    fields: dict[str, AppliedField] = {}
+    forgotten: list[str] = []
+    for item in differences:
+        if resource is None or item.path not in resource.fields:
+            forgotten.append(item.path)
+            continue
+        before = applied.get(item.path)
+        fields[item.path] = AppliedField(
+            value=item.desired,
+            former=before.former if before is not None else item.observed,
+            defaulted=item.path in resource.defaulted,
+        )
+    return fields, tuple(forgotten)
+
+
+def described(err: Exception, action: Action) -> tuple[str, str | None]:
+    """What a failure means for people: the text and a hint. Unexpected errors are named by their class, never by values."""
+    if isinstance(err, OpenClawError):
+        return err.message, err.hint
+    if isinstance(err, trio.TooSlowError):
+        return f"cannot {action.verb} {action.key}: not done within {action.deadline_seconds:g} s", None
+    if isinstance(err, OSError) and err.strerror:
+        where = f" {err.filename!r}" if err.filename else ""
+        return f"cannot {action.verb} {action.key}: {err.strerror.lower()}{where}", None
+    return f"cannot {action.verb} {action.key}: a bug of ours ({type(err).__name__})", None
+
+
+def _turned(item: Difference) -> Difference:
+    return replace(item, desired=item.observed, observed=item.desired, last_applied=item.desired)
+
+
+def _moved(action: Action, observation: Observation) -> str:
+    from reconciler.values import same
+
+    return ", ".join(
+        item.path for item in action.differences if not same(observation.fields.get(item.path, ABSENT), item.observed)
+    )

@@ -1,0 +1,71 @@
+"""Watches whether what was applied serves: gates are probed until the window is over, or until waiting cannot help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from reconciler.kinds import Health, Kind, Resource, World
+from reconciler.model import Key
+
+# Until everything is ready a person waits; after that the window only looks for what breaks again.
+EAGER_SECONDS = 0.2
+CALM_SECONDS = 1.0
+PROBE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a window showed: the health of each gate at its end; `healthy` counts only what we decide ourselves."""
+
+    health: Mapping[Key, Health]
+    sick: tuple[Key, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """True when no gate is sick."""
+        return not self.sick
+
+    @property
+    def reason(self) -> str:
+        """Why it is not healthy, in one line; empty when it is."""
+        return "; ".join(
+            f"{key} is not ready: {self.health[key].message or self.health[key].reason}" for key in self.sick
+        )
+
+
+async def verify(gates: Mapping[Key, Resource], kinds: Sequence[Kind], world: World, window_seconds: float) -> Verdict:
+    """Probes `gates` for `window_seconds` and tells how they were at its end.
+
+    Ends early when a gate says that waiting cannot help. A window of 0 is one look. Cancellation passes at once.
+    """
+    by_name = {kind.name: kind for kind in kinds}
+    end = trio.current_time() + window_seconds
+    while True:
+        verdict = await _look(gates, by_name, world)
+        left = end - trio.current_time()
+        if left <= 0 or any(verdict.health[key].final for key in verdict.sick):
+            return verdict
+        await trio.sleep(min(left, CALM_SECONDS if verdict.healthy else EAGER_SECONDS))
+
+
+async def probe(kind: Kind, key: Key, resource: Resource, world: World) -> Health:
+    """`kind.probe` with its deadline: no answer is not ready."""
+    with trio.move_on_after(PROBE_SECONDS):
+        return await kind.probe(key, resource, world)
+    return Health(ready=False, reason="ProbeTimeout", message=f"no answer within {PROBE_SECONDS:g} s")
+
+
+async def _look(gates: Mapping[Key, Resource], by_name: Mapping[str, Kind], world: World) -> Verdict:
+    health: dict[Key, Health] = {}
+
+    async def one(key: Key, resource: Resource) -> None:
+        health[key] = await probe(by_name[key.kind], key, resource, world)
+
+    async with trio.open_nursery() as nursery:
+        for key, resource in gates.items():
+            nursery.start_soon(one, key, resource)
+    sick = tuple(key for key in sorted(health) if not health[key].ready and not by_name[key.kind].external)
+    return Verdict(health=health, sick=sick)
