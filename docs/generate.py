@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 REFERENCE: Final = Path(__file__).parent / "reference"
-# Marks the end of what is written by hand in settings.md and the begin of what is generated: none is, but the head is here.
 SETTINGS_HEAD: Final = """\
 # Settings
 
@@ -27,8 +26,8 @@ is there. In files that openclaw shares with others (`openclaw.json`) a default 
 
 **Units.** Durations are written `500ms`, `30s`, `5m`, `24h`, `7d`, sizes `512M`, `1GiB`, shares `150%`.
 
-**Secrets** are references, never values: `{env: NAME}`, `{file: PATH}`, `{exec: [PROGRAM, ARGUMENT]}` (10 s to answer), or `${NAME}`
-inside a string.
+**Secrets** are references, never values: `{env: NAME}`, `{file: PATH}`, `{exec: [PROGRAM, ARGUMENT]}` (10 s to answer), or
+`${NAME}` inside a string.
 
 **Who wins.** `OPENCLAW_*` variables of the process that applies come before the file, the file before the defaults.
 `openclaw config explain PATH` says where a value came from.
@@ -88,7 +87,10 @@ class Schema:
             target = self.resolve(self._definitions[reference.rpartition("/")[2]])
             return {**target, **{name: value for name, value in schema.items() if name != "$ref"}}
         if len(schema.get("allOf", ())) == 1:
-            return {**self.resolve(schema["allOf"][0]), **{name: value for name, value in schema.items() if name != "allOf"}}
+            return {
+                **self.resolve(schema["allOf"][0]),
+                **{name: value for name, value in schema.items() if name != "allOf"},
+            }
         choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
         if len(choices) == 1:
             outer = {name: value for name, value in schema.items() if name != "anyOf"}
@@ -100,7 +102,13 @@ class Schema:
         for name, inner in schema.get("properties", {}).items():
             yield from self._setting(f"{path}.{name}" if path else name, self.resolve(inner))
         extra = schema.get("additionalProperties")
-        if isinstance(extra, Mapping) and extra and "type" not in extra and "$ref" not in extra and "anyOf" not in extra:
+        if (
+            isinstance(extra, Mapping)
+            and extra
+            and "type" not in extra
+            and "$ref" not in extra
+            and "anyOf" not in extra
+        ):
             return
         if isinstance(extra, Mapping) and extra:
             yield from self._setting(f"{path}.<name>", self.resolve(extra))
@@ -135,7 +143,7 @@ class Schema:
             case "boolean":
                 return "`true`, `false`"
             case "integer" | "number" as number:
-                return number + _range(schema)
+                return f"{number}{_range(schema)}"
             case "string":
                 return str(schema.get("format", "text"))
             case "null":
@@ -147,7 +155,10 @@ class Schema:
 
 
 def _range(schema: JSON) -> str:
-    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", schema.get("exclusiveMaximum"))
+    low, high = (
+        schema.get("minimum", schema.get("exclusiveMinimum")),
+        schema.get("maximum", schema.get("exclusiveMaximum")),
+    )
     if low is None and high is None:
         return ""
     return f" {low if low is not None else ''}..{high if high is not None else ''}"
@@ -179,7 +190,9 @@ def render_settings(document: JSON) -> str:
         if section.get("properties") or isinstance(section.get("additionalProperties"), Mapping):
             sections.append(_section(schema, name, section))
         else:
-            top.append(Setting(path=name, kind=schema.kind(section), default=_default(section, False), text=_text(section)))
+            top.append(
+                Setting(path=name, kind=schema.kind(section), default=_default(section, False), text=_text(section))
+            )
     parts.append(_table("top level", "", top))
     return "\n".join(parts + sections)
 
@@ -231,7 +244,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     stale = [name for name, text in pages().items() if not _is(REFERENCE / name, text)]
     for name in stale:
-        print(f"docs/reference/{name} is out of date: run `make docs`", file=sys.stderr)
+        sys.stderr.write(f"docs/reference/{name} is out of date: run `make docs`\n")
     return bool(stale)
 
 

@@ -1,0 +1,88 @@
+"""The generator of the reference pages, on schemas small enough to read."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    path = Path(__file__).parents[1] / "docs/generate.py"
+    spec = importlib.util.spec_from_file_location("docs_generate", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["docs_generate"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+SCHEMA: dict[str, Any] = {
+    "properties": {
+        "version": {"const": 1, "description": "Mandatory."},
+        "service": {"anyOf": [{"$ref": "#/$defs/Service"}, {"type": "null"}], "default": None},
+        "tunnels": {"type": "object", "description": "By name.", "additionalProperties": {"$ref": "#/$defs/Tunnel"}},
+    },
+    "$defs": {
+        "Service": {
+            "description": "What runs.",
+            "properties": {
+                "runtime": {"enum": ["builtin", "openclaw"], "default": "builtin", "description": "Which\none."},
+                "restart": {"$ref": "#/$defs/Restart"},
+            },
+        },
+        "Restart": {
+            "properties": {
+                "burst": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 100,
+                    "default": 5,
+                    "description": "Tries | at most.",
+                },
+                "codes": {"type": "array", "items": {"type": "integer"}, "default": [78], "examples": [[78, 2]]},
+            }
+        },
+        "Tunnel": {"properties": {"host": {"type": "string", "description": "Where to."}}},
+    },
+}
+
+
+def test_settings_are_listed_by_path_with_value_default_and_meaning(generate: ModuleType) -> None:
+    page = generate.render_settings(SCHEMA)
+    rows = [line for line in page.splitlines() if line.startswith("| `") and "OPENCLAW_" not in line]
+    assert rows == [
+        "| `version` | `1` |  | Mandatory. |",
+        "| `service.runtime` | `builtin`, `openclaw` | `builtin` | Which one. |",
+        "| `service.restart.burst` | integer 1..100 | `5` | Tries \\| at most. |",
+        "| `service.restart.codes` | list of integer | `[78]` |  Example: `[78, 2]`. |",
+        "| `tunnels.<name>.host` | text |  | Where to. |",
+    ]
+    assert "## service\n\nWhat runs.\n" in page
+
+
+def test_each_exit_code_stands_once_with_the_first_sentence_of_its_error(generate: ModuleType) -> None:
+    class Root(Exception):
+        exit_code = 1
+
+    class Moved(Root):
+        """It moved
+        meanwhile.
+
+        More words."""
+
+        exit_code = 4
+
+    class MovedFar(Moved):
+        """Handled like its parent."""
+
+    page = generate.render_exit_codes(Root)
+    assert "| 4 | It moved meanwhile. |\n" in page
+    assert "Handled like" not in page
+    assert page.index("| 0 |") < page.index("| 4 |") < page.index("| 143 |")

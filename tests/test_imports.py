@@ -1,0 +1,58 @@
+"""What a command may import: imports are most of what a command costs, so the lists are held here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.beds.processes import run
+
+# Each costs 60 to 190 ms, and none is needed to read, compare and print (docs/explanation/dependencies.md).
+NEVER = frozenset({"rich", "deepdiff", "httpx", "structlog", "prometheus_client"})
+# Commands that observe nothing have nothing to wait for.
+NO_LOOP = NEVER | {"trio", "trio_websocket", "watchfiles"}
+
+DOCUMENT = """\
+version: 1
+logging:
+  level: info
+"""
+
+COMMANDS = [
+    pytest.param(("plan",), NEVER, id="plan"),
+    pytest.param(("status",), NEVER, id="status"),
+    pytest.param(("drift",), NEVER, id="drift"),
+    pytest.param(("why", "logs/gateway"), NEVER, id="why"),
+    pytest.param(("validate",), NO_LOOP, id="validate"),
+    pytest.param(("schema",), NO_LOOP, id="schema"),
+    pytest.param(("history",), NO_LOOP, id="history"),
+    pytest.param(("config", "explain", "logging.level"), NO_LOOP, id="config-explain"),
+    pytest.param(("config", "get", "logging.level"), NO_LOOP, id="config-get"),
+    pytest.param(("completion", "bash"), NO_LOOP, id="completion"),
+    pytest.param(("--version",), NO_LOOP, id="version"),
+    pytest.param(("--help",), NO_LOOP, id="help"),
+]
+
+
+def imported(stderr: str) -> set[str]:
+    """The top-level modules in the log of `-X importtime`."""
+    lines = (line.rpartition("|")[2].strip() for line in stderr.splitlines() if line.startswith("import time:"))
+    return {name.partition(".")[0] for name in lines}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("command", "forbidden"), COMMANDS)
+def test_a_command_imports_nothing_that_it_does_not_need(
+    command: tuple[str, ...], forbidden: frozenset[str], clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "openclaw.yaml").write_text(DOCUMENT)
+    done = run(
+        [sys.executable, "-X", "importtime", "-m", "reconciler.cli.entry", *command], env=clean_env, cwd=tmp_path
+    )
+    modules = imported(done.stderr)
+    assert done.returncode in (0, 2), done.stderr[-2000:]
+    assert done.stdout, "the command printed nothing: was it run at all?"
+    assert "reconciler" in modules
+    assert not modules & forbidden, f"{' '.join(command)} imports {sorted(modules & forbidden)}"

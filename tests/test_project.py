@@ -1,0 +1,189 @@
+"""The project as a whole: its packaging, its tree, and that its pages and its code say the same."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import itertools
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.beds.needs import needs_programs
+from tests.beds.processes import run
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("reconciler", "resources", "gateway")
+REFERENCE = ROOT / "docs/reference"
+
+
+def tree() -> list[Path]:
+    """Every file of the project: what git tracks, and what is new and not ignored."""
+    needs_programs("git")
+    listed = run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT)
+    assert listed.returncode == 0, listed.stderr
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def strings(name: str) -> Iterator[tuple[ast.Call, str]]:
+    """Every call of something named `name` in our packages, with the file it stands in."""
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == name:
+                yield node, path.relative_to(ROOT).as_posix()
+
+
+# Packaging
+
+
+def test_no_other_installed_distribution_owns_our_import_names() -> None:
+    owners = importlib.metadata.packages_distributions()
+    for name in PACKAGES:
+        others = {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners.get(name, [])} - {"openclaw-reconciler"}
+        assert not others, f"{name} also belongs to {others}"
+
+
+@pytest.mark.real
+def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> None:
+    build: list[str | Path] = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT]
+    built = run(build, cwd=tmp_path, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
+    checked = run([Path(sys.executable).parent / "check-wheel-contents", "--toplevel", ",".join(PACKAGES), wheel])
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_it_cannot_be_uploaded_by_accident() -> None:
+    assert "Private :: Do Not Upload" in importlib.metadata.metadata("openclaw-reconciler").get_all("Classifier", [])
+
+
+# The tree
+
+# Put together here, so that this file does not hold what it looks for.
+FORBIDDEN = {
+    "a path of one machine": re.compile("/" + "work/|" + r"(\.\./|\b)" + "shared" + "/"),
+    "a package registry's host": re.compile(
+        "py" + r"pi\.org|python" + r"hosted\.org|registry\." + "npm" + r"js\.org|deb\." + r"debian\.org"
+    ),
+    "a number of an issue": re.compile(r"\bissue" + r"s? (#|\d|show\b)", re.IGNORECASE),
+    "an instruction to install it from a registry": re.compile("pip install " + "openclaw"),
+}
+
+
+def test_the_tree_speaks_only_of_itself() -> None:
+    found = []
+    for path in tree():
+        text = path.read_bytes().decode(errors="replace")
+        for what, pattern in FORBIDDEN.items():
+            found += [f"{path.relative_to(ROOT)}: {what}: {match[0]!r}" for match in pattern.finditer(text)]
+    assert not found
+
+
+def test_every_folder_of_tests_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    folders |= {parent for folder in folders for parent in folder.parents if parent.is_relative_to(ROOT / "tests")}
+    assert not [folder for folder in sorted(folders) if not (folder / "__init__.py").exists()]
+
+
+# The pages
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_readme_names_the_two_commands_and_no_target_that_is_not_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert {"make run", "make test"} <= set(re.findall(r"make [a-z]+", text))
+    for page in pages():
+        named = set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE))
+        assert named <= targets(), f"{page.relative_to(ROOT)} names {named - targets()}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
+        assert (page.parent / link).exists(), f"{page.relative_to(ROOT)} links to {link}"
+
+
+def test_every_page_can_be_reached_from_the_index() -> None:
+    seen: set[Path] = set()
+    waiting = [ROOT / "README.md", ROOT / "docs/README.md"]
+    while waiting:
+        page = waiting.pop().resolve()
+        if page in seen or page.suffix != ".md" or not page.exists():
+            continue
+        seen.add(page)
+        waiting += [page.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text())]
+    assert not {page.resolve() for page in pages()} - seen
+
+
+def test_the_changelog_keeps_its_form() -> None:
+    text = (ROOT / "docs/changelog.md").read_text()
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= {
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+    }
+
+
+def test_every_exit_code_is_in_the_reference() -> None:
+    from reconciler import errors
+
+    text = (REFERENCE / "exit-codes.md").read_text()
+    codes = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and issubclass(error, errors.OpenClawError)
+    }
+    assert {f"| {code} |" for code in codes} <= set(re.findall(r"^\| \d+ \|", text, re.MULTILINE))
+
+
+def test_every_condition_is_in_the_reference() -> None:
+    text = (REFERENCE / "conditions.md").read_text()
+    for call, where in strings("Condition"):
+        for keyword in call.keywords:
+            if keyword.arg in ("type", "reason") and isinstance(keyword.value, ast.Constant):
+                name = str(keyword.value.value)
+                assert f"`{name}`" in text, f"{name} of {where} is not in conditions.md"
+
+
+@pytest.mark.parametrize("sort", ["Counter", "Gauge", "Histogram", "Summary", "Info"])
+def test_every_metric_is_in_the_reference(sort: str) -> None:
+    text = (REFERENCE / "metrics.md").read_text()
+    for call, where in strings(sort):
+        if call.args and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str):
+            assert f"`{call.args[0].value}`" in text, f"{call.args[0].value} of {where} is not in metrics.md"
+
+
+def test_every_dependency_is_explained() -> None:
+    text = (ROOT / "docs/explanation/dependencies.md").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]:
+        name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
+        assert f"`{name}`" in text, f"{name} is not in dependencies.md"
+
+
+@pytest.mark.real
+def test_generated_pages_are_up_to_date() -> None:
+    checked = subprocess.run(
+        [sys.executable, ROOT / "docs/generate.py", "--check"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert checked.returncode == 0, checked.stderr
