@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# sockaddr_un.sun_path holds 108 bytes with its closing NUL (unix(7)).
-MAX_SOCKET_BYTES = 107
+from reconciler import paths
+from reconciler.paths import MAX_SOCKET_BYTES as MAX_SOCKET_BYTES
+from reconciler.paths import state_root as state_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,35 +76,19 @@ class Host:
 
 def socket_path(root: Path, name: str, runtime_directory: Path) -> Path:
     """`<root>/reconciler/<name>`, or a short path in the runtime directory where that would not fit a socket address."""
-    path = root / "reconciler" / name
-    if len(str(path).encode()) <= MAX_SOCKET_BYTES:
-        return path
-    # _blake2 is a builtin module: hashlib would cost a cold client several milliseconds.
-    from _blake2 import blake2b
-
-    short = blake2b(str(root).encode(), digest_size=8).hexdigest()
-    return runtime_directory / f"openclaw-{short}" / name.rpartition("/")[2]
-
-
-def state_root(environ: Mapping[str, str], home: str) -> str:
-    """The state directory as the real product finds it: `OPENCLAW_STATE_DIR`, else `~/.openclaw` with the profile."""
-    if named := environ.get("OPENCLAW_STATE_DIR", "").strip():
-        return named.replace("~", home, 1) if named == "~" or named.startswith("~/") else named
-    profile = environ.get("OPENCLAW_PROFILE", "").strip()
-    return f"{home}/.openclaw-{profile}" if profile and profile != "default" else f"{home}/.openclaw"
+    return Path(paths.socket_path(str(root), name, str(runtime_directory)))
 
 
 def runtime_directory(environ: Mapping[str, str], uid: int) -> Path:
     """`XDG_RUNTIME_DIR`, else a directory of this user below /tmp (made 0700 and checked by whoever uses it)."""
-    named = environ.get("XDG_RUNTIME_DIR", "")
-    return Path(named) if named.startswith("/") else Path(f"/tmp/openclaw-run-{uid}")  # noqa: S108 - its owner and mode are checked
+    return Path(paths.runtime_directory(environ, uid))
 
 
 def host_from(environ: Mapping[str, str], uid: int) -> Host:
     """The host that this environment describes."""
     home = environ.get("HOME") or "/"
     return Host(
-        state=StatePaths(Path(state_root(environ, home)).absolute()),
+        state=StatePaths(Path(paths.absolute(state_root(environ, home), str(Path.cwd())))),
         environ=dict(environ),
         home=Path(home),
         runtime_directory=runtime_directory(environ, uid),

@@ -1,0 +1,200 @@
+"""Where the `openclaw` command begins: asks a supervisor where that is enough, else loads the program, and ends it well.
+
+Nothing is imported at the top that the interpreter has not loaded already: a command that a supervisor answers must cost little
+more than starting Python. What goes wrong beyond all expectation ends here, with an id and a trace for us, and without one for
+the operator to read through.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from reconciler import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+# These observe through the supervisor when one serves the document (docs/explanation/architecture.md).
+ASKABLE = ("plan", "apply", "status")
+INTERRUPTED, TERMINATED, BUG, OUTPUT_FAILED = 130, 143, 70, 1
+
+
+class _Signals:
+    """Whether SIGTERM came: what is raised on its way out may be another exception than ours."""
+
+    terminated = False
+
+
+def main() -> int:
+    """Runs the command line of this process and returns its exit code. Never raises but SystemExit of the command itself."""
+    signals = _Signals()
+    _end_on_sigterm(signals)
+    try:
+        code = _run(sys.argv[1:])
+        sys.stdout.flush()
+        return code
+    except SystemExit as end:
+        return _end(signals, end)
+    except BaseException as err:
+        return _boundary(signals, err)
+
+
+def _run(arguments: list[str]) -> int:
+    code = ask_supervisor(arguments)
+    if code is not None:
+        return code
+    from reconciler.cli.main import main as full
+
+    result = full()
+    return result if isinstance(result, int) else 0
+
+
+def ask_supervisor(arguments: list[str]) -> int | None:
+    """The exit code of the command if a supervisor carried it out, None when it is ours to do."""
+    command, file = command_of(arguments)
+    if command not in ASKABLE:
+        return None
+    environ, home, directory, uid = os.environ, os.environ.get("HOME") or "/", os.getcwd(), os.getuid()
+    root = paths.absolute(paths.state_root(environ, home), directory)
+    path = paths.socket_path(root, "control.sock", paths.runtime_directory(environ, uid))
+    if not os.path.exists(path):
+        return None
+    from reconciler.control.client import ask
+
+    return ask(
+        path,
+        command,
+        arguments,
+        document=paths.document_path(file, environ, home, directory, os.path.exists),
+        directory=directory,
+        environ=environ,
+        terminal=terminal(),
+        uid=uid,
+    )
+
+
+def command_of(arguments: list[str]) -> tuple[str | None, str | None]:
+    """The command among the arguments and what `--file` names; no command where help is asked for.
+
+    Knows only as much of the options as that needs. Where it guesses wrong, the supervisor serves another document or
+    refuses, and the command goes the long way.
+    """
+    command: str | None = None
+    file: str | None = None
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-f", "--file"):
+            file = next(rest, None)
+        elif argument.startswith("--file="):
+            file = argument[7:]
+        elif argument.startswith("-f") and not argument.startswith("--"):
+            file = argument[2:]
+        elif argument in ("-h", "--help", "--"):
+            return None, file
+        elif command is None:
+            if argument.startswith("-"):
+                return None, file
+            command = argument
+    return command, file
+
+
+def terminal() -> dict[str, object]:
+    """What the program that prints for us must know of our terminal."""
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isascii() and columns.isdigit() else 0
+    if not width:
+        try:
+            width = os.get_terminal_size(1).columns
+        except OSError:
+            width = 0
+    out = sys.stdout.isatty()
+    return {
+        "stdin": sys.stdin is not None and sys.stdin.isatty(),
+        "stdout": out,
+        "stderr": sys.stderr.isatty(),
+        "width": width or 80,
+        "colour": out and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb",
+    }
+
+
+def _end_on_sigterm(signals: _Signals) -> None:
+    """Lets SIGTERM end the process by an exception, so that `finally` runs; commands that serve take the signal themselves."""
+    import _signal  # type: ignore[import-not-found]  # what `signal` is made of, without its enums
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signals.terminated = True
+        raise SystemExit(TERMINATED)
+
+    # Ignored from outside (a shell's trap) stays ignored.
+    if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
+        _signal.signal(_signal.SIGTERM, end)
+
+
+def _end(signals: _Signals, end: SystemExit) -> int:
+    """The exit code that `end` asks for, once all output is out."""
+    if signals.terminated:
+        return TERMINATED
+    try:
+        sys.stdout.flush()
+    except OSError as err:
+        return _output_failed(err)
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    sys.stderr.write(f"{end.code}\n")
+    return 1
+
+
+def _boundary(signals: _Signals, err: BaseException) -> int:
+    if signals.terminated:
+        return TERMINATED
+    leaves = tuple(_leaves(err))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return INTERRUPTED
+    for leaf in leaves:
+        if isinstance(leaf, SystemExit):
+            return _end(signals, leaf)
+    if all(isinstance(leaf, BrokenPipeError) for leaf in leaves):
+        return _output_failed(leaves[0])
+    from reconciler.errors import OpenClawError
+
+    if len(leaves) == 1 and isinstance(leaves[0], OpenClawError):
+        return _known(leaves[0])
+    return _bug(err)
+
+
+def _leaves(err: BaseException) -> list[BaseException]:
+    """The exceptions inside groups; a nursery wraps even a Ctrl-C into one."""
+    if isinstance(err, BaseExceptionGroup):
+        return [leaf for item in err.exceptions for leaf in _leaves(item)]
+    return [err]
+
+
+def _output_failed(err: BaseException) -> int:
+    """Nobody reads on (quiet), or the output cannot be written. What is still buffered must not fail again at exit."""
+    if not isinstance(err, BrokenPipeError):
+        sys.stderr.write(f"openclaw: cannot write the output: {getattr(err, 'strerror', None) or err}\n")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+    return OUTPUT_FAILED
+
+
+def _known(err: BaseException) -> int:
+    """An error with words of its own that no command has printed."""
+    hint = getattr(err, "hint", None)
+    sys.stderr.write(f"openclaw: {err}\n" + (f"  hint: {hint}\n" if hint else ""))
+    return int(getattr(err, "exit_code", 1))
+
+
+def _bug(err: BaseException) -> int:
+    from reconciler.cli.crash import write_report
+
+    home = os.environ.get("HOME") or "/"
+    root = paths.absolute(paths.state_root(os.environ, home), os.getcwd())
+    name, where = write_report(
+        err, os.environ, (f"{root}/reconciler", paths.runtime_directory(os.environ, os.getuid())), sys.argv[1:2]
+    )
+    sys.stderr.write(f"openclaw: a bug of ours (id {name}): the trace lies in {where}\n")
+    return BUG

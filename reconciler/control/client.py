@@ -1,0 +1,316 @@
+"""The cheap client: lets the command line ask the supervisor, at hardly more than the price of starting Python.
+
+It imports nothing but builtin C modules. `json` alone would cost as much as two thirds of the interpreter's start, so
+its own C halves are called directly. It knows HTTP/1.1 only as our server speaks it (docs/reference/control-api.md); anything
+else counts as no answer, and the command goes the long way.
+"""
+
+from __future__ import annotations
+
+import _socket
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+# How long the supervisor may take to accept and to say who it is, before the command goes the long way.
+ANSWER_SECONDS = 2.0
+# Of the answer that says who it is; a stream of output has no limit, its lines have one.
+MAX_BODY_BYTES = 1 << 20
+MAX_LINE_BYTES = 4 << 20
+# What the command ends with when the supervisor goes away in the middle (docs/reference/exit-codes.md).
+GONE = 69
+
+_SO_PEERCRED = 17  # asm-generic/socket.h; the name is missing from the builtin module on some builds
+
+
+class Unusable(Exception):
+    """The supervisor cannot be asked; the text says why, empty where that is nobody's business."""
+
+
+def environment_digest(names: Iterable[str], environ: Mapping[str, str], salt: bytes) -> str:
+    """The keyed digest (hex) of the values that `names` have in `environ`; an unset name differs from an empty one."""
+    from _blake2 import blake2b
+
+    state = blake2b(key=salt[:64], digest_size=32)
+    for name in sorted(names):
+        value = environ.get(name)
+        line = f"{name}=" if value is None else f"{name}={len(value)}:{value}"
+        state.update(line.encode("utf-8", "surrogateescape") + b"\0")
+    return str(state.hexdigest())
+
+
+def ask(
+    path: str,
+    command: str,
+    argv: list[str],
+    *,
+    document: str,
+    directory: str,
+    environ: Mapping[str, str],
+    terminal: Mapping[str, Any],
+    uid: int,
+) -> int | None:
+    """Has the supervisor at the socket `path` carry out a command line, and prints what it prints.
+
+    Returns the exit code, or None when no supervisor serves `document` with the same environment: then nothing was done
+    and nothing was printed but, where a person should know it, one line on stderr. A first KeyboardInterrupt asks the
+    supervisor to finish its step, a second one propagates.
+    """
+    try:
+        exchange = _introduce(path, uid)
+    except Unusable as err:
+        if str(err):
+            sys.stderr.write(f"openclaw: {err}; going on without the supervisor\n")
+        return None
+    try:
+        if not _accepted(exchange, command, argv, document, directory, environ, terminal):
+            return None
+        return _follow(exchange, path, command)
+    finally:
+        exchange.socket.close()
+
+
+def _accepted(
+    exchange: Exchange,
+    command: str,
+    argv: list[str],
+    document: str,
+    directory: str,
+    environ: Mapping[str, str],
+    terminal: Mapping[str, Any],
+) -> bool:
+    """Hands the command over; False when the supervisor is not the one to carry it out."""
+    try:
+        who = exchange.body()
+        if who["document"] != document:
+            return False
+        digest = environment_digest(who["names"], environ, bytes.fromhex(who["salt"]))
+        request = {
+            "argv": argv,
+            "directory": directory,
+            "document": document,
+            "terminal": terminal,
+            "environment_digest": digest,
+        }
+        exchange.send("POST", f"/v1/commands/{command}", request)
+        status = exchange.head()
+        if status == 200:
+            exchange.socket.settimeout(None)
+            return True
+        if status == 409 and "names" in exchange.body():
+            sys.stderr.write("openclaw: the supervisor runs in another environment; going on without it\n")
+        return False
+    except (OSError, ValueError, KeyError, TypeError, Unusable):
+        sys.stderr.write("openclaw: the supervisor does not answer as expected; going on without it\n")
+        return False
+
+
+def _introduce(path: str, uid: int) -> Exchange:
+    """An exchange whose first answer's head was read and is good. Raises Unusable."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        sock.settimeout(ANSWER_SECONDS)
+        try:
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
+            raise Unusable from None
+        # Whoever listens there gets our command line and answers in the supervisor's name.
+        peer = int.from_bytes(sock.getsockopt(_socket.SOL_SOCKET, _SO_PEERCRED, 12)[4:8], sys.byteorder)
+        if peer not in (uid, 0):
+            raise Unusable(f'"{path}" belongs to another user (uid {peer})')
+        exchange = Exchange(sock)
+        exchange.send("GET", "/v1", None)
+        if exchange.head() != 200:
+            raise Unusable
+    except TimeoutError:
+        sock.close()
+        raise Unusable(f"the supervisor did not answer within {ANSWER_SECONDS:g} s") from None
+    except (OSError, ValueError):
+        sock.close()
+        raise Unusable("the supervisor does not answer") from None
+    except BaseException:
+        sock.close()
+        raise
+    return exchange
+
+
+def _follow(exchange: Exchange, path: str, command: str) -> int:
+    """Prints the stream of one command; from its first byte on there is no way back to doing it ourselves."""
+    interrupted = False
+    while True:
+        try:
+            line = exchange.line()
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            # The end of our half says "finish the step"; the other half still brings what it prints meanwhile.
+            interrupted = True
+            exchange.socket.shutdown(_socket.SHUT_WR)
+            continue
+        except (OSError, Unusable, ValueError):
+            break
+        if line is None:
+            break
+        # Outside of the `try`: a broken pipe of our own output is not the supervisor's.
+        if (code := _print(line, path)) is not None:
+            return code
+    sys.stderr.write(
+        f'openclaw: cannot follow "{command}" to its end: the supervisor went away; `openclaw status` tells how far it came\n'
+    )
+    return GONE
+
+
+def _print(line: bytes, path: str) -> int | None:
+    """Does what one line of the stream says; the exit code if it is the last."""
+    message = loads(line.decode())
+    if "out" in message:
+        sys.stdout.write(message["out"])
+        sys.stdout.flush()
+    elif "err" in message:
+        sys.stderr.write(message["err"])
+        sys.stderr.flush()
+    elif "ask" in message:
+        _answer(path, message["ask"])
+    elif "exit" in message:
+        return int(message["exit"])
+    return None
+
+
+def _answer(path: str, question: str) -> None:
+    """Sends the next line of our stdin as the answer; the end of stdin is an answer too."""
+    text = sys.stdin.readline()
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+        exchange = Exchange(sock)
+        exchange.send("POST", f"/v1/answers/{question}", {"answer": text.rstrip("\n") if text else None})
+        exchange.head()
+    finally:
+        sock.close()
+
+
+class Exchange:
+    """HTTP/1.1 over one connected socket, one request after the other."""
+
+    def __init__(self, sock: _socket.socket) -> None:
+        self.socket = sock
+        self._buffer = b""
+        self._length = 0
+        self._chunked = False
+
+    def send(self, method: str, target: str, body: Any) -> None:
+        """Sends a request, with a JSON body unless that is None."""
+        data = b"" if body is None else dumps(body).encode()
+        head = (
+            f"{method} {target} HTTP/1.1\r\nHost: openclaw\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        self.socket.sendall(head.encode() + data)
+
+    def head(self) -> int:
+        """Reads the head of the answer; its status. Raises ValueError, or OSError of the socket."""
+        lines = self._until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        version, status = lines[0].split(" ")[:2]
+        if version != "HTTP/1.1":
+            raise ValueError("no HTTP/1.1")
+        self._length, self._chunked = 0, False
+        for line in lines[1:]:
+            name, _, value = line.partition(":")
+            match name.lower():
+                case "content-length":
+                    self._length = int(value)
+                case "transfer-encoding":
+                    self._chunked = value.strip().lower() == "chunked"
+        return int(status)
+
+    def body(self) -> Any:
+        """The JSON body of an answer that is no stream."""
+        if self._chunked or self._length > MAX_BODY_BYTES:
+            raise ValueError("not a short answer")
+        while len(self._buffer) < self._length:
+            self._more()
+        data, self._buffer = self._buffer[: self._length], self._buffer[self._length :]
+        return loads(data.decode())
+
+    def line(self) -> bytes | None:
+        """The next line of a stream, None at its end. Our server sends one line as one chunk."""
+        if not self._chunked:
+            raise ValueError("not a stream")
+        while self._length == 0:
+            head, separator, rest = self._buffer.partition(b"\r\n")
+            if separator:
+                size = int(head, 16)
+                if size > MAX_LINE_BYTES:
+                    raise ValueError("a line too long")
+                if size == 0:
+                    return None
+                self._buffer, self._length = rest, size
+            else:
+                self._more()
+        # Nothing is taken out before all is there, so that an interrupt in the middle loses nothing.
+        while len(self._buffer) < self._length + 2:
+            self._more()
+        data, self._buffer = self._buffer[: self._length], self._buffer[self._length + 2 :]
+        self._length = 0
+        return data
+
+    def _until(self, mark: bytes) -> bytes:
+        while mark not in self._buffer:
+            if len(self._buffer) > MAX_BODY_BYTES:
+                raise ValueError("a head too long")
+            self._more()
+        found, _, self._buffer = self._buffer.partition(mark)
+        return found
+
+    def _more(self) -> None:
+        data = self.socket.recv(65536)
+        if not data:
+            raise Unusable
+        self._buffer += data
+
+
+def loads(text: str) -> Any:
+    """JSON as `json.loads` reads it, without the price of importing it."""
+    try:
+        from _json import make_scanner
+
+        value, end = make_scanner(_Scanner)(text, 0)  # type: ignore[arg-type]  # it takes any object with these attributes
+    except (ImportError, TypeError, AttributeError, StopIteration, SystemError):
+        # SystemError: on bad text the scanner looks for the error class of a module that is not loaded.
+        end = -1
+    if end != len(text):
+        import json
+
+        return json.loads(text)
+    return value
+
+
+def dumps(data: Any) -> str:
+    """JSON as `json.dumps` writes it, without the price of importing it."""
+    try:
+        from _json import encode_basestring_ascii, make_encoder
+    except ImportError:
+        import json
+
+        return json.dumps(data, separators=(",", ":"))
+    encoder = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)
+    return "".join(encoder(data, 0))
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"no JSON: {type(value).__name__}")
+
+
+class _Scanner:
+    """What `_json.make_scanner` wants to know of a decoder: the defaults of json.JSONDecoder."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+    memo: dict[str, str] = {}  # noqa: RUF012 - the C scanner wants the attribute and clears it by itself

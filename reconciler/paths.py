@@ -1,0 +1,65 @@
+"""Where things lie, as plain strings: the rules that the command line needs before it can afford an import. Pure.
+
+Nothing but the language itself is imported here: `openclaw plan` through a supervisor costs little more than starting
+Python, and pathlib or dataclasses alone would double that. `reconciler.host` gives the same rules as paths.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# sockaddr_un.sun_path holds 108 bytes with its closing NUL (unix(7)).
+MAX_SOCKET_BYTES = 107
+DOCUMENT_NAME = "openclaw.yaml"
+
+
+def state_root(environ: Mapping[str, str], home: str) -> str:
+    """The state directory as the real product finds it: `OPENCLAW_STATE_DIR`, else `~/.openclaw` with the profile."""
+    if named := environ.get("OPENCLAW_STATE_DIR", "").strip():
+        return home + named[1:] if named == "~" or named.startswith("~/") else named
+    profile = environ.get("OPENCLAW_PROFILE", "").strip()
+    return f"{home}/.openclaw-{profile}" if profile and profile != "default" else f"{home}/.openclaw"
+
+
+def config_directory(environ: Mapping[str, str], home: str) -> str:
+    """Where a document lies that no one named: `XDG_CONFIG_HOME/openclaw`, else `~/.config/openclaw`."""
+    named = environ.get("XDG_CONFIG_HOME", "")
+    return f"{named if named.startswith('/') else home + '/.config'}/openclaw"
+
+
+def runtime_directory(environ: Mapping[str, str], uid: int) -> str:
+    """`XDG_RUNTIME_DIR`, else a directory of this user below /tmp (made 0700 and checked by whoever uses it)."""
+    named = environ.get("XDG_RUNTIME_DIR", "")
+    return named if named.startswith("/") else f"/tmp/openclaw-run-{uid}"  # noqa: S108 - private, checked by its users
+
+
+def socket_path(root: str, name: str, runtime: str) -> str:
+    """`<root>/reconciler/<name>`, or a short path in the runtime directory where that would not fit a socket address."""
+    path = f"{root}/reconciler/{name}"
+    if len(path.encode("utf-8", "surrogateescape")) <= MAX_SOCKET_BYTES:
+        return path
+    # A builtin module: hashlib would cost a cold client several milliseconds.
+    from _blake2 import blake2b
+
+    short = blake2b(root.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+    return f"{runtime}/openclaw-{short}/{name.rpartition('/')[2]}"
+
+
+def absolute(path: str, directory: str) -> str:
+    """`path` as seen from `directory`, without `.` and doubled slashes; links and `..` stay as they are."""
+    whole = path if path.startswith("/") else f"{directory}/{path}"
+    return "/" + "/".join(part for part in whole.split("/") if part not in ("", "."))
+
+
+def document_path(
+    named: str | None, environ: Mapping[str, str], home: str, directory: str, exists: Callable[[str], bool]
+) -> str:
+    """The absolute path of the document: what `--file` names, `OPENCLAW_FILE`, `./openclaw.yaml` if there is one, else
+    that of the configuration directory.
+    """
+    if named or (named := environ.get("OPENCLAW_FILE")):
+        return absolute(named, directory)
+    here = absolute(DOCUMENT_NAME, directory)
+    return here if exists(here) else absolute(f"{config_directory(environ, home)}/{DOCUMENT_NAME}", directory)
