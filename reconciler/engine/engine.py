@@ -25,7 +25,7 @@ from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, roll_back
 from reconciler.engine.steps import Steps
 from reconciler.engine.verify import Verdict, verify
-from reconciler.errors import BlockedError, LockedError, StaleError
+from reconciler.errors import BlockedError, StaleError
 from reconciler.host import Host
 from reconciler.journal import Journal
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
@@ -88,6 +88,8 @@ class Engine:
         self.command = command
         self.stopping = trio.Event()
         self._journal: Journal | None = None
+        self._watch_lock = WriterLock(host.state.ours / "verify.lock", command=command, now=now)
+        self._watchers = 0
 
     def world(self, goal: Goal, run: str = "") -> World:
         """What the kinds act in for `goal`."""
@@ -221,17 +223,16 @@ class Engine:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Holds the lock that says: somebody watches the window. Another watcher is no hindrance."""
-        lock = WriterLock(self.host.state.ours / "verify.lock", command=self.command, now=self.now)
-        try:
-            await lock.acquire(0.0)
-        except LockedError:
-            yield
-            return
+        """Holds the lock that says: somebody watches a window. Other watchers are no hindrance."""
+        if not self._watch_lock.held:
+            self._watch_lock.acquire_nowait()
+        self._watchers += 1
         try:
             yield
         finally:
-            lock.release()
+            self._watchers -= 1
+            if not self._watchers:
+                self._watch_lock.release()
 
     @asynccontextmanager
     async def _writer(self, wait_seconds: float) -> AsyncIterator[None]:

@@ -1,0 +1,313 @@
+"""The engine leads a host to a goal, journals every step, verifies, and goes back by itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from reconciler.errors import BlockedError, LockedError, OpenClawError, StaleError, TerminalError
+from reconciler.journal import Journal
+from reconciler.kinds import Health
+from reconciler.model import Action, Key, Result
+from reconciler.serial import plan_digest, plan_from_json, plan_to_json
+from tests.reconciler.engine.harness import APPLY, Harness, fake
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
+
+
+def reader(host: Harness) -> Journal:
+    journal = Journal.open_reader(host.world.host.state.journal)
+    assert journal is not None
+    return journal
+
+
+@pytest.mark.req("PLAN-2", "PLAN-8")
+async def test_an_apply_reaches_the_goal_and_leaves_a_confirmed_generation(host: Harness) -> None:
+    outcome = await host.apply({"a": fake(1), "b": fake(2)})
+    assert outcome.result is Result.CONFIRMED
+    assert outcome.exit_code == 0
+    assert host.kind.state == {"a": {"v": 1}, "b": {"v": 2}}
+    last = reader(host).last_confirmed()
+    assert last is not None
+    assert (last.number, last.cause, last.author) == (1, "apply", "a test")
+
+
+@pytest.mark.req("PLAN-2")
+async def test_a_second_apply_does_nothing_and_writes_nothing(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    before = host.world.host.state.journal.with_name("journal.sqlite-wal").stat().st_mtime_ns
+    host.fresh()
+    outcome = await host.apply({"a": fake(1)})
+    assert outcome.run == ""
+    assert outcome.steps == ()
+    assert len(reader(host).generations()) == 1
+    assert host.world.host.state.journal.with_name("journal.sqlite-wal").stat().st_mtime_ns == before
+
+
+@pytest.mark.req("PLAN-10")
+async def test_a_withdrawn_resource_gives_back_what_was_there(host: Harness) -> None:
+    host.kind.state["a"] = {"v": "theirs"}
+    await host.apply({"a": fake("ours"), "b": fake(1)})
+    await host.apply({"b": fake(1)})
+    assert host.kind.state == {"a": {"v": "theirs"}, "b": {"v": 1}}
+    await host.apply({"b": fake(1)})
+    assert Key("fake", "a") not in reader(host).applied()
+
+
+@pytest.mark.req("PLAN-10")
+async def test_a_field_that_somebody_else_changed_after_us_is_not_given_back(host: Harness) -> None:
+    await host.apply({"a": fake("ours"), "b": fake(1)})
+    host.kind.state["a"] = {"v": "mine now"}
+    outcome = await host.apply({"b": fake(1)})
+    assert outcome.steps == ()
+    assert host.kind.state["a"] == {"v": "mine now"}
+
+
+@pytest.mark.req("PLAN-4")
+async def test_a_failed_action_blocks_only_what_needs_it(host: Harness) -> None:
+    async def fail(action: Action) -> None:
+        if action.key.name == "a":
+            raise TerminalError("cannot set a: no")
+
+    host.kind.before_apply = fail
+    outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",)), "c": fake(3)})
+    assert outcome.result is Result.PARTIAL
+    assert outcome.exit_code == 1
+    assert {step.action.key.name: step.result for step in outcome.steps} == {
+        "a": "failed",
+        "b": "skipped",
+        "c": "done",
+    }
+    assert host.kind.state == {"c": {"v": 3}}
+    host.kind.before_apply = None
+    assert (await host.apply({"a": fake(1), "b": fake(2, needs=("a",)), "c": fake(3)})).result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-7", "PLAN-15")
+async def test_an_unhealthy_result_goes_back_to_the_last_confirmed_generation(host: Harness) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+
+    async def sicken(action: Action) -> None:
+        value = host.kind.state["a"]["v"]
+        host.kind.health["a"] = Health(ready=value == "good", reason="Sick", message="it does not answer")
+
+    host.kind.after_apply = sicken
+    outcome = await host.apply({"a": fake("bad", impact="restart")})
+    assert (outcome.result, outcome.exit_code, outcome.rolled_back_to) == (Result.ROLLED_BACK, 5, 1)
+    assert host.kind.state == {"a": {"v": "good"}}
+    journal = reader(host)
+    assert [item.result for item in journal.generations()] == [Result.ROLLED_BACK, Result.CONFIRMED]
+    assert "it does not answer" in journal.generations()[0].reason
+    rejected = journal.quarantined(outcome.plan.document_digest)
+    assert rejected is not None
+    assert "it does not answer" in rejected.reason
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_first_apply_that_is_not_healthy_is_undone_in_reverse(host: Harness) -> None:
+    undone: list[str] = []
+
+    async def sicken(action: Action) -> None:
+        host.kind.health["b"] = Health(ready=False, reason="Sick", message="no")
+        if action.id.endswith("!undo"):
+            undone.append(action.key.name)
+
+    host.kind.after_apply = sicken
+    outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",), impact="restart")})
+    assert (outcome.result, outcome.exit_code, outcome.rolled_back_to) == (Result.ROLLED_BACK, 5, 0)
+    assert undone == ["b", "a"]
+    assert host.kind.state == {}
+    assert reader(host).applied() == {}
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_rollback_that_is_not_healthy_either_is_tried_once_and_said(host: Harness) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="never again")
+    outcome = await host.apply({"a": fake("bad", impact="restart")})
+    assert (outcome.result, outcome.exit_code, outcome.rolled_back_to) == (Result.ROLLBACK_FAILED, 6, None)
+    assert host.kind.state == {"a": {"v": "good"}}
+
+
+@pytest.mark.req("PLAN-5")
+async def test_a_run_that_died_after_its_effect_is_not_repeated_and_keeps_the_former_value(host: Harness) -> None:
+    host.kind.state["a"] = {"v": "theirs"}
+
+    async def die(action: Action) -> None:
+        raise KeyboardInterrupt
+
+    host.kind.after_apply = die
+    with pytest.raises(BaseException) as died:
+        await host.apply({"a": fake("ours")})
+    assert died.group_contains(KeyboardInterrupt) or died.type is KeyboardInterrupt
+    assert host.kind.state["a"] == {"v": "ours"}
+    host.engine.close()
+    host.kind.after_apply = None
+    host.fresh()
+    outcome = await host.apply({"a": fake("ours")})
+    assert outcome.steps == ()
+    journal = reader(host)
+    assert journal.open_runs() == ()
+    assert journal.runs()[0].state is Result.INTERRUPTED
+    assert journal.applied()[Key("fake", "a")]["v"].former == "theirs"
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_window_that_nobody_watches_is_finished_by_the_next_writer(host: Harness) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+    _outcome, window = await host.engine.begin(host.source({"a": fake("bad", impact="restart")}), APPLY)
+    assert window is not None
+    host.engine.close()
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="died in the window")
+
+    async def heal(action: Action) -> None:
+        host.kind.health["a"] = Health(ready=True)
+
+    host.kind.after_apply = heal
+    host.fresh()
+    await host.apply({"a": fake("bad", impact="restart")})
+    results = [item.result for item in reader(host).generations()]
+    # The window is waited out and ends badly; then the operator's explicit word applies the same document again.
+    assert results == [Result.CONFIRMED, Result.ROLLED_BACK, Result.CONFIRMED]
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_new_document_supersedes_an_open_window(host: Harness) -> None:
+    await host.apply({"a": fake(1, impact="restart")})
+    _outcome, window = await host.engine.begin(host.source({"a": fake(2, impact="restart")}), APPLY)
+    assert window is not None
+    second = await host.apply({"a": fake(3, impact="restart")})
+    assert second.result is Result.CONFIRMED
+    first = await host.engine.finish(window)
+    assert first.result is Result.SUPERSEDED
+    assert host.kind.state == {"a": {"v": 3}}
+
+
+@pytest.mark.req("PLAN-6")
+async def test_a_second_writer_is_told_who_holds_the_lock(host: Harness, tmp_path: Path) -> None:
+    locked: list[str] = []
+
+    async def second(action: Action) -> None:
+        other = Harness(tmp_path, kind=host.kind)
+        with pytest.raises(LockedError) as refused:
+            await other.engine.apply(other.source({"a": fake(2)}), APPLY)
+        locked.append(refused.value.message)
+
+    host.kind.before_apply = second
+    await host.apply({"a": fake(1)})
+    assert len(locked) == 1
+    assert "openclaw test" in locked[0]
+    assert "since" in locked[0]
+
+
+@pytest.mark.req("PLAN-2")
+async def test_a_plan_made_earlier_is_applied_exactly_once_or_refused_with_what_moved(host: Harness) -> None:
+    await host.apply({"b": fake(0)})
+    source = host.source({"a": fake(1), "b": fake(0)})
+    planned = await host.engine.plan(source(b""), reader(host))
+    kept = plan_from_json(plan_to_json(planned.plan))
+    request = replace(APPLY, expected=kept, expected_digest=plan_digest(kept))
+    host.kind.state["b"] = {"v": "moved"}
+    with pytest.raises(StaleError, match="fake/b"):
+        await host.engine.apply(source, request)
+    assert "a" not in host.kind.state
+    host.kind.state["b"] = {"v": 0}
+    outcome = await host.engine.apply(source, request)
+    assert [step.action.id for step in outcome.steps] == ["fake/a:set"]
+    with pytest.raises(StaleError, match="applied already"):
+        await host.engine.apply(source, request)
+
+
+@pytest.mark.req("PLAN-2")
+async def test_what_moves_between_plan_and_step_stops_that_step_with_exit_4(host: Harness) -> None:
+    async def move(action: Action) -> None:
+        if action.key.name == "a":
+            host.kind.state["b"] = {"v": "somebody was here"}
+
+    host.kind.after_apply = move
+    outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",))})
+    assert outcome.exit_code == 4
+    assert host.kind.state["b"] == {"v": "somebody was here"}
+
+
+@pytest.mark.req("PLAN-17")
+async def test_a_state_directory_of_another_document_is_refused(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    host.engine.close()
+    host.world = replace(host.world, document=Path("/elsewhere/openclaw.yaml"))
+    host.fresh()
+    with pytest.raises(BlockedError, match=r"belongs to the document .*openclaw\.yaml"):
+        await host.apply({"a": fake(2)})
+
+
+@pytest.mark.req("PLAN-16")
+async def test_destruction_waits_for_its_own_approval(host: Harness) -> None:
+    host.kind.state["a"] = {"v": 0}
+    desired = host.goal(host._desired({"x-fakes": {"a": fake(1, impact="destroy")}}))
+    policy = replace(desired.desired.policy, approve=("destroy",))
+    goal = replace(desired, desired=replace(desired.desired, policy=policy))
+    with pytest.raises(BlockedError) as refused:
+        await host.engine.apply(lambda _salt: goal, APPLY)
+    assert refused.value.hint is not None
+    assert "--approve fake/a" in refused.value.hint
+    assert not host.world.host.state.ours.exists()
+    approvals = replace(APPLY.approvals, keys=frozenset({Key("fake", "a")}))
+    outcome = await host.engine.apply(lambda _salt: goal, replace(APPLY, approvals=approvals))
+    assert outcome.result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-4")
+async def test_independent_actions_run_side_by_side(host: Harness) -> None:
+    running: set[str] = set()
+    all_there = trio.Event()
+
+    async def meet(action: Action) -> None:
+        running.add(action.key.name)
+        if len(running) == 4:
+            all_there.set()
+        # Nobody leaves before all have come: one after the other this would end at the deadline of the step.
+        await all_there.wait()
+
+    host.kind.before_apply = meet
+    outcome = await host.apply({name: fake(1) for name in "abcd"})
+    assert outcome.result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-5")
+async def test_stopping_finishes_the_step_and_begins_no_other(host: Harness) -> None:
+    async def stop(action: Action) -> None:
+        host.engine.stopping.set()
+
+    host.kind.before_apply = stop
+    outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",))})
+    assert outcome.exit_code == 130
+    assert host.kind.state == {"a": {"v": 1}}
+
+
+async def test_an_unexpected_error_of_a_kind_is_its_own_failure_and_shows_no_value(host: Harness) -> None:
+    async def bug(action: Action) -> None:
+        raise RuntimeError("hunter2")
+
+    host.kind.before_apply = bug
+    outcome = await host.apply({"a": fake(1)})
+    assert outcome.result is Result.PARTIAL
+    assert outcome.steps[0].error is not None
+    assert "hunter2" not in outcome.steps[0].error
+
+
+async def test_a_kind_that_cannot_be_observed_is_unknown_and_nothing_is_planned_for_it(host: Harness) -> None:
+    host.kind.unknown["a"] = "the door is locked"
+    outcome = await host.apply({"a": fake(1), "b": fake(1)})
+    assert [item.reason for item in outcome.plan.unknown] == ["the door is locked"]
+    assert host.kind.state == {"b": {"v": 1}}
+
+
+async def test_needs_in_a_circle_are_refused_by_name(host: Harness) -> None:
+    with pytest.raises(OpenClawError, match="fake/a:set -> fake/b:set -> fake/a:set"):
+        await host.apply({"a": fake(1, needs=("b",)), "b": fake(1, needs=("a",))})
