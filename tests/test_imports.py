@@ -14,6 +14,9 @@ NEVER = frozenset({"rich", "deepdiff", "httpx", "structlog", "prometheus_client"
 # Commands that observe nothing have nothing to wait for.
 NO_LOOP = NEVER | {"trio", "trio_websocket", "watchfiles"}
 
+# What the installed script does, without its own import of `re`.
+START = "import sys; from reconciler.cli.entry import main; sys.exit(main())"
+
 DOCUMENT = """\
 version: 1
 logging:

@@ -1,0 +1,72 @@
+"""The harness measures what it says, on contenders whose time is known."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.harness import (
+    CommandFailedError,
+    Contender,
+    Row,
+    command,
+    last_figures,
+    remember,
+    render,
+    run_rounds,
+)
+
+
+def scripted(name: str, seconds: list[float], log: list[str]) -> Contender:
+    left = iter(seconds)
+
+    def measure() -> float:
+        log.append(name)
+        return next(left)
+
+    return Contender(name=name, measure=measure)
+
+
+def test_rounds_are_interleaved_the_first_is_not_counted_and_a_shared_floor_runs_once() -> None:
+    log: list[str] = []
+    floor = scripted("floor", [9, 1, 2, 3], log)
+    ours = scripted("ours", [99, 4, 3, 2], log)
+    other = scripted("other", [99, 1, 1, 1], log)
+    rows = [
+        Row(name="plan", contender=ours, floor=floor, at_most=1.5),
+        Row(name="save", contender=other, floor=None, at_most=0.5),
+    ]
+    plan, save = run_rounds(rows, 3)
+    assert (plan.seconds, plan.floor_seconds, plan.figure, plan.held) == (3, 2, 1.5, True)
+    assert (save.figure, save.held) == (1, False)
+    assert [log[at : at + 3] for at in range(0, 12, 3)] == [
+        ["floor", "ours", "other"],
+        ["ours", "other", "floor"],
+        ["other", "floor", "ours"],
+        ["floor", "ours", "other"],
+    ]
+
+
+def test_the_history_of_a_host_keeps_the_newest_figure_of_each_row(tmp_path: Path) -> None:
+    file = tmp_path / "history" / "host.jsonl"
+    assert last_figures(file) == {}
+    floor = scripted("floor", [1.0] * 9, [])
+    for figure in (3.0, 2.0):
+        row = Row(name="plan", contender=scripted("ours", [figure] * 2, []), floor=floor, at_most=2.5)
+        results = run_rounds([row], 1)
+        remember(file, results, "2026-11-21T00:00:00Z")
+    assert last_figures(file) == {"plan": 2.0}
+    line = render(results, {"plan": 3.0}).splitlines()[1]
+    assert line.split() == ["plan", "2000.0", "ms", "1000.0", "ms", "x", "2.00", "x", "2.50", "x", "3.00"]
+
+
+@pytest.mark.real
+def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
+    assert 0 < command([sys.executable, "-c", "pass"], os.environ, tmp_path)() < 30
+    with pytest.raises(CommandFailedError, match="ended with 3: no luck"):
+        command(
+            [sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"], os.environ, tmp_path
+        )()
