@@ -1,0 +1,206 @@
+"""Becoming the keeper of a state directory: the lock, the one who held it before, and the processes that he left.
+
+Order is everything: first the lock, then what runs is found and held, and only then anything is started. Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+
+from resources.service import proc
+from resources.service.keeper import process, protocol
+from resources.service.keeper.child import Child
+from resources.service.keeper.policy import History
+from resources.service.keeper.store import Record
+
+# A keeper that does not answer for this long is as good as dead: it holds nothing down and starts nothing again.
+ANSWER_SECONDS = 2.0
+# A killed holder is gone in milliseconds, unless the machine is as good as dead itself.
+_LOCK_SECONDS = 15.0
+_LOOK_SECONDS = 0.02
+
+
+class LockError(Exception):
+    """The lock is not to be had; the text says who has it."""
+
+
+def acquire_lock(path: str, socket_path: str) -> int | None:
+    """The descriptor of the lock, held for life; None where another keeper has it and answers.
+
+    A holder that does not answer for `ANSWER_SECONDS` is killed, after its pid and start time were checked.
+
+    Raises:
+        LockError: nobody answers, and nobody could be found to kill.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    limit = time.monotonic() + _LOCK_SECONDS
+    while not _try_lock(fd):
+        if answers(socket_path, ANSWER_SECONDS, give_up=lambda: _is_free(fd)):
+            os.close(fd)
+            return None
+        pid, ticks = read_holder(path)
+        if pid is not None and not _is_free(fd):
+            process.kill_process(pid, ticks)
+        if time.monotonic() > limit:
+            os.close(fd)
+            raise LockError(f"cannot take the keeper's lock {path}: process {pid} has it and does not answer")
+        time.sleep(_LOOK_SECONDS)
+    _write_holder(fd)
+    return fd
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_free(fd: int) -> bool:
+    """Whether the lock could be had now; it is given back at once."""
+    if not _try_lock(fd):
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
+def _write_holder(fd: int) -> None:
+    pid = os.getpid()
+    holder = {"pid": pid, "start_ticks": proc.start_ticks(pid), "boot": proc.boot_id()}
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, json.dumps(holder).encode(), 0)
+
+
+def read_holder(path: str) -> tuple[int | None, int | None]:
+    """Pid and start time that the lock's last holder wrote; None where they cannot be known or are of another boot."""
+    try:
+        with open(path, "rb") as file:
+            holder = json.loads(file.read(4096))
+        if holder["boot"] == proc.boot_id():
+            return holder["pid"], holder["start_ticks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None, None
+
+
+def answers(socket_path: str, seconds: float, give_up: object = None) -> bool:
+    """Whether a keeper says hello on the socket within `seconds`; one that is just starting gets the whole time.
+
+    `give_up`, a function, ends the waiting early by returning True: there is nobody left to wait for.
+    """
+    limit = time.monotonic() + seconds
+    while (left := limit - time.monotonic()) > 0:
+        if _hello(socket_path, left):
+            return True
+        if callable(give_up) and give_up():
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return False
+
+
+def _hello(socket_path: str, seconds: float) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(max(seconds, 0.001))
+        try:
+            connection.connect(socket_path)
+            connection.sendall(protocol.encode({"id": 0, "command": "hello", "versions": list(protocol.VERSIONS)}))
+            return bool(connection.recv(1))
+        except OSError:
+            return False
+
+
+def take_over(children: list[Child]) -> None:
+    """Finds what runs of `children` and holds it; then starts what is due."""
+    boot = proc.boot_id()
+    unheld = []
+    for child in children:
+        record = child.record
+        if record.boot != boot:
+            _forget_process(record)
+        found = find_process(record)
+        if found is not None:
+            child.adopt(found, proc.start_ticks(found) or 0, own=_is_own(found))
+        else:
+            unheld.append(child)
+    for child in unheld:
+        record = child.record
+        if record.pid is None:
+            child.resume()
+        else:
+            child.exited_unseen(*_status_of_own(record.pid))
+
+
+def find_process(record: Record) -> int | None:
+    """The process of a record that runs: the recorded one, else the one that carries its attempt; copies are ended."""
+    if record.attempt is None:
+        return None
+    known = record.pid if proc.is_alive(record.pid, record.start_ticks) else None
+    if known is None and record.pid is not None:
+        # It ended. What still carries the attempt are its own children; their group is swept.
+        return None
+    leaders = [pid for pid in proc.processes_with(process.ATTEMPT, record.attempt) if proc.process_group(pid) == pid]
+    # The first one that started is the main process: all others have their environment from it.
+    main = known if known is not None else min(leaders, key=lambda pid: proc.start_ticks(pid) or 0, default=None)
+    if main is None:
+        return None
+    return _one_of([main, *(pid for pid in leaders if pid != main and _is_copy(pid, main))], record.spec["port"])
+
+
+def _is_copy(pid: int, main: int) -> bool:
+    """A second process of the same program with the same words, that is no descendant of the first."""
+    if proc.read_text(f"/proc/{pid}/cmdline") != proc.read_text(f"/proc/{main}/cmdline"):
+        return False
+    parent = pid
+    while parent > 1:
+        fields = proc.stat_fields(parent)
+        parent = int(fields[1]) if fields else 0
+        if parent == main:
+            return False
+    return True
+
+
+def _one_of(candidates: list[int], port: int | None) -> int:
+    """The one that stays: the owner of the port, else the first; the others are killed with their groups."""
+    chosen = candidates[0]
+    if len(candidates) > 1 and port is not None:
+        chosen = next((pid for pid in candidates if proc.group_owns_port(pid, port)), chosen)
+    for pid in candidates:
+        if pid != chosen:
+            for member in proc.group_members(pid):
+                process.kill_process(member, proc.start_ticks(member))
+    return chosen
+
+
+def _forget_process(record: Record) -> None:
+    """The machine was started again since: no process, and no moment of the old clock means anything."""
+    record.pid = record.start_ticks = record.attempt = record.digest = None
+    record.spawned_boot = record.ready_boot = record.next_boot = None
+    record.history = History()
+    if record.state != "held":
+        record.state = "stopped"
+
+
+def _is_own(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _status_of_own(pid: int) -> tuple[int | None, int | None]:
+    """Exit code and signal of a process that ended, where it was our child (an upgrade by exec); else nothing is known."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None, None
+    if ended is None:
+        return None, None
+    if ended.si_code == os.CLD_EXITED:
+        return ended.si_status, None
+    return None, ended.si_status

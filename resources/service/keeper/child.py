@@ -1,0 +1,457 @@
+"""One child and what happens to it: start, ready, exit, restart, stop. The keeper's state machine.
+
+    stopped -> starting -> ready -> (exit) -> waiting | broken | held -> starting ...
+    starting | ready -> stopping -> stopped | starting
+
+Every step is on disk before it is done, so that a successor goes on from there. The restart policy is in `policy`, forking
+in `process`, taking over in `adopt`; here they are put together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from resources.service import proc
+from resources.service.keeper import policy, process
+from resources.service.keeper.helper import Helper
+from resources.service.keeper.loop import Loop, Timer, boot_seconds
+from resources.service.keeper.store import MAX_EXITS, Record, Store, policy_of
+
+# A port that a child is to listen on cannot be waited for by an event; looked at only while it starts.
+_PORT_LOOK_SECONDS = 0.02
+_PORT_LOOK_MAX_SECONDS = 1.0
+_VALIDATE_SECONDS = 10.0
+_MAX_EXIT_FILE_BYTES = 65536
+UNKNOWN_EXIT = "unknown (adopted)"
+
+
+class Surroundings(Protocol):
+    """What a child needs of its keeper."""
+
+    loop: Loop
+    store: Store
+    notify_path: str
+    directory: str
+
+    def emit(self, event: str, child: Child) -> None: ...
+
+    def log(self, text: str) -> None: ...
+
+
+class Child:
+    """See the module."""
+
+    def __init__(self, record: Record, keeper: Surroundings) -> None:
+        self.record = record
+        self._keeper = keeper
+        self._pidfd: int | None = None
+        self._own = False
+        self._timer: Timer | None = None
+        self._helper: Helper | None = None
+        self._waiters: list[Callable[[], None]] = []
+
+    # What is asked for.
+
+    @property
+    def running(self) -> bool:
+        """There is a process that was not yet seen to end."""
+        return self._pidfd is not None
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is on its way: it serves, or it does not run and will not without waiting."""
+        return self.record.state not in ("starting", "stopping") and self._helper is None
+
+    def when_settled(self, call: Callable[[], None]) -> None:
+        """Calls `call` as soon as the child is settled, at once where it is."""
+        if self.settled:
+            call()
+        else:
+            self._waiters.append(call)
+
+    def update(self, spec: dict[str, Any]) -> None:
+        """Takes another spec. What needs a restart counts from the next start on; the limit of open files at once."""
+        self.record.spec = spec
+        self._save()
+        files = spec["limits"].get("files")
+        if files is not None and self.running and self.record.pid is not None:
+            try:
+                process.set_file_limit(self.record.pid, files)
+            except OSError as err:
+                self._keeper.log(f"{self.record.name}: cannot limit open files of the running process: {err.strerror}")
+
+    def start(self, *, reset: bool) -> None:
+        """Runs from now on; a hold is lifted. `reset` forgets earlier exits, else a broken child gets one more try."""
+        record = self.record
+        record.goal, record.hold = "up", None
+        if reset:
+            record.history = policy.History()
+        if self.running or self._helper is not None:
+            self._save()
+        else:
+            self._spawn()
+
+    def stop(self, hold: dict[str, Any] | None) -> None:
+        """Ends it and leaves it down: SIGTERM, `drain + grace` seconds, then SIGKILL for the whole process group."""
+        self.record.goal, self.record.hold = "down", hold
+        self._cancel()
+        if self.running:
+            self._terminate()
+        else:
+            self._enter("stopped")
+            self._settle("exited")
+
+    def restart(self) -> None:
+        """Ends it and starts it again; where it does not run, starts it."""
+        record = self.record
+        record.goal, record.hold, record.history = "up", None, policy.History()
+        self._cancel()
+        if self.running:
+            self._terminate()
+        else:
+            self._spawn()
+
+    def signal(self, number: int) -> bool:
+        """Sends a signal to the main process; False where there is none."""
+        if self._pidfd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    # Taking over what a keeper before us started.
+
+    def adopt(self, pid: int, ticks: int, *, own: bool) -> None:
+        """Holds a process that runs already. `own`: it is a child of this very process (an upgrade by exec)."""
+        record = self.record
+        record.pid, record.start_ticks, record.adopted = pid, ticks, not own
+        if not self._hold_process(pid, own=own):
+            self.exited_unseen()
+            return
+        self._keeper.log(f"{record.name}: took over process {pid}")
+        if record.state == "stopping" or record.goal == "down":
+            self._terminate()
+        elif record.state != "ready":
+            self._enter("starting")
+            self._await_ready_of_adopted()
+        else:
+            self._save()
+
+    def resume(self) -> None:
+        """Goes on without a process: waits out a delay, or starts what was about to start."""
+        record = self.record
+        if record.goal == "down":
+            if record.state != "stopped":
+                self._enter("stopped")
+        elif record.state in ("waiting", "broken") and record.next_boot is not None:
+            self._start_later(record.next_boot - boot_seconds())
+        elif record.state != "held":
+            self._spawn()
+
+    def exited_unseen(self, code: int | None = None, signal_number: int | None = None) -> None:
+        """The process ended while no keeper watched."""
+        pid, own = self.record.pid, self._own
+        if pid is not None:
+            process.sweep_group(pid, self.record.attempt, own=own)
+        self._after_exit(code, signal_number)
+
+    # Starting.
+
+    def _spawn(self) -> None:
+        record = self.record
+        self._cancel()
+        record.attempt = os.urandom(12).hex()
+        record.boot = proc.boot_id()
+        record.pid = record.start_ticks = record.digest = None
+        record.ready_at = record.ready_boot = record.next_boot = None
+        record.adopted, record.last_refusal = False, None
+        record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
+        self._enter("starting")
+        try:
+            environ = process.environment(record.spec, record.attempt, self._keeper.notify_path)
+            pid = process.spawn(record.spec, environ)
+        except (process.SpawnError, OSError) as err:
+            self._refused(str(err))
+            return
+        record.pid, record.start_ticks = pid, proc.start_ticks(pid)
+        record.digest = _digest_carried(record.spec, environ)
+        if not self._hold_process(pid, own=True):
+            # Only for want of a descriptor: a child of ours keeps its number until it is waited for.
+            process.sweep_group(pid, record.attempt, own=True)
+            os.waitpid(pid, 0)
+            self._refused("cannot watch the process: no file descriptor is left")
+            return
+        self._keeper.emit("spawned", self)
+        if record.spec["ready"] == "exec":
+            self.mark_ready()
+            return
+        self._save()
+        if record.spec["ready"].startswith("port:"):
+            self._look_at_port(int(record.spec["ready"][5:]), _PORT_LOOK_SECONDS)
+
+    def _refused(self, why: str) -> None:
+        self.record.last_refusal = why
+        self._keeper.log(f"{self.record.name}: {why}")
+        self._note_exit(None, None, why)
+        self._decide(None, None)
+
+    def _hold_process(self, pid: int, *, own: bool) -> bool:
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        self._own = own
+        self._keeper.loop.watch(self._pidfd, self._on_exit)
+        return True
+
+    # Ready.
+
+    def mark_ready(self) -> None:
+        """The child serves from now on."""
+        record = self.record
+        if record.state != "starting":
+            return
+        record.ready_at, record.ready_boot = time.time(), boot_seconds()
+        if not record.adopted and record.spawned_boot is not None:
+            record.startup_seconds = record.ready_boot - record.spawned_boot
+        self._enter("ready")
+        self._settle("ready")
+
+    def speaks_for(self, pid: int) -> bool:
+        """Whether a notification from `pid` is this child's: its main process, or one of its process group."""
+        return self.running and (pid == self.record.pid or proc.process_group(pid) == self.record.pid)
+
+    def _look_at_port(self, port: int, wait: float) -> None:
+        pid = self.record.pid
+        if self.record.state != "starting" or pid is None or not self.running:
+            return
+        if proc.group_owns_port(pid, port):
+            self.mark_ready()
+            return
+        longer = min(wait * 1.5, _PORT_LOOK_MAX_SECONDS)
+        self._timer = self._keeper.loop.after(wait, lambda: self._look_at_port(port, longer))
+
+    def _await_ready_of_adopted(self) -> None:
+        """It may have said Ready while nobody listened: its port tells, and where it has none its being there."""
+        spec = self.record.spec
+        port = int(spec["ready"][5:]) if spec["ready"].startswith("port:") else spec["port"]
+        if self._own and spec["ready"] == "notify":
+            # An upgrade: the socket stayed open, and what was said waits in it.
+            return
+        if port is not None:
+            self._look_at_port(port, _PORT_LOOK_SECONDS)
+        else:
+            self.mark_ready()
+
+    # Ending.
+
+    def _terminate(self) -> None:
+        stop = self.record.spec["stop"]
+        self._enter("stopping")
+        self._keeper.emit("stopping", self)
+        self.signal(signal.SIGTERM)
+        # A stopped process (SIGSTOP) would not even look at SIGTERM.
+        self.signal(signal.SIGCONT)
+        self._timer = self._keeper.loop.after(stop["drain"] + stop["grace"], self._kill)
+
+    def _kill(self) -> None:
+        pid = self.record.pid
+        if self.running and pid is not None:
+            self._keeper.log(f"{self.record.name}: process {pid} did not end in time, killing its process group")
+            if self.signal(signal.SIGKILL):
+                # The leader is there, running or not yet reaped, so the number is still its group's.
+                process.sweep_group(pid, self.record.attempt, own=self._own)
+
+    def _on_exit(self) -> None:
+        record, fd, pid = self.record, self._pidfd, self.record.pid
+        assert fd is not None
+        assert pid is not None
+        if self._own:
+            # Looked at, swept, and only then reaped: until then the group's number cannot be another's.
+            ended = os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOWAIT)
+            process.sweep_group(pid, record.attempt, own=True)
+            os.waitid(os.P_PIDFD, fd, os.WEXITED)
+            exited = ended is not None and ended.si_code == os.CLD_EXITED
+            code = ended.si_status if ended is not None and exited else None
+            signal_number = ended.si_status if ended is not None and not exited else None
+        else:
+            process.sweep_group(pid, record.attempt, own=False)
+            code = signal_number = None
+        self._keeper.loop.forget(fd)
+        os.close(fd)
+        self._pidfd = None
+        self._after_exit(code, signal_number)
+
+    def _after_exit(self, code: int | None, signal_number: int | None) -> None:
+        record = self.record
+        left = self._exit_file()
+        known = code is not None or signal_number is not None
+        if left is not None and not known and isinstance(left.get("code"), int):
+            code = left["code"]
+        reason = _reason(code, signal_number, left)
+        ready_seconds = None if record.ready_boot is None else boot_seconds() - record.ready_boot
+        self._note_exit(code, signal_number, reason)
+        asked = record.state == "stopping"
+        self._cancel()
+        record.pid = record.start_ticks = record.ready_at = record.ready_boot = record.digest = None
+        if record.goal == "down":
+            self._enter("stopped")
+            self._settle("exited")
+        elif asked:
+            self._keeper.emit("exited", self)
+            self._spawn()
+        elif code is None and signal_number is None and record.spec["validate"] is not None:
+            self._enter("waiting")
+            self._keeper.emit("exited", self)
+            self._validate(ready_seconds)
+        else:
+            self._decide(code, ready_seconds)
+
+    def _decide(self, code: int | None, ready_seconds: float | None) -> None:
+        record = self.record
+        decision, record.history = policy.after_exit(
+            policy_of(record.spec), record.history, code=code, ready_seconds=ready_seconds, now=boot_seconds()
+        )
+        match decision:
+            case policy.HoldDown(why=why):
+                self._hold_down(why)
+            case policy.Restart(after=0.0):
+                self._keeper.emit("exited", self)
+                self._start_again()
+            case policy.Restart(after=after, broken=broken):
+                record.next_boot = boot_seconds() + after
+                self._enter("broken" if broken else "waiting")
+                self._start_later(after)
+                self._keeper.log(f"{record.name}: {record.exits[-1]['reason']}; next start in {after:g} s")
+                self._settle("broken" if broken else "exited")
+
+    def _hold_down(self, why: str) -> None:
+        record = self.record
+        record.hold = {"by": "policy", "who": "keeper", "why": why, "at": time.time(), "section": None}
+        self._enter("held")
+        self._keeper.log(f"{record.name}: held down: {why}")
+        self._settle("held")
+
+    def _start_later(self, seconds: float) -> None:
+        self._timer = self._keeper.loop.after(seconds, self._start_again)
+
+    def _start_again(self) -> None:
+        self.record.restarts += 1
+        self._spawn()
+
+    def _validate(self, ready_seconds: float | None) -> None:
+        """Nobody knows how it ended: asks whether its configuration is good before it is started again."""
+        record = self.record
+
+        def done(code: int | None, output: str) -> None:
+            self._helper = None
+            if self.running:
+                # Started by an order meanwhile.
+                return
+            if record.goal == "down":
+                self._enter("stopped")
+                self._settle("exited")
+            elif code == 0 or code is None:
+                # A check that cannot be run says nothing against the child.
+                self._decide(None, ready_seconds)
+            else:
+                self._hold_down(f"its configuration is not valid: {output or f'the check ended with {code}'}")
+
+        try:
+            environ = process.environment(record.spec, record.attempt or "", self._keeper.notify_path)
+        except process.SpawnError as err:
+            self._refused(str(err))
+            return
+        self._helper = Helper(
+            self._keeper.loop,
+            record.spec["validate"],
+            environ=environ,
+            cwd=record.spec["cwd"],
+            output=f"{self._keeper.directory}/{record.name}.check",
+            limit_seconds=_VALIDATE_SECONDS,
+            done=done,
+        )
+
+    # What is remembered.
+
+    def _exit_file(self) -> dict[str, Any] | None:
+        """What the child itself left about its end, if it was this process that did."""
+        path = self.record.spec["exit_file"]
+        if path is None or self.record.pid is None:
+            return None
+        try:
+            with open(path, "rb") as file:
+                left = json.loads(file.read(_MAX_EXIT_FILE_BYTES))
+        except (OSError, ValueError):
+            return None
+        return left if isinstance(left, dict) and left.get("pid") == self.record.pid else None
+
+    def _note_exit(self, code: int | None, signal_number: int | None, reason: str) -> None:
+        record = self.record
+        now = boot_seconds()
+        record.exits = [
+            *record.exits[1 - MAX_EXITS :],
+            {
+                "at": time.time(),
+                "code": code,
+                "signal": signal_number,
+                "reason": reason,
+                "pid": record.pid,
+                "asked": record.state == "stopping",
+                "adopted": record.adopted,
+                "ready_seconds": None if record.ready_boot is None else now - record.ready_boot,
+                "uptime_seconds": None if record.spawned_boot is None else now - record.spawned_boot,
+            },
+        ]
+
+    def _enter(self, state: str) -> None:
+        if self.record.state != state:
+            self.record.state, self.record.since = state, time.time()
+        self._save()
+
+    def _save(self) -> None:
+        try:
+            self._keeper.store.save(self.record)
+        except OSError as err:
+            # A full disk must not end the child that it holds; what is lost is what a successor could have known.
+            self._keeper.log(f"{self.record.name}: cannot write its record: {err.strerror}")
+
+    def _settle(self, event: str) -> None:
+        self._keeper.emit(event, self)
+        waiters, self._waiters = self._waiters, []
+        for call in waiters:
+            self.when_settled(call)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _digest_carried(spec: dict[str, Any], environ: dict[bytes, bytes]) -> str | None:
+    """The digest that the process was really started with; None where the spec and the environment file disagree."""
+    carried = environ.get(b"OPENCLAW_SPEC_DIGEST")
+    wanted: str | None = spec["spec_digest"]
+    return wanted if carried is None or wanted is None or carried.decode("ascii", "replace") == wanted else None
+
+
+def _reason(code: int | None, signal_number: int | None, left: dict[str, Any] | None) -> str:
+    """How it ended, for people."""
+    said = left.get("reason") if left is not None else None
+    if signal_number is not None:
+        try:
+            text = f"killed by {signal.Signals(signal_number).name}"
+        except ValueError:
+            text = f"killed by signal {signal_number}"
+    elif code is not None:
+        text = f"exit code {code}"
+    else:
+        text = UNKNOWN_EXIT
+    return f"{text}: {said}" if isinstance(said, str) and said else text

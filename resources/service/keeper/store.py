@@ -1,0 +1,206 @@
+"""What the keeper knows of a child, and its file: one JSON file each in `<state>/reconciler/keeper/children/`.
+
+The record is all that a successor has: it is on disk before what it announces happens. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from resources.service.keeper.policy import History, Policy
+
+FORMAT = 1
+# Enough to see a pattern, and a record stays a few kilobytes.
+MAX_EXITS = 20
+MAX_RECORD_BYTES = 1 << 20
+
+
+class Record:
+    """One child. Attributes that are None are not known or do not apply.
+
+    Attributes:
+        name: names it in commands and files.
+        spec: what to run (`protocol.check_spec`).
+        goal: `up` or `down`: what was last asked for.
+        state: `stopped`, `starting`, `ready`, `stopping`, `waiting` (for a restart), `broken` (waiting for a probe), `held`.
+        hold: who asked for `down` and why (`{"by", "who", "why", "at", "section"}`), or that the policy holds it down.
+        attempt: names the last spawn; stands in the environment of the process.
+        pid, start_ticks, boot: the process of that attempt.
+        digest: `spec_digest` of the spec that the running process was started with.
+        restarts: how often it was started again without being asked to, over all keepers.
+        exits: the last ones, newest last: `{"at", "code", "signal", "reason", "ready_seconds", "uptime_seconds"}`.
+        history: what the restart policy remembers.
+        spawned_at, ready_at, since: wall clock, seconds; `since` is when `state` changed.
+        spawned_boot, ready_boot, next_boot: the same on CLOCK_BOOTTIME; `next_boot` is when the next start is due.
+        startup_seconds: from the last start to Ready.
+        adopted: this keeper did not start the process.
+        last_refusal: why the last start failed before there was a process.
+    """
+
+    __slots__ = (
+        "adopted",
+        "attempt",
+        "boot",
+        "digest",
+        "exits",
+        "goal",
+        "history",
+        "hold",
+        "last_refusal",
+        "name",
+        "next_boot",
+        "pid",
+        "ready_at",
+        "ready_boot",
+        "restarts",
+        "since",
+        "spawned_at",
+        "spawned_boot",
+        "spec",
+        "start_ticks",
+        "startup_seconds",
+        "state",
+    )
+
+    def __init__(self, name: str, spec: dict[str, Any]) -> None:
+        self.name = name
+        self.spec = spec
+        self.goal = "down"
+        self.state = "stopped"
+        self.hold: dict[str, Any] | None = None
+        self.attempt: str | None = None
+        self.pid: int | None = None
+        self.start_ticks: int | None = None
+        self.boot = ""
+        self.digest: str | None = None
+        self.restarts = 0
+        self.exits: list[dict[str, Any]] = []
+        self.history = History()
+        self.spawned_at: float | None = None
+        self.spawned_boot: float | None = None
+        self.ready_at: float | None = None
+        self.ready_boot: float | None = None
+        self.next_boot: float | None = None
+        self.since = 0.0
+        self.startup_seconds: float | None = None
+        self.adopted = False
+        self.last_refusal: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, all attributes; also what `status` shows."""
+        data: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        data["history"] = {
+            "early": list(self.history.early),
+            "doublings": self.history.doublings,
+            "waited": self.history.waited,
+            "broken": self.history.broken,
+        }
+        return {"format": FORMAT, **data}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Record:
+        """The record that `to_json` made; unknown attributes (of a newer version) are dropped, missing ones are default."""
+        record = cls(data["name"], data["spec"])
+        for name in cls.__slots__:
+            if name in data and name not in ("name", "spec", "history"):
+                setattr(record, name, data[name])
+        history = data.get("history") or {}
+        record.history = History(
+            early=tuple(history.get("early", ())),
+            doublings=history.get("doublings", 0),
+            waited=history.get("waited", 0.0),
+            broken=history.get("broken", False),
+        )
+        return record
+
+
+def policy_of(spec: dict[str, Any]) -> Policy:
+    """The restart policy of a spec."""
+    restart = spec["restart"]
+    return Policy(
+        delay=restart["delay"],
+        max_delay=restart["max_delay"],
+        burst=restart["burst"],
+        window=restart["window"],
+        never_on_exit=frozenset(restart["never_on_exit"]),
+    )
+
+
+class Store:
+    """The folder of records. All calls block; a keeper has nothing else to do meanwhile."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+
+    def save(self, record: Record) -> None:
+        """Puts the record on disk for good: temporary file, fsync, rename, fsync of the directory.
+
+        Raises:
+            OSError: the disk does not take it; the old record stands.
+        """
+        data = json.dumps(record.to_json(), separators=(",", ":")).encode("utf-8", "surrogatepass")
+        replace_file(f"{self.directory}/{record.name}.json", data)
+
+    def remove(self, name: str) -> None:
+        """Forgets a child; one that is not there is fine."""
+        try:
+            os.unlink(f"{self.directory}/{name}.json")
+        except FileNotFoundError:
+            return
+        sync_directory(self.directory)
+
+    def load(self) -> tuple[list[Record], list[str]]:
+        """All records, by name, and what could not be read, as sentences. A broken file is kept aside, not deleted."""
+        return load_records(self.directory, set_aside=True)
+
+
+def load_records(directory: str, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
+    """Reads the records of a folder; with `set_aside` a broken one is renamed to `*.broken` so that it is seen once."""
+    records, problems = [], []
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return [], []
+    for name in names:
+        path = f"{directory}/{name}"
+        if not name.endswith(".json") or name.startswith("."):
+            continue
+        try:
+            with open(path, "rb") as file:
+                record = Record.from_json(json.loads(file.read(MAX_RECORD_BYTES)))
+            if f"{record.name}.json" != name:
+                raise ValueError("it names another child")
+            records.append(record)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+            problems.append(f"cannot read the record {path}: {type(err).__name__}: {err}")
+            if set_aside:
+                os.replace(path, f"{path}.broken")
+    return records, problems
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Makes `path` a 0600 file with `data`; at any instant it is the old or the new, whole, also after a power cut."""
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory}/.{name}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
+    sync_directory(directory)
+
+
+def sync_directory(directory: str) -> None:
+    """Makes renames and removals in the directory durable (fsync(2): the entry needs its own)."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

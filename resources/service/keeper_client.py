@@ -1,0 +1,222 @@
+"""The keeper as the adapter sees it: start one where none answers, command it, follow its events, read its files without it.
+
+A Trio client of the socket (`keeper/protocol.py`). A call that is cancelled leaves its connection unusable; the keeper goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from reconciler.errors import TemporaryError, TerminalError
+from reconciler.host import Host
+from resources.service import proc
+from resources.service.keeper import protocol
+from resources.service.keeper.adopt import ANSWER_SECONDS
+from resources.service.keeper.store import Record, load_records
+
+SOCKET = "keeper/keeper.sock"
+_CHUNK_BYTES = 65536
+# Python starts in a fifth of a second on a slow machine; a holder that hangs is waited for and killed before (adopt).
+_START_SECONDS = 20.0
+# What the keeper itself may find in its environment: nothing that could be a secret.
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "TMPDIR")
+
+
+class KeeperGone(TemporaryError):
+    """No keeper answers: none runs, it hangs, or it ended in the middle of a call."""
+
+
+class KeeperRefused(TerminalError):
+    """The keeper answered, and said no; `code` is its word for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class KeeperClient:
+    """One connection; commands one after the other. Made by `connect`."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._lines = protocol.Lines()
+        self._received: list[dict[str, Any]] = []
+        self._count = 0
+        self.pid = 0
+
+    async def call(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Sends one command and returns its answer.
+
+        Raises:
+            KeeperGone: the connection broke.
+            KeeperRefused: the keeper said no.
+        """
+        self._count += 1
+        await self._send({"id": self._count, "command": command, **arguments})
+        while True:
+            message = await self._next()
+            if "event" in message:
+                continue
+            if message.get("ok"):
+                return message
+            error = message.get("error")
+            if isinstance(error, Mapping):
+                raise KeeperRefused(str(error.get("code")), f"cannot {command}: {error.get('message')}")
+            raise KeeperRefused("refused", f"cannot {command}: {error}")
+
+    async def child(self, command: str, name: str, **arguments: Any) -> dict[str, Any]:
+        """`call` for a command that answers with a child; returns that."""
+        answer: dict[str, Any] = (await self.call(command, name=name, **arguments))["child"]
+        return answer
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """The messages after `subscribe`, until the keeper ends the connection (`KeeperGone`)."""
+        while True:
+            yield await self._next()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        try:
+            await self._stream.send_all(protocol.encode(message))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+            raise KeeperGone("the keeper ended the connection") from err
+
+    async def _next(self) -> dict[str, Any]:
+        while not self._received:
+            try:
+                data = await self._stream.receive_some(_CHUNK_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as err:
+                raise KeeperGone("the keeper ended the connection") from err
+            if not data:
+                raise KeeperGone("the keeper ended the connection")
+            try:
+                self._received = self._lines.feed(bytes(data))
+            except protocol.ProtocolError as err:
+                raise KeeperGone(f"cannot understand the keeper: {err}") from err
+        return self._received.pop(0)
+
+
+@asynccontextmanager
+async def connect(host: Host) -> AsyncIterator[KeeperClient]:
+    """A connection to the keeper of this state directory.
+
+    Raises:
+        KeeperGone: none answers within `ANSWER_SECONDS`.
+        KeeperRefused: it speaks other versions of the protocol.
+    """
+    path = os.fspath(host.socket_path(SOCKET))
+    try:
+        with trio.fail_after(ANSWER_SECONDS):
+            stream = await _open(path)
+    except (OSError, trio.TooSlowError) as err:
+        raise KeeperGone(f"no keeper answers on {path}") from err
+    async with stream:
+        client = KeeperClient(stream)
+        try:
+            with trio.fail_after(ANSWER_SECONDS):
+                client.pid = (await client.call("hello", versions=list(protocol.VERSIONS)))["pid"]
+        except trio.TooSlowError as err:
+            raise KeeperGone(f"the keeper on {path} does not answer") from err
+        yield client
+
+
+async def _open(path: str) -> trio.SocketStream:
+    # Not trio.open_unix_socket: it checks only for the path, and this way a refused connection closes the socket at once.
+    connection = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        await connection.connect(path)
+    except BaseException:
+        connection.close()
+        raise
+    return trio.SocketStream(connection)
+
+
+async def answers(host: Host) -> bool:
+    """Whether a keeper answers."""
+    try:
+        async with connect(host):
+            return True
+    except KeeperGone:
+        return False
+
+
+async def ensure_keeper(host: Host) -> None:
+    """Starts a keeper where none answers, and returns when one does. One that hangs is ended and succeeded.
+
+    The new one is a session of its own with its own log, holds no descriptor of ours, and is nobody's child that we would have
+    to wait for.
+
+    Raises:
+        TerminalError: it cannot be started; the text is the keeper's own.
+        TemporaryError: it did not answer in time.
+    """
+    if await answers(host):
+        return
+    argv = [host.python, "-P", "-m", "resources.service.keeper", "--detach"]
+    argv += ["--state", os.fspath(host.state.root), "--socket", os.fspath(host.socket_path(SOCKET))]
+    try:
+        with trio.fail_after(_START_SECONDS):
+            # What is started here is only the first process, which ends once the keeper serves.
+            done = await trio.run_process(
+                argv, capture_stdout=True, capture_stderr=True, check=False, cwd="/", env=_environment(host.environ)
+            )
+    except trio.TooSlowError as err:
+        raise TemporaryError(f"cannot start the keeper: it did not answer within {_START_SECONDS:g} s") from err
+    except OSError as err:
+        raise TerminalError(f"cannot start the keeper: cannot run {host.python}: {err.strerror}") from err
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise TerminalError(f"cannot start the keeper: {lines[-1] if lines else f'exit code {done.returncode}'}")
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: environ[name] for name in _PASSED_ON if name in environ}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What is known of the keeper and its children at one moment, with or without its help.
+
+    `keeper_pid` None: no keeper answers, and `children` come from its files, so that a child whose process ended since still
+    looks as it was last written; `alive` tells.
+    """
+
+    keeper_pid: int | None
+    children: Mapping[str, Mapping[str, Any]]
+
+    def child(self, name: str) -> Mapping[str, Any] | None:
+        return self.children.get(name)
+
+
+def alive(child: Mapping[str, Any] | None) -> bool:
+    """Whether the recorded process of a child runs."""
+    return child is not None and proc.is_alive(child["pid"], child["start_ticks"]) and child["boot"] == proc.boot_id()
+
+
+async def look(host: Host) -> Seen:
+    """Asks the keeper; where none answers reads what it left. Changes nothing.
+
+    Raises:
+        TemporaryError: a keeper answers, but not in words that this version understands.
+    """
+    try:
+        with trio.fail_after(ANSWER_SECONDS):
+            async with connect(host) as client:
+                answer = await client.call("status")
+        return Seen(keeper_pid=answer["keeper"]["pid"], children=answer["children"])
+    except (KeeperGone, trio.TooSlowError):
+        records = await trio.to_thread.run_sync(read_children, host)
+        return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records})
+    except KeeperRefused as err:
+        raise TemporaryError(f"cannot ask the keeper: {err}") from err
+
+
+def read_children(host: Host) -> list[Record]:
+    """The records on disk, for when no keeper answers; what cannot be read is left out, the next keeper says so."""
+    records, _ = load_records(os.fspath(host.state.keeper / "children"))
+    return records

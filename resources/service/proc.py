@@ -1,0 +1,157 @@
+"""Reads of /proc: who a process is, whether it still is that one, and who listens on a TCP port.
+
+Standard library only, because the keeper imports it. Reads, and never signals. A process is its pid *and* its start time
+(proc(5), field 22 of stat), so that a pid which the kernel handed out again is never taken for the first one. A zombie
+counts as gone: where nobody reaps, it stays in /proc for ever.
+"""
+
+from __future__ import annotations
+
+import os
+
+_GONE_STATES = ("Z", "X")
+# proc(5), /proc/net/tcp: TCP_LISTEN in the kernel's include/net/tcp_states.h.
+_LISTEN = "0A"
+
+
+def read_text(path: str) -> str | None:
+    """The content of a file of /proc; None where the process is gone or the system refuses."""
+    try:
+        with open(path, "rb") as file:
+            return file.read().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+
+
+def stat_fields(pid: int) -> list[str]:
+    """The fields of stat after the program's name, state first; empty where there is no such process."""
+    text = read_text(f"/proc/{pid}/stat")
+    return text.rpartition(")")[2].split() if text else []
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None where it is gone or a zombie."""
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields and fields[0] not in _GONE_STATES else None
+
+
+def is_alive(pid: int | None, ticks: int | None) -> bool:
+    """Whether the process with this pid and this start time still runs."""
+    return pid is not None and ticks is not None and start_ticks(pid) == ticks
+
+
+def process_state(pid: int) -> str | None:
+    """The state letter (`R`, `S`, `D`, `T`, `Z` ...); None where the process is gone."""
+    fields = stat_fields(pid)
+    return fields[0] if fields else None
+
+
+def process_group(pid: int) -> int | None:
+    """Its process group; None where it is gone."""
+    fields = stat_fields(pid)
+    return int(fields[2]) if fields else None
+
+
+def user_id(pid: int) -> int | None:
+    """The user that it runs as; None where it is gone."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+def program(pid: int) -> str:
+    """The name of the program for people: the last part of its first argument, else the kernel's name for it.
+
+    Never more of the command line: other people's arguments may hold secrets.
+    """
+    first = (read_text(f"/proc/{pid}/cmdline") or "").partition("\0")[0]
+    return first.rpartition("/")[2] or (read_text(f"/proc/{pid}/comm") or "").strip() or "unknown program"
+
+
+def environ_value(pid: int, name: str) -> str | None:
+    """One variable of the environment that the process was started with; None where absent or not readable."""
+    prefix = f"{name}="
+    for item in (read_text(f"/proc/{pid}/environ") or "").split("\0"):
+        if item.startswith(prefix):
+            return item[len(prefix) :]
+    return None
+
+
+def every_pid() -> list[int]:
+    """The pids of this moment."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def group_members(group: int) -> list[int]:
+    """The processes of a process group that run now."""
+    return [
+        pid
+        for pid in every_pid()
+        if (fields := stat_fields(pid)) and fields[0] not in _GONE_STATES and int(fields[2]) == group
+    ]
+
+
+def processes_with(name: str, value: str) -> list[int]:
+    """All running processes of this user whose environment holds `name=value` (a walk through /proc)."""
+    own = os.getuid()
+    return [
+        pid
+        for pid in every_pid()
+        if (own == 0 or user_id(pid) == own) and environ_value(pid, name) == value and start_ticks(pid) is not None
+    ]
+
+
+def boot_id() -> str:
+    """What names this boot; empty where the kernel does not tell."""
+    return (read_text("/proc/sys/kernel/random/boot_id") or "").strip()
+
+
+def listening_inodes(port: int) -> frozenset[str]:
+    """The socket inodes that listen on a TCP port, whatever the address (IPv4 and IPv6)."""
+    found = set()
+    suffix = f":{port:04X}"
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (read_text(table) or "").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and fields[1].endswith(suffix):
+                found.add(fields[9])
+    return frozenset(found)
+
+
+def holds_inode(pid: int, inodes: frozenset[str]) -> bool:
+    """Whether the process has one of these sockets open."""
+    directory = f"/proc/{pid}/fd"
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    for name in names:
+        try:
+            if os.readlink(f"{directory}/{name}") in wanted:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def port_owner(port: int, candidate: int | None = None) -> int | None:
+    """The pid that listens on a TCP port; None where nobody does, 0 where somebody does whom we may not see.
+
+    `candidate` is asked first: with the usual owner the walk through all processes is saved.
+    """
+    inodes = listening_inodes(port)
+    if not inodes:
+        return None
+    if candidate is not None and holds_inode(candidate, inodes):
+        return candidate
+    return next((pid for pid in every_pid() if holds_inode(pid, inodes)), 0)
+
+
+def group_owns_port(group: int, port: int) -> bool:
+    """Whether a process of this group listens on the port; the leader is asked first."""
+    inodes = listening_inodes(port)
+    if not inodes:
+        return False
+    return holds_inode(group, inodes) or any(holds_inode(pid, inodes) for pid in group_members(group))

@@ -1,0 +1,459 @@
+"""The keeper with real children: started, ready, started again, stopped, adopted, upgraded."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from resources.service.keeper import protocol
+from tests.beds.processes import Process, Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
+from tests.resources.service.beds import DEADLINE, FAST, Bed, kill, process_of, python
+
+pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
+
+SLEEP = ["sleep", "1000"]
+READY = """
+import os, socket, time
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+    s.sendto(b"STATUS=x\\nREADY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def bed(state: Path, spawned: Spawned) -> Bed:
+    return Bed(state, spawned)
+
+
+def copies(bed: Bed, word: str = "1000") -> list[int]:
+    """The children of this state that run."""
+    return [found.pid for found in processes_of_state(bed.state) if word in " ".join(argv_of(found.pid))]
+
+
+def test_a_child_is_started_in_a_session_of_its_own_with_its_output_in_a_file(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(["sh", "-c", "echo out; echo err >&2; exec sleep 1000"]))
+    assert (child["state"], child["restarts"], child["hold"]) == ("ready", 0, None)
+    assert os.getsid(child["pid"]) == child["pid"] == os.getpgid(child["pid"])
+    bed.output_says("out\nerr\n")
+    assert (bed.state / "child.log").stat().st_mode & 0o777 == 0o600
+    assert environ_of(child["pid"])["OPENCLAW_KEEPER_ATTEMPT"] == child["attempt"] == bed.record()["attempt"]
+
+
+def test_output_is_appended_and_no_descriptor_of_the_keeper_is_passed_on(bed: Bed) -> None:
+    bed.keeper()
+    (bed.state / "child.log").write_text("before\n")
+    with bed.client() as client:
+        bed.up(client, bed.spec(["sh", "-c", "ls /proc/self/fd | wc -l; exec sleep 1000"]))
+    # 0, 1, 2 and the directory that ls reads.
+    bed.output_says("before\n4\n")
+
+
+def test_the_environment_is_the_file_and_nothing_else(bed: Bed) -> None:
+    bed.keeper()
+    odd = {"A": "two\nlines", "B": "back\\slash \\n", "C": "", "D": "=;#'\" $A", "E": "é\u2028\x85", "F": "\r"}
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, odd))
+    found = environ_of(child["pid"])
+    assert {name: found.pop(name) for name in odd} == odd
+    assert found.keys() == {"PATH", "OPENCLAW_STATE_DIR", "OPENCLAW_KEEPER_ATTEMPT"}
+
+
+def test_the_environment_file_is_read_afresh_at_each_start(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        bed.up(client, bed.spec(SLEEP, {"A": "1"}))
+        bed.spec(SLEEP, {"A": "2"})
+        client.ok("restart", name="gateway")
+        child = client.ok("wait", name="gateway")["child"]
+        bed.spawned.take(child["pid"])
+    assert environ_of(child["pid"])["A"] == "2"
+    assert child["restarts"] == 0
+
+
+def test_ready_comes_from_the_child_by_notification(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(python(READY), ready="notify"))
+    assert child["state"] == "ready"
+    assert 0 < child["startup_seconds"] < DEADLINE
+
+
+def test_a_notification_from_outside_the_childs_process_group_counts_for_nothing(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        client.ok("ensure", name="gateway", spec=bed.spec(SLEEP, ready="notify"))
+        client.ok("start", name="gateway")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"READY=1", str(bed.socket.with_name("notify.sock")))
+        # Answered after the datagram was read: one loop, in order of arrival.
+        client.ok("status")
+    assert bed.child()["state"] == "starting"
+
+
+def test_ready_comes_when_the_port_is_listened_on_by_the_child(bed: Bed, free_port: Callable[[], int]) -> None:
+    bed.keeper()
+    port = free_port()
+    code = f"import socket, time\ns = socket.create_server(('127.0.0.1', {port}))\ntime.sleep(1000)"
+    with bed.client() as client:
+        assert bed.up(client, bed.spec(python(code), ready=f"port:{port}", port=port))["state"] == "ready"
+
+
+def test_a_child_that_ends_is_started_again_after_a_growing_delay_and_never_given_up(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        client.ok("subscribe")
+        client.ok("ensure", name="gateway", spec=bed.spec(["sh", "-c", "exit 3"]))
+        client.ok("start", name="gateway")
+        events = ("exited", "exited", "broken", "broken")
+        waited = [client.event(event)["child"]["history"]["waited"] for event in events]
+        assert waited == [0.1, 0.2, 1.0, 1.0]
+        child = client.ok("status")["children"]["gateway"]
+        assert child["exits"][-1]["reason"] == "exit code 3"
+        assert child["restarts"] >= 3
+        client.ok("stop", name="gateway")
+
+
+def test_an_exit_code_that_must_not_restart_holds_the_child_down_with_its_reason(bed: Bed) -> None:
+    bed.keeper()
+    left = bed.run / "gateway.exit"
+    code = f'printf \'{{"code": 78, "reason": "port is no number", "pid": %d}}\' $$ > {left}; exit 78'
+    with bed.client() as client:
+        bed.up(client, bed.spec(["sh", "-c", code], exit_file=str(left)))
+    child = bed.wait_child("held")
+    assert (child["state"], child["goal"], child["restarts"]) == ("held", "up", 0)
+    assert child["exits"][-1]["reason"] == "exit code 78: port is no number"
+    assert child["hold"]["by"] == "policy"
+
+
+def test_a_program_that_is_not_there_is_a_failed_start_with_its_reason(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(["/nowhere/gateway"]))
+        assert child["state"] == "waiting"
+        assert child["last_refusal"] == "cannot run /nowhere/gateway: No such file or directory"
+        client.ok("stop", name="gateway")
+
+
+def test_stopping_asks_first_and_the_hold_is_kept(bed: Bed) -> None:
+    bed.keeper()
+    code = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    with bed.client() as client:
+        bed.up(client, bed.spec(["sh", "-c", code]))
+        bed.output_says("up")
+        client.ok("stop", name="gateway", hold={"by": "operator", "who": "ann", "why": "upgrade"})
+        child = client.ok("wait", name="gateway")["child"]
+    assert (child["state"], child["goal"], child["hold"]["who"]) == ("stopped", "down", "ann")
+    assert child["exits"][-1]["code"] == 0
+    assert child["exits"][-1]["asked"]
+    assert bed.output() == "up\nasked\n"
+    assert bed.record()["hold"]["why"] == "upgrade"
+
+
+@pytest.mark.req("SVC-9")
+def test_a_child_that_does_not_end_is_killed_with_its_whole_process_group(bed: Bed) -> None:
+    bed.keeper()
+    code = "trap '' TERM; sh -c \"trap '' TERM; sleep 1001\" & sleep 1002 & echo up; wait; sleep 1003"
+    with bed.client() as client:
+        spec = bed.spec(["sh", "-c", code], stop={"drain": 0.1, "grace": 0.2})
+        bed.up(client, spec)
+        bed.output_says("up")
+        wait_until(lambda: len(copies(bed, "sleep 100")) >= 3, DEADLINE, "the grandchildren")
+        client.ok("stop", name="gateway")
+        child = client.ok("wait", name="gateway")["child"]
+    assert child["exits"][-1]["reason"] == "killed by SIGKILL"
+    wait_until(lambda: not copies(bed, "sleep 100"), DEADLINE, "the end of the grandchildren")
+
+
+def test_what_a_dead_child_leaves_in_its_group_is_swept_before_the_next_start(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(["sh", "-c", "sleep 1004 & echo up; wait; sleep 1005"]))
+        bed.output_says("up")
+        kill(child["pid"])
+        wait_until(lambda: bed.child()["restarts"] == 1, DEADLINE, "the restart")
+        wait_until(lambda: len(copies(bed, "sleep 1004")) == 2, DEADLINE, "the new one only")
+        client.ok("stop", name="gateway")
+        client.ok("wait", name="gateway")
+
+
+def test_a_keeper_told_to_end_leaves_its_children(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    first.terminate()
+    assert first.wait(DEADLINE) == 0
+    assert process_of(child["pid"]).alive
+    assert not bed.socket.exists()
+    bed.keeper()
+    assert bed.child()["pid"] == child["pid"]
+
+
+def test_the_child_of_a_killed_keeper_is_adopted_and_there_is_no_second_copy(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    first.kill()
+    first.wait()
+    bed.keeper()
+    adopted = bed.child()
+    assert (adopted["pid"], adopted["state"], adopted["restarts"]) == (child["pid"], "ready", 0)
+    assert adopted["adopted"]
+    assert copies(bed) == [child["pid"]]
+
+
+def test_an_adopted_child_is_still_watched_and_stopped(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    first.kill()
+    first.wait()
+    bed.keeper()
+    kill(child["pid"])
+    again = wait_until(lambda: (c := bed.child())["state"] == "ready" and c, DEADLINE, "the restart")
+    assert (again["restarts"], again["exits"][-1]["reason"]) == (1, "unknown (adopted)")
+    with bed.client() as client:
+        client.ok("stop", name="gateway")
+        assert client.ok("wait", name="gateway")["child"]["state"] == "stopped"
+    assert copies(bed) == []
+
+
+def test_a_keeper_that_hangs_is_killed_by_its_successor_and_its_child_adopted(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    first.send_signal(signal.SIGSTOP)
+    second = bed.keeper()
+    assert first.wait(DEADLINE) == -signal.SIGKILL
+    assert bed.holder() == second.pid
+    assert bed.child()["pid"] == child["pid"]
+    assert copies(bed) == [child["pid"]]
+
+
+def test_a_child_whose_pid_was_not_yet_written_is_found_by_its_attempt(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    first.kill()
+    first.wait()
+    # What is on disk between "the attempt is written" and "the pid is written".
+    path = bed.state / "reconciler/keeper/children/gateway.json"
+    path.write_text(json.dumps({**bed.record(), "pid": None, "start_ticks": None, "state": "starting"}))
+    bed.keeper()
+    adopted = bed.child()
+    assert (adopted["pid"], adopted["state"], adopted["restarts"]) == (child["pid"], "ready", 0)
+    assert copies(bed) == [child["pid"]]
+
+
+def test_an_attempt_that_never_became_a_process_is_started_and_not_counted(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    first.kill()
+    first.wait()
+    kill(child["pid"])
+    path = bed.state / "reconciler/keeper/children/gateway.json"
+    path.write_text(json.dumps({**bed.record(), "pid": None, "start_ticks": None, "state": "starting"}))
+    bed.keeper()
+    started = bed.child()
+    assert (started["state"], started["restarts"], started["exits"]) == ("ready", 0, [])
+    assert len(copies(bed)) == 1
+
+
+def test_an_exit_that_no_keeper_saw_is_counted_and_explained_by_what_the_child_left(bed: Bed) -> None:
+    first = bed.keeper()
+    left = bed.run / "gateway.exit"
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, exit_file=str(left)))
+    first.kill()
+    first.wait()
+    kill(child["pid"])
+    left.write_text(f'{{"code": 78, "reason": "the token is missing", "pid": {child["pid"]}}}')
+    bed.keeper()
+    held = bed.child()
+    assert (held["state"], held["exits"][-1]["reason"]) == ("held", "exit code 78: the token is missing")
+
+
+@pytest.mark.parametrize(("verdict", "expected"), [("exit 0", "ready"), ("echo port is no number; exit 1", "held")])
+def test_before_an_unknown_exit_is_followed_by_a_start_the_configuration_is_checked(
+    bed: Bed, verdict: str, expected: str
+) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, validate=["sh", "-c", verdict]))
+    first.kill()
+    first.wait()
+    kill(child["pid"])
+    bed.keeper()
+    found = bed.wait_child(expected)
+    assert (found["hold"] or {}).get("why") in (None, "its configuration is not valid: port is no number")
+
+
+def test_of_two_survivors_the_owner_of_the_port_stays(bed: Bed, free_port: Callable[[], int]) -> None:
+    first = bed.keeper()
+    port = free_port()
+    code = (
+        "import os, socket, time\n"
+        f"try: s = socket.create_server(('127.0.0.1', {port}))\n"
+        "except OSError: pass\n"
+        "time.sleep(1000)"
+    )
+    with bed.client() as client:
+        idle = bed.up(client, bed.spec(["sleep", "1000"], port=port))
+        client.ok("stop", name="gateway")
+        client.ok("wait", name="gateway")
+        child = bed.up(client, bed.spec(python(code), port=port, ready=f"port:{port}"))
+    first.kill()
+    first.wait()
+    copy = bed.spawned.start(python(code), start_new_session=True, env=environ_of(child["pid"]))
+    wait_until(lambda: process_of(copy.pid).alive, DEADLINE, "the copy")
+    path = bed.state / "reconciler/keeper/children/gateway.json"
+    path.write_text(json.dumps({**bed.record(), "pid": copy.pid, "start_ticks": process_of(copy.pid).start_ticks}))
+    bed.keeper()
+    assert bed.child()["pid"] == child["pid"] != idle["pid"]
+    assert copy.wait(DEADLINE) == -signal.SIGKILL
+
+
+def test_of_two_keepers_that_start_together_one_holds_and_the_other_leaves(bed: Bed) -> None:
+    argv = [sys.executable, "-P", "-m", "resources.service.keeper", "--state", str(bed.state)]
+    log = bed.log_file()
+    both = [bed.spawned.start(argv, stderr=log) for _ in range(2)]
+    os.close(log)
+    wait_until(lambda: sorted(str(popen.poll()) for popen in both) == ["0", "None"], DEADLINE, "one to leave")
+    (holder,) = [popen for popen in both if popen.poll() is None]
+    assert bed.serves(holder.pid)
+
+
+def test_an_upgrade_keeps_pid_and_children_and_still_learns_their_exit(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(["sh", "-c", "trap 'exit 7' USR1; while :; do sleep 0.05; done"]))
+        client.send("upgrade")
+        with pytest.raises((EOFError, ConnectionResetError)):
+            client.next()
+    wait_until(lambda: bed.serves(keeper.pid), DEADLINE, "the new program")
+    kept = bed.child()
+    assert (kept["pid"], kept["state"], kept["adopted"]) == (child["pid"], "ready", False)
+    process_of(child["pid"]).send(signal.SIGUSR1)
+    after = wait_until(lambda: (c := bed.child())["restarts"] == 1 and c, DEADLINE, "the restart")
+    assert after["exits"][-1]["reason"] == "exit code 7"
+    assert bed.log().count("becomes the program") == 1
+
+
+def test_shutdown_ends_the_children_and_then_the_keeper(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        child = process_of(bed.up(client, bed.spec(SLEEP))["pid"])
+        client.ok("shutdown")
+    assert keeper.wait(DEADLINE) == 0
+    assert not child.alive
+    assert bed.record()["goal"] == "down"
+
+
+def test_a_hold_outlives_the_keeper(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        bed.up(client, bed.spec(SLEEP))
+        client.ok("stop", name="gateway", hold={"by": "operator", "who": "ann", "why": ""})
+        client.ok("wait", name="gateway")
+    first.kill()
+    first.wait()
+    bed.keeper()
+    assert (bed.child()["state"], bed.child()["hold"]["who"]) == ("stopped", "ann")
+    assert copies(bed) == []
+
+
+def test_a_stop_that_the_keeper_did_not_live_to_finish_is_finished_by_the_next(bed: Bed) -> None:
+    first = bed.keeper()
+    code = "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done"
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(["sh", "-c", code], stop={"drain": 0.0, "grace": 0.5}))
+        bed.output_says("up")
+        client.ok("stop", name="gateway")
+    first.kill()
+    first.wait()
+    bed.keeper()
+    bed.wait_child("stopped")
+    assert identify(child["pid"]) is None
+
+
+def test_the_limit_of_open_files_is_set_at_the_start_and_later_without_a_restart(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        spec = bed.spec(SLEEP, limits={"files": 300})
+        pid = bed.up(client, spec)["pid"]
+        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == 300
+        client.ok("ensure", name="gateway", spec={**spec, "limits": {"files": 10**9}})
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        assert client.ok("status")["children"]["gateway"]["pid"] == pid
+
+
+def test_a_broken_record_is_set_aside_and_the_others_are_held(bed: Bed) -> None:
+    children = bed.state / "reconciler/keeper/children"
+    children.mkdir(parents=True)
+    (children / "torn.json").write_text('{"name": "torn"')
+    bed.keeper()
+    assert [path.name for path in children.iterdir()] == ["torn.json.broken"]
+    with bed.client() as client:
+        assert bed.up(client, bed.spec(SLEEP))["state"] == "ready"
+
+
+def test_the_socket_is_for_this_user_and_its_folder_too(bed: Bed) -> None:
+    bed.keeper()
+    assert bed.socket.stat().st_mode & 0o777 == 0o600
+    assert bed.socket.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_peer_of_the_version_before_is_understood_and_of_another_refused(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client((protocol.VERSION - 1,)) as old:
+        assert old.hello["version"] == protocol.VERSION - 1
+        assert old.ok("status")["children"] == {}
+        assert old.ask("start", name="nobody")["error"] == "the keeper has no child 'nobody'"
+    with bed.client((protocol.VERSION + 1,)) as new:
+        assert new.hello["error"]["code"] == "version"
+        assert new.ask("status")["error"]["code"] == "hello_first"
+
+
+def test_a_peer_that_sends_rubbish_is_cut_off_and_nobody_else(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        bed.up(client, bed.spec(SLEEP))
+        with bed.client() as other:
+            other.socket.sendall(b"\xff\xfe[]\n")
+            assert other.next()["error"]["code"] == "not_json"
+            with pytest.raises((EOFError, ConnectionResetError)):
+                other.next()
+        assert client.ok("status")["children"]["gateway"]["state"] == "ready"
+
+
+def test_a_keeper_at_rest_does_not_wake_up(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        bed.up(client, bed.spec(SLEEP))
+
+    def switches() -> int:
+        text = Path(f"/proc/{keeper.pid}/status").read_text()
+        return sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line)
+
+    wait_until(lambda: Path(f"/proc/{keeper.pid}/wchan").exists(), DEADLINE, "the keeper")
+    before = switches()
+    process = Process(keeper.pid, process_of(keeper.pid).start_ticks)
+    # Something to wait for that is not the keeper: a second of another process.
+    bed.spawned.start(["sleep", "1"]).wait()
+    assert process.alive
+    assert switches() - before <= 2
+
+
+def test_restart_policy_of_the_tests_is_one_that_the_keeper_takes() -> None:
+    assert protocol.check_spec({"argv": ["x"], "restart": FAST})["restart"] == FAST
