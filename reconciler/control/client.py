@@ -281,7 +281,7 @@ def loads(text: str) -> Any:
     except (ImportError, TypeError, AttributeError, StopIteration, SystemError):
         # SystemError: on bad text the scanner looks for the error class of a module that is not loaded.
         end = -1
-    if end != len(text):
+    if end < 0 or text[end:].strip():
         import json
 
         return json.loads(text)
