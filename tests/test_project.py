@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.beds.needs import needs_programs
@@ -35,7 +36,7 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def strings(name: str) -> Iterator[tuple[ast.Call, str]]:
+def calls_of(name: str) -> Iterator[tuple[ast.Call, str]]:
     """Every call of something named `name` in our packages, with the file it stands in."""
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -156,19 +157,48 @@ def test_every_exit_code_is_in_the_reference() -> None:
     assert {f"| {code} |" for code in codes} <= set(re.findall(r"^\| \d+ \|", text, re.MULTILINE))
 
 
-def test_every_condition_is_in_the_reference() -> None:
+def test_every_condition_and_reason_is_in_the_reference() -> None:
     text = (REFERENCE / "conditions.md").read_text()
-    for call, where in strings("Condition"):
-        for keyword in call.keywords:
-            if keyword.arg in ("type", "reason") and isinstance(keyword.value, ast.Constant):
-                name = str(keyword.value.value)
-                assert f"`{name}`" in text, f"{name} of {where} is not in conditions.md"
+    missing = []
+    for call, where in [*calls_of("Condition"), *calls_of("Health")]:
+        values = [keyword.value for keyword in call.keywords if keyword.arg in ("type", "reason")]
+        constants = [node for value in values for node in ast.walk(value) if isinstance(node, ast.Constant)]
+        words = {str(node.value) for node in constants if re.fullmatch(r"[A-Z][A-Za-z]+", str(node.value))}
+        missing += [f"{word} of {where}" for word in sorted(words) if f"`{word}`" not in text]
+    assert not missing
+
+
+def commands_of(group: click.Group, prefix: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The words of every command that is not hidden."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands_of(command, (*prefix, name))
+        elif not command.hidden:
+            yield (*prefix, name)
+
+
+def test_every_command_is_in_the_reference_and_nothing_else() -> None:
+    from reconciler.cli.main import cli
+
+    listed = re.findall(r"^\| (`openclaw .+?) \| ", (REFERENCE / "commands.md").read_text(), re.MULTILINE)
+    documented = set()
+    for cell in listed:
+        first, *others = (part.split() for part in re.findall(r"`([^`]+)`", cell))
+        words = tuple(
+            itertools.takewhile(lambda word: re.fullmatch(r"[a-z-]+", word) and not word.startswith("-"), first[1:])
+        )
+        documented |= {words, *((*words[:-1], *other) for other in others)}
+    documented.discard(())
+    assert documented == set(commands_of(cli, ()))
 
 
 @pytest.mark.parametrize("sort", ["Counter", "Gauge", "Histogram", "Summary", "Info"])
 def test_every_metric_is_in_the_reference(sort: str) -> None:
     text = (REFERENCE / "metrics.md").read_text()
-    for call, where in strings(sort):
+    for call, where in calls_of(sort):
         if call.args and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str):
             assert f"`{call.args[0].value}`" in text, f"{call.args[0].value} of {where} is not in metrics.md"
 
