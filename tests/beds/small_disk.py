@@ -1,0 +1,84 @@
+"""A small file system that really runs full, for one program: a tmpfs in a mount namespace of its own.
+
+Nobody else sees the mount, and the kernel takes it away with the last process in it, so that nothing stays behind a
+test that is killed. Knows nothing of the program under test.
+
+    python -m tests.beds.small_disk MEBIBYTES DIRECTORY PROGRAM [ARGUMENT...]
+
+mounts over DIRECTORY (empty, made by the caller) and becomes PROGRAM; it is meant to be started by `run_on_small_disk`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.beds.needs import needs_programs, needs_root
+from tests.beds.processes import run
+
+_ROOT = Path(__file__).parents[2]
+
+
+def run_on_small_disk(
+    mebibytes: int, directory: Path, argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `argv` where `directory` is a tmpfs of that size; skips the test where that cannot be had.
+
+    It starts in the root of this project, so that `python -m tests...` finds its module.
+    """
+    needs_root("a mount namespace")
+    needs_programs("unshare", "mount")
+    head: list[str | Path] = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-m",
+        __name__,
+        str(mebibytes),
+        directory,
+    ]
+    return run([*head, *argv], env=env, cwd=_ROOT)
+
+
+def fill(directory: Path) -> Path:
+    """Takes the last free byte of the file system of `directory`; returns the file that did it."""
+    path = directory / "filler"
+    with open(path, "wb", buffering=0) as file:
+        # A page at a time in the end: a refused big write may still leave room for a small one.
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(_Full):
+                while True:
+                    _write(file.fileno(), size)
+    return path
+
+
+class _Full(Exception):
+    """There is no room for a write of this size."""
+
+
+def _write(descriptor: int, size: int) -> None:
+    try:
+        os.write(descriptor, b"x" * size)
+    except OSError as err:
+        if err.errno != errno.ENOSPC:
+            raise
+        raise _Full from err
+
+
+def main() -> None:
+    """See the module."""
+    mebibytes, directory, *argv = sys.argv[1:]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(mebibytes)}m,mode=0700", "tmpfs", directory]
+    subprocess.run(mount, check=True, stdin=subprocess.DEVNULL)
+    os.execvp(argv[0], argv)
+
+
+if __name__ == "__main__":
+    main()
