@@ -1,0 +1,1 @@
+"""openclaw.yaml: load with positions, schema, sources, secrets, edit, problems. `load` is the door for everybody else."""

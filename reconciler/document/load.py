@@ -1,0 +1,248 @@
+"""Loads a document: files, includes, environment, schema, rules; or all that is wrong with it.
+
+The one entry for everybody else. Importing this module is cheap, and so is `load` when a cache of an earlier success fits: then
+neither pydantic nor YAML is imported, and positions are composed only when somebody asks for one. It resolves no secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from reconciler.desired import Desired, from_canonical
+from reconciler.errors import DocumentError, UsageError
+from reconciler.model import DocumentPath, Position
+from reconciler.values import digest, join_path
+
+if TYPE_CHECKING:
+    from reconciler.document.environment import Override
+    from reconciler.document.nodes import Mapping as MappingNode
+    from reconciler.document.problems import Problem
+    from reconciler.document.sources import Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """One valid document.
+
+    Attributes:
+        path: the main file as the operator named it.
+        desired: the desired state.
+        digest: of the desired state with its overrides, without secrets.
+        texts: each file's text; the key is its path relative to the main file's directory.
+        overrides: what the environment sets.
+        files: absolute paths of all files, the main one first.
+        names: the environment variables that matter: overrides that may apply, and references to secrets.
+        contents: the files' bytes by absolute path, as they were read.
+    """
+
+    path: str
+    desired: Desired
+    digest: str
+    texts: Mapping[str, str]
+    overrides: tuple[Override, ...]
+    files: tuple[str, ...]
+    names: tuple[str, ...]
+    contents: Mapping[str, bytes] = field(repr=False)
+    _tree: list[MappingNode] = field(default_factory=list, repr=False, compare=False)
+
+    def locate(self, path: DocumentPath) -> Position | None:
+        """Where the document sets `path`, or its nearest parent that is set; None when not even its section is.
+
+        The text is masked where it holds a literal that could be a secret. A field that the environment sets has the file
+        `environment NAME` and line 0.
+        """
+        from reconciler.document.nodes import Scalar, find
+
+        node, name, found = find(self._root(), path)
+        if found == 0 and path:
+            return None
+        place = node if name is None or isinstance(node, Scalar) and node.line == 0 else name
+        if place.line == 0:
+            return Position(file=place.source.name, line=0, column=0, text="")
+        text, _ = place.source.shown(place.line, place.column)
+        return Position(file=place.source.name, line=place.line, column=place.column, text=text)
+
+    def explain(self, path: DocumentPath) -> tuple[Any, str]:
+        """The canonical value at `path` and where it comes from: a position, `environment NAME`, `default`, or
+        `not declared`.
+
+        Raises:
+            UsageError: there is no such field.
+        """
+        value: Any = self.desired.canonical
+        for part in path:
+            if isinstance(value, Mapping) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value):
+                value = value[part]
+            elif len(path) == 1 and part in _sections():
+                return None, "not declared"
+            else:
+                _no_such_field(path, value)
+        from reconciler.document.nodes import find
+
+        _, _, found = find(self._root(), path)
+        if found == len(path):
+            place = self.locate(path)
+            assert place is not None
+            return value, str(place) if place.line else place.file
+        return value, "not declared" if value is None else "default"
+
+    def _root(self) -> MappingNode:
+        if not self._tree:
+            from reconciler.document.sources import read_document
+            from reconciler.document.validate import mark_secrets
+
+            root = read_document(self.path, self.contents).root
+            assert root is not None, "these very bytes were valid before"
+            _override(root, self.overrides)
+            mark_secrets(root)
+            self._tree.append(root)
+        return self._tree[0]
+
+
+def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, cache: Path | None = None) -> Loaded:
+    """The document at `path` under the environment `environ`.
+
+    `cache` is a file that `write_cache` may have written; it is only read, and ignored unless it is ours, private and
+    fits every byte. Blocks on files; up to a second for the largest document.
+
+    Raises:
+        DocumentError: with all problems, in the order of their places.
+    """
+    name = os.fspath(path)
+    if cache is not None:
+        from reconciler.document.cache import read_cache
+
+        cached = read_cache(cache, os.path.abspath(name) if "\0" not in name else name, environ)
+        if cached is not None:
+            return _loaded(name, cached.canonical, cached.declared, cached.contents, cached.texts, cached.overrides)
+    from reconciler.document.sources import read_document
+
+    return _validated(name, read_document(name), environ)
+
+
+def load_text(text: str, environ: Mapping[str, str], *, name: str = "openclaw.yaml") -> Loaded:
+    """The same for a text that is no file (yet): an editor's buffer, a commit's blob. It must include nothing.
+
+    Raises:
+        DocumentError: with all problems, in the order of their places.
+    """
+    from reconciler.document.sources import read_text
+
+    return _validated(name, read_text(text, name), environ)
+
+
+def write_cache(cache: Path, loaded: Loaded, environ: Mapping[str, str]) -> bool:
+    """Writes what lets the next `load` skip the schema; False when that was not possible, which is no failure.
+
+    Only commands that write anyway call it; its directory must exist.
+    """
+    from reconciler.document import cache as store
+
+    desired = loaded.desired
+    return store.write_cache(
+        cache,
+        store.Cached(
+            main=os.path.abspath(loaded.path),
+            canonical=desired.canonical,
+            declared=desired.declared,
+            contents=loaded.contents,
+            texts=loaded.texts,
+            overrides=loaded.overrides,
+        ),
+        environ,
+    )
+
+
+def _validated(name: str, reading: Reading, environ: Mapping[str, str]) -> Loaded:
+    problems: list[Problem] = list(reading.problems)
+    root = reading.root
+    if root is None or not reading.whole:
+        _fail(name, problems, reading)
+    from reconciler.document.environment import read_overrides
+    from reconciler.document.validate import validate
+
+    overrides = read_overrides(environ, frozenset(root.entries))
+    overrides = _override(root, overrides)
+    result = validate(root)
+    problems += result.problems
+    if problems:
+        _fail(name, problems, reading)
+    texts = {source.key: source.text for source in reading.sources}
+    return _loaded(name, result.canonical, result.declared, reading.contents, texts, overrides, root)
+
+
+def _loaded(
+    name: str,
+    canonical: Mapping[str, Any],
+    declared: frozenset[DocumentPath],
+    contents: Mapping[str, bytes],
+    texts: Mapping[str, str],
+    overrides: tuple[Override, ...],
+    root: MappingNode | None = None,
+) -> Loaded:
+    from reconciler.document.environment import VARIABLES
+    from reconciler.document.references import references
+
+    named = {reference.value for _, reference in references(canonical) if reference.source == "env"}
+    return Loaded(
+        path=name,
+        desired=from_canonical(canonical, declared),
+        digest=digest({"canonical": canonical, "declared": sorted(map(list, declared))}),
+        texts=texts,
+        overrides=overrides,
+        files=tuple(contents),
+        names=tuple(sorted({*VARIABLES, *(value for value in named if isinstance(value, str))})),
+        contents=contents,
+        _tree=[] if root is None else [root],
+    )
+
+
+def _override(root: MappingNode, overrides: tuple[Override, ...]) -> tuple[Override, ...]:
+    """Lays the overrides on the tree and returns those that found their place."""
+    from reconciler.document.nodes import Mapping as MappingNode
+    from reconciler.document.nodes import Scalar, Source
+
+    applied = []
+    for override in overrides:
+        source = Source(override.file, "", "")
+        parent: Any = root
+        for part in override.path[:-1]:
+            name = Scalar(source, 0, 0, part, False, 0, 0)
+            _, child = parent.entries.setdefault(part, (name, MappingNode(source, 0, 0)))
+            if not isinstance(child, MappingNode):
+                # A section that is no mapping is a problem of the file; the override has nowhere to go.
+                break
+            parent = child
+        else:
+            name = Scalar(source, 0, 0, override.path[-1], False, 0, 0)
+            parent.entries[override.path[-1]] = (name, Scalar(source, 0, 0, override.value, False, 0, 0))
+            applied.append(override)
+    return tuple(applied)
+
+
+def _fail(name: str, problems: list[Problem], reading: Reading) -> NoReturn:
+    from reconciler.document.problems import safe, sort_problems
+
+    ordered = sort_problems(problems, [source.name for source in reading.sources])
+    count = len(set(problems))
+    raise DocumentError(f"cannot use {safe(name)}: {count} problem{'s' if count > 1 else ''}", ordered)
+
+
+def _sections() -> frozenset[str]:
+    from reconciler.document.schema import SECTIONS
+
+    return frozenset(SECTIONS)
+
+
+def _no_such_field(path: DocumentPath, parent: Any) -> NoReturn:
+    from reconciler.document.problems import closest, safe
+
+    near = closest(str(path[-1]), [str(name) for name in parent]) if isinstance(parent, Mapping) else None
+    hint = f"did you mean '{near}'?" if near else None
+    raise UsageError(f"cannot find '{safe(join_path(path))}': there is no such field", hint=hint)

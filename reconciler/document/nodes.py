@@ -1,0 +1,506 @@
+"""YAML text to a small tree of nodes with positions, by the rules of YAML 1.2 (core schema).
+
+Composed from libyaml's events, because they carry marks and cost a tenth of a round trip. What libyaml would let grow is
+bounded here: depth (its flow context is quadratic in it), the number of values, and what aliases expand to. It knows
+nothing of the document's meaning. Everything wrong becomes a `Problem` in our words; only one stop per text is a
+syntax error, the rest is collected.
+
+The syntax is the plain part of YAML: anchors and aliases are allowed, but no tags, no directives but `%YAML 1.2`, no merge
+keys, no second document, and keys are texts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from reconciler.document.masking import mask_line, mask_text
+from reconciler.document.problems import Problem, quote, safe
+from reconciler.model import MASK, DocumentPath
+from reconciler.values import join_path
+
+# A document for people nests six deep; openclaw.json settings twice that. Python's stack allows a thousand.
+MAX_DEPTH: Final = 60
+# Four times what the longest document that fits the size cap and was written by hand could hold; 0.5 s of work.
+MAX_NODES: Final = 200_000
+# A 64-bit number has at most 20 digits; more is a mistake, and costs Python quadratic time.
+_MAX_DIGITS: Final = 20
+
+_INT = re.compile(r"[-+]?[0-9]+")
+_OCTAL = re.compile(r"0o[0-7]+")
+_HEX = re.compile(r"0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_WORDS: Final[dict[str, Any]] = {
+    "": None,
+    "~": None,
+    **dict.fromkeys(("null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_BREAK = re.compile("\r\n|\r|\n")
+_DIRECTIVE = re.compile(r"^%.*", re.MULTILINE)
+# Everything YAML 1.2 calls not printable (5.1), surrogates, and the three line ends of YAML 1.1 that editors do not show.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+@dataclass(slots=True, eq=False)
+class Source:
+    """One text: `name` as the operator knows it, `key` as the journal stores it.
+
+    `masked` holds the spans (line, start column, end column; from 1, end exclusive, None for all) that no message may show;
+    `mapped` says that they are known, so that guessing from the line alone is not needed.
+    """
+
+    name: str
+    key: str
+    text: str
+    masked: dict[int, set[tuple[int, int | None]]] = field(default_factory=dict)
+    mapped: bool = False
+    _lines: list[str] | None = None
+
+    def line(self, number: int) -> str:
+        """The text of one line (from 1), empty beyond the end."""
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines without their ends."""
+        if self._lines is None:
+            self._lines = _BREAK.split(self.text)
+        return self._lines
+
+    def shown(self, number: int, column: int) -> tuple[str, int]:
+        """One line with every secret in it masked, and where `column` went."""
+        line, at = self.line(number), column
+        text = line
+        for start, end in sorted(self.masked.get(number, ()), reverse=True):
+            until = len(line) + 1 if end is None else end
+            text = text[: start - 1] + MASK + text[until - 1 :]
+            if column > start:
+                at = at - (until - start) + len(MASK) if column >= until else start
+        masked = mask_text(text) if self.mapped else mask_line(text, self.line(number - 1))
+        return masked, min(at, len(masked) + 1)
+
+    def problem(
+        self, line: int, column: int, code: str, message: str, *, path: str = "", expected: str = "", hint: str = ""
+    ) -> Problem:
+        """A problem at a place of this text; `message` follows "cannot "."""
+        if line == 0:
+            return Problem(
+                file=self.name,
+                line=0,
+                column=0,
+                path=path,
+                code=code,
+                message=f"cannot {message}",
+                expected=expected,
+                hint=hint,
+            )
+        text, caret = quote(*self.shown(line, column))
+        return Problem(
+            file=self.name,
+            line=line,
+            column=column,
+            path=path,
+            code=code,
+            message=f"cannot {message}",
+            expected=expected,
+            hint=hint,
+            text=text,
+            caret=caret,
+        )
+
+
+# The three node classes are no frozen dataclasses: freezing doubles the time to build a tree of 100,000. Nobody changes one
+# after its end event.
+@dataclass(slots=True, eq=False)
+class Scalar:
+    """A single value; `plain` tells an unquoted one. Lines and columns count from 1, the end is exclusive."""
+
+    source: Source
+    line: int
+    column: int
+    value: Any
+    plain: bool
+    end_line: int
+    end_column: int
+
+
+@dataclass(slots=True, eq=False)
+class Mapping:
+    """Names to nodes, each with the node of its name."""
+
+    source: Source
+    line: int
+    column: int
+    entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
+    size: int = 1
+    height: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Nodes in their order."""
+
+    source: Source
+    line: int
+    column: int
+    items: list[Node] = field(default_factory=list)
+    size: int = 1
+    height: int = 1
+
+
+Node = Scalar | Mapping | Sequence
+
+
+def plain(node: Node) -> Any:
+    """The tree as plain data. Bounded by what `compose` lets through."""
+    if isinstance(node, Scalar):
+        return node.value
+    if isinstance(node, Mapping):
+        return {name: plain(item) for name, (_, item) in node.entries.items()}
+    return [plain(item) for item in node.items]
+
+
+def find(root: Node, path: DocumentPath) -> tuple[Node, Scalar | None, int]:
+    """The node at `path` or its nearest parent, the node of its name if it has one, and how many parts were found."""
+    node, name = root, None
+    for count, part in enumerate(path):
+        if isinstance(node, Mapping) and isinstance(part, str) and part in node.entries:
+            name, node = node.entries[part]
+        elif isinstance(node, Sequence) and isinstance(part, int) and 0 <= part < len(node.items):
+            name, node = None, node.items[part]
+        else:
+            return node, name, count
+    return node, name, len(path)
+
+
+def walk(node: Node, path: DocumentPath = ()) -> Iterator[tuple[DocumentPath, Node]]:
+    """Every node below and including `node` with its path, in the order of the text."""
+    yield path, node
+    if isinstance(node, Mapping):
+        for name, (_, item) in node.entries.items():
+            yield from walk(item, (*path, name))
+    elif isinstance(node, Sequence):
+        for number, item in enumerate(node.items):
+            yield from walk(item, (*path, number))
+
+
+class _Stop(Exception):
+    """Reading on would be pointless or dangerous; the problem is recorded."""
+
+
+def compose(source: Source) -> tuple[Node | None, tuple[Problem, ...]]:
+    """The tree of `source.text`, None when there is no telling what it means (then there is a problem), and all problems."""
+    composer = _Composer(source)
+    try:
+        composer.check_characters()
+        composer.run()
+    except _Stop:
+        return None, tuple(composer.problems)
+    return composer.root, tuple(composer.problems)
+
+
+class _Composer:
+    """Builds one tree from the events of one text."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.problems: list[Problem] = []
+        self.root: Node | None = None
+        self.stack: list[Mapping | Sequence] = []
+        # For each open mapping: the name that waits for its value (None: a name comes next) and whether to drop the pair.
+        self.names: list[Scalar | None] = []
+        self.dropped: list[bool] = []
+        self.anchors: dict[str, Node] = {}
+        self.open_anchors: dict[str, int] = {}
+        self.frame_anchors: list[str | None] = []
+        self.count = 0
+
+    def check_characters(self) -> None:
+        """Refuses what libyaml would refuse without a line, read as a line break, or spend quadratic time on."""
+        text = self.source.text
+        if match := _FORBIDDEN.search(text):
+            line, column = _place(text, match.start())
+            char = match[0]
+            self._stop(
+                line,
+                column,
+                "bad_character",
+                f"read the character U+{ord(char):04X}",
+                hint="a file of 16-bit characters? save it as UTF-8"
+                if char == "\0"
+                else "remove it, or write it as an escape in double quotes",
+            )
+        for match in _DIRECTIVE.finditer(text) if "%" in text else ():
+            if match[0].rstrip() != "%YAML 1.2":
+                line, column = _place(text, match.start())
+                self._stop(
+                    line, column, "syntax", "use a line that begins with %", hint="YAML directives are not supported"
+                )
+
+    def run(self) -> None:
+        """Feeds all events; raises `_Stop` at the first that makes the rest meaningless."""
+        from _ruamel_yaml import (
+            AliasEvent,
+            CParser,
+            DocumentStartEvent,
+            MappingEndEvent,
+            MappingStartEvent,
+            ScalarEvent,
+            SequenceEndEvent,
+            SequenceStartEvent,
+        )
+        from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+        parser = CParser(self.source.text)
+        try:
+            while parser.check_event():
+                event = parser.get_event()
+                kind = type(event)
+                if kind is ScalarEvent:
+                    self._scalar(event)
+                elif kind is MappingStartEvent or kind is SequenceStartEvent:
+                    self._open(event, Mapping if kind is MappingStartEvent else Sequence)
+                elif kind is MappingEndEvent or kind is SequenceEndEvent:
+                    self._close()
+                elif kind is AliasEvent:
+                    self._alias(event)
+                elif kind is DocumentStartEvent and self.root is not None:
+                    mark = event.start_mark
+                    self._stop(
+                        mark.line + 1,
+                        mark.column + 1,
+                        "several_documents",
+                        "read more than one YAML document in a file",
+                        hint="remove the line ---, or put the parts into files of their own and include them",
+                    )
+        except MarkedYAMLError as err:
+            self._syntax_error(err)
+        except YAMLError:
+            self._stop(1, 1, "syntax", "read this as YAML")
+
+    # -- building --
+
+    def _scalar(self, event: Any) -> None:
+        start, end = event.start_mark, event.end_mark
+        text: str = event.value
+        line, column = start.line + 1, start.column + 1
+        is_plain = event.implicit[0] and not event.style
+        self._tagged(event, line, column)
+        value = self._resolve(text, line, column) if is_plain else text
+        if not is_plain and "\0" in text:
+            self._report(line, column, "bad_character", "use the character U+0000 in a text")
+            value = text.replace("\0", "")
+        node = Scalar(self.source, line, column, value, is_plain, end.line + 1, end.column + 1)
+        self._add(node, text)
+        if event.anchor:
+            self.anchors[event.anchor] = node
+
+    def _open(self, event: Any, kind: type[Mapping] | type[Sequence]) -> None:
+        mark = event.start_mark
+        line, column = mark.line + 1, mark.column + 1
+        self._tagged(event, line, column)
+        if len(self.stack) >= MAX_DEPTH:
+            self._stop(line, column, "too_deep", f"read more than {MAX_DEPTH} levels, one inside the other")
+        node = kind(self.source, line, column)
+        self._add(node, None)
+        self.stack.append(node)
+        self.names.append(None)
+        self.dropped.append(False)
+        self.frame_anchors.append(event.anchor)
+        if event.anchor:
+            self.open_anchors[event.anchor] = line
+
+    def _close(self) -> None:
+        node = self.stack.pop()
+        self.names.pop()
+        self.dropped.pop()
+        anchor = self.frame_anchors.pop()
+        if anchor:
+            self.open_anchors.pop(anchor, None)
+            self.anchors[anchor] = node
+        if self.stack:
+            parent = self.stack[-1]
+            parent.size += node.size
+            parent.height = max(parent.height, node.height + 1)
+
+    def _alias(self, event: Any) -> None:
+        mark = event.start_mark
+        line, column = mark.line + 1, mark.column + 1
+        name = safe(event.anchor)
+        if event.anchor in self.open_anchors:
+            self._stop(line, column, "bad_alias", f"use *{name} inside of what &{name} names")
+        target = self.anchors.get(event.anchor)
+        if target is None:
+            from reconciler.document.problems import closest
+
+            near = closest(event.anchor, self.anchors)
+            hint = f"did you mean *{safe(near)}?" if near else 'quote a text that begins with *: "*..."'
+            self._stop(line, column, "bad_alias", f"find the anchor &{name}", hint=hint)
+        if not isinstance(target, Scalar):
+            if len(self.stack) + target.height > MAX_DEPTH:
+                self._stop(line, column, "too_deep", f"read more than {MAX_DEPTH} levels, one inside the other")
+            if self.stack:
+                self.stack[-1].size += target.size
+                self.stack[-1].height = max(self.stack[-1].height, target.height + 1)
+            self.count += target.size - 1
+        self._add(target, None, line, column)
+
+    def _add(self, node: Node, key_text: str | None, line: int = 0, column: int = 0) -> None:
+        """Puts a node where the innermost open collection waits for one."""
+        line, column = line or node.line, column or node.column
+        self.count += 1
+        if self.count > MAX_NODES:
+            self._stop(
+                line,
+                column,
+                "too_large",
+                f"read more than {MAX_NODES:,} values",
+                hint="aliases count as what they stand for",
+            )
+        if not self.stack:
+            self.root = node
+            return
+        parent = self.stack[-1]
+        if isinstance(node, Scalar):
+            parent.size += 1
+        if isinstance(parent, Sequence):
+            parent.items.append(node)
+            return
+        name = self.names[-1]
+        if name is None:
+            self.names[-1], self.dropped[-1] = self._name(parent, node, key_text, line, column)
+        else:
+            if not self.dropped[-1]:
+                parent.entries[name.value] = (name, node)
+            self.names[-1] = None
+
+    def _name(self, parent: Mapping, node: Node, text: str | None, line: int, column: int) -> tuple[Scalar, bool]:
+        """The name of the pair that begins here, and whether the pair must be dropped because the name is no use."""
+        ignored = Scalar(self.source, line, column, "", True, line, column)
+        if not isinstance(node, Scalar):
+            self._report(line, column, "bad_key", "use a list or a mapping as a name", expected="a text before the ':'")
+            return ignored, True
+        if text is None and not isinstance(node.value, str):
+            text = str(node.value)
+        if node.plain and text == "<<":
+            self._report(
+                line,
+                column,
+                "merge_key",
+                "use the merge key '<<': it is no part of YAML 1.2",
+                hint="write the fields out, or use include",
+            )
+            return ignored, True
+        if not isinstance(node.value, str):
+            shown = safe(text or "")
+            self._report(
+                line,
+                column,
+                "bad_key",
+                f"use {shown} as a name: it is not a text" if shown else "use nothing as a name",
+                expected="a text before the ':'",
+                hint=f'quote it: "{shown}"' if shown else "",
+            )
+            return ignored, True
+        if node.value in parent.entries:
+            first = parent.entries[node.value][0]
+            self._report(
+                line,
+                column,
+                "duplicate_key",
+                f"use the name '{safe(node.value)}' twice: it is already on line {first.line}",
+                hint="keep one of the two",
+            )
+            return node, True
+        if (line, column) != (node.line, node.column):
+            node = Scalar(self.source, line, column, node.value, node.plain, line, column)
+        return node, False
+
+    def _resolve(self, text: str, line: int, column: int) -> Any:
+        """The value of a plain scalar by the YAML 1.2 core schema (10.3.2)."""
+        if text in _WORDS:
+            return _WORDS[text]
+        first = text[0]
+        if not (first in "+-." or "0" <= first <= "9"):
+            return text
+        if _INT.fullmatch(text):
+            return self._number(text, 10, line, column)
+        if first == "0" and _OCTAL.fullmatch(text):
+            return self._number(text[2:], 8, line, column)
+        if first == "0" and _HEX.fullmatch(text):
+            return self._number(text[2:], 16, line, column)
+        if _NOT_FINITE.fullmatch(text):
+            self._report(line, column, "bad_value", f"use the number {text}", expected="a finite number")
+            return 0
+        if _FLOAT.fullmatch(text):
+            value = float(text) if len(text) < 400 else float("inf")
+            if value - value != 0:
+                self._report(line, column, "bad_value", "use a number of this size", expected="a finite number")
+                return 0
+            return value
+        return text
+
+    def _number(self, digits: str, base: int, line: int, column: int) -> int:
+        if len(digits) > _MAX_DIGITS:
+            self._report(
+                line,
+                column,
+                "bad_value",
+                f"use a number of {len(digits)} digits",
+                hint="quote it if it is meant as a text",
+            )
+            return 0
+        return int(digits, base)
+
+    def _tagged(self, event: Any, line: int, column: int) -> None:
+        if event.tag is not None and event.tag != "!":
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._report(
+                line,
+                column,
+                "tag",
+                f"use the tag {safe(tag)}: tags are not supported",
+                hint="quote a value that is meant as a text",
+            )
+
+    # -- problems --
+
+    def _path(self) -> str:
+        parts: list[str | int] = []
+        for node, name in zip(self.stack, self.names, strict=True):
+            if isinstance(node, Sequence):
+                parts.append(len(node.items))
+            elif name is not None and name.value:
+                parts.append(name.value)
+        return safe(join_path(tuple(parts))) if parts else ""
+
+    def _report(self, line: int, column: int, code: str, message: str, *, expected: str = "", hint: str = "") -> None:
+        if len(self.problems) < 1000:
+            self.problems.append(
+                self.source.problem(line, column, code, message, path=self._path(), expected=expected, hint=hint)
+            )
+
+    def _stop(self, line: int, column: int, code: str, message: str, *, expected: str = "", hint: str = "") -> NoReturn:
+        self.problems.append(
+            self.source.problem(line, column, code, message, path=self._path(), expected=expected, hint=hint)
+        )
+        raise _Stop
+
+    def _syntax_error(self, err: Any) -> NoReturn:
+        from reconciler.document.syntax import explain_syntax
+
+        self.problems.append(explain_syntax(self.source, err))
+        raise _Stop from None
+
+
+def _place(text: str, index: int) -> tuple[int, int]:
+    """Line and column (from 1) of a character."""
+    line, start = 1, 0
+    for match in _BREAK.finditer(text, 0, index):
+        line, start = line + 1, match.end()
+    return line, index - start + 1

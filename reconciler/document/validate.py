@@ -1,0 +1,307 @@
+"""From the merged tree to the canonical document, or to everything that is wrong with it, each with its place.
+
+Runs the schema section by section, translates pydantic's words into ours, asks `rules` for contradictions, and marks what
+no message may show. Opens nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from reconciler.document.masking import (
+    REFERENCE,
+    is_reference_text,
+    is_sensitive,
+    is_sensitive_list,
+    is_sensitive_variable,
+    looks_secret,
+)
+from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, find, plain
+from reconciler.document.problems import Problem, closest, safe
+from reconciler.document.rules import Issue, check_rules
+from reconciler.document.units import kind_of
+from reconciler.model import DocumentPath
+from reconciler.values import join_path
+
+_NO_RETENTION = {"age": None, "total": None, "files": None, "compress_after": None}
+# Union members are named in pydantic's places, after this many parts: tunnels.NAME.<type>, auth.profiles.NAME.<type>.
+_TAGGED = {"tunnels": 2, "auth": 3}
+_LITERAL_VARIABLES = ("service", "environment")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """The canonical document with the paths that were declared, and the problems; canonical means nothing with problems."""
+
+    canonical: dict[str, Any]
+    declared: frozenset[DocumentPath]
+    problems: tuple[Problem, ...]
+
+
+def validate(root: Mapping) -> Validated:
+    """Checks a merged tree against the schema and the rules."""
+    mark_secrets(root)
+    data: dict[str, Any] = plain(root)
+    issues: list[Issue] = []
+    canonical = _sections(data, issues)
+    issues += check_rules(data, canonical)
+    return Validated(
+        canonical=canonical,
+        declared=frozenset(_declared(root)),
+        problems=tuple(_locate(root, issue) for issue in issues),
+    )
+
+
+def _sections(data: dict[str, Any], issues: list[Issue]) -> dict[str, Any]:
+    """The canonical form of all sections that are valid; what is wrong goes to `issues`."""
+    from reconciler.document.checked import check_version
+    from reconciler.document.schema import SECTIONS
+    from reconciler.document.units import BadValue
+
+    canonical: dict[str, Any] = {}
+    if "version" in data:
+        try:
+            canonical["version"] = check_version(data["version"])
+        except BadValue as err:
+            issues.append(Issue(("version",), err.code, err.message, err.expected, err.hint))
+    else:
+        issues.append(
+            Issue(
+                ("version",),
+                "missing",
+                "find 'version'",
+                "version: 1",
+                "begin the document with the line 'version: 1'",
+            )
+        )
+    for name, value in data.items():
+        if name == "version":
+            continue
+        if name.startswith("x-"):
+            canonical[name] = value
+        elif name not in SECTIONS:
+            near = closest(name, [*SECTIONS, "version", "include"])
+            issues.append(_unknown((name,), near, "a section of the document, or a name that begins with x-"))
+        elif not isinstance(value, dict):
+            hint = f"write '{name}: {{}}', or remove the line" if value is None else ""
+            issues.append(Issue((name,), "wrong_type", f"use {kind_of(value)} as a section", "a mapping", hint))
+        else:
+            section = _section(name, value, issues)
+            if section is not None:
+                canonical[name] = section
+    if "policy" not in data:
+        canonical["policy"] = SECTIONS["policy"].model_validate({}).model_dump()
+    if (logging := canonical.get("logging")) is not None and logging["retention"] is None:
+        # Undeclared retention must delete nothing: its declaration is the consent.
+        logging["retention"] = dict(_NO_RETENTION)
+    return canonical
+
+
+def _section(name: str, value: dict[str, Any], issues: list[Issue]) -> Any:
+    from pydantic import ValidationError
+
+    from reconciler.document.schema import SECTIONS
+
+    try:
+        dumped = SECTIONS[name].model_validate({name: value} if name == "tunnels" else value).model_dump()
+    except ValidationError as err:
+        for error in err.errors(include_url=False, include_context=True, include_input=True):
+            path = error["loc"] if name == "tunnels" else (name, *error["loc"])
+            issues.append(_issue(path, error))
+        return None
+    return dumped[name] if name == "tunnels" else dumped
+
+
+def _issue(path: tuple[str | int, ...], error: Any) -> Issue:
+    """One of pydantic's errors in our words."""
+    real = _untagged(path)
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "missing":
+            name = str(real[-1])
+            return Issue(real, "missing", f"find '{name}'", f"{name}: ...", "")
+        case "extra_forbidden":
+            known = _fields(path[:-1])
+            near = closest(str(real[-1]), known)
+            expected = f"one of {', '.join(sorted(known))}" if known else ""
+            return _unknown(real, near, expected)
+        case "union_tag_not_found":
+            return Issue((*real, "type"), "missing", "find 'type'", f"type: one of {_tags(real)}", "")
+        case "union_tag_invalid":
+            words = _tags(real)
+            near = closest(str(context.get("tag", "")), words.split(", "))
+            hint = f"did you mean '{near}'?" if near else ""
+            return Issue((*real, "type"), "bad_value", "use this type", f"one of {words}", hint)
+        case "list_type" | "too_short":
+            return Issue(real, "wrong_type", f"use {_empty_or_kind(error['input'])} here", "a list with an item", "")
+        case "dict_type" | "model_type" | "model_attributes_type":
+            hint = "write {} or remove the line" if error["input"] is None else ""
+            return Issue(real, "wrong_type", f"use {kind_of(error['input'])} here", "a mapping", hint)
+        case _ if "message" in context:
+            return Issue(real, error["type"], context["message"], context["expected"], context["hint"])
+        case _:
+            return Issue(real, "bad_value", "use this value here", "", "")
+
+
+def _empty_or_kind(value: Any) -> str:
+    return "an empty list" if value == [] else kind_of(value)
+
+
+def _unknown(path: DocumentPath, near: str | None, expected: str) -> Issue:
+    hint = f"did you mean '{near}'?" if near else ""
+    return Issue(path, "unknown_key", f"use the name '{safe(str(path[-1]))}' here", expected, hint, on_name=True)
+
+
+def _untagged(path: tuple[str | int, ...]) -> DocumentPath:
+    at = _TAGGED.get(str(path[0]))
+    if at is None or len(path) <= at or (path[0] == "auth" and path[1] != "profiles"):
+        return path
+    return path[:at] + path[at + 1 :]
+
+
+def _tags(path: DocumentPath) -> str:
+    from reconciler.document import schema
+
+    union = schema.Tunnel if path[0] == "tunnels" else schema.Profile
+    models = get_args(get_args(union)[0])
+    return ", ".join(get_args(model.model_fields["type"].annotation)[0] for model in models)
+
+
+def _fields(path: tuple[str | int, ...]) -> list[str]:
+    """The names that a mapping at `path` (with union tags, as pydantic gives it) may have."""
+    from pydantic import BaseModel
+
+    from reconciler.document import schema
+
+    annotation: Any = schema.SECTIONS[str(path[0])]
+    parts = path if path[0] == "tunnels" else path[1:]
+    for part in parts:
+        options = [annotation, *_inside(annotation)]
+        model = next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+        tagged = [
+            each
+            for each in options
+            if isinstance(each, type)
+            and issubclass(each, BaseModel)
+            and "type" in each.model_fields
+            and get_args(each.model_fields["type"].annotation) == (part,)
+        ]
+        if tagged:
+            annotation = tagged[0]
+        elif (
+            model is not None and part in model.model_fields and not (len(options) > 3 and "type" in model.model_fields)
+        ):
+            annotation = model.model_fields[str(part)].annotation
+        else:
+            values = [each for each in options if getattr(each, "__origin__", None) in (dict, list)]
+            if not values:
+                return []
+            annotation = get_args(values[0])[-1]
+    options = [annotation, *_inside(annotation)]
+    model = next((each for each in options if isinstance(each, type) and issubclass(each, BaseModel)), None)
+    return list(model.model_fields) if model is not None else []
+
+
+def _inside(annotation: Any) -> Iterator[Any]:
+    """The members of a union or an Annotated, all levels of them, but not what a list or dict holds."""
+    if getattr(annotation, "__origin__", None) in (dict, list):
+        return
+    for each in get_args(annotation):
+        yield each
+        yield from _inside(each)
+
+
+# -- places --
+
+
+def _locate(root: Mapping, issue: Issue) -> Problem:
+    node, name, found = find(root, issue.path)
+    exact = found == len(issue.path)
+    place: Node | Scalar = node
+    if (issue.on_name or not exact) and name is not None:
+        place = name
+    elif isinstance(node, Scalar) and node.value is None and node.plain and name is not None and node.line != name.line:
+        # An empty value stands where the next thing begins; its name is what people look for.
+        place = name
+    return place.source.problem(
+        place.line,
+        place.column,
+        issue.code,
+        issue.message,
+        path=safe(join_path(issue.path)),
+        expected=issue.expected,
+        hint=issue.hint,
+    )
+
+
+def _declared(root: Mapping) -> Iterator[DocumentPath]:
+    """Every path of names that is set; what is below a list or a free `x-` section is not listed."""
+    waiting: list[tuple[DocumentPath, Mapping]] = [((), root)]
+    while waiting:
+        path, mapping = waiting.pop()
+        for name, (_, node) in mapping.entries.items():
+            below = (*path, name)
+            yield below
+            if isinstance(node, Mapping) and not below[0].startswith("x-"):
+                waiting.append((below, node))
+
+
+# -- secrets --
+
+
+def mark_secrets(root: Mapping) -> None:
+    """Marks the spans of all literals that stand where a secret may stand, so that no quoted line shows them."""
+    waiting: list[tuple[tuple[str, ...], Node, bool]] = [((), root, False)]
+    seen: set[int] = set()
+    while waiting:
+        path, node, hidden = waiting.pop()
+        if id(node.source) not in seen:
+            seen.add(id(node.source))
+            node.source.mapped = True
+        if isinstance(node, Scalar):
+            if (hidden or looks_secret(node.value)) and not _harmless(path, node.value):
+                _mark(node)
+        elif isinstance(node, Sequence):
+            hidden = hidden or bool(path) and is_sensitive_list(path[-1])
+            waiting.extend((path, item, hidden) for item in node.items)
+        else:
+            for name, (_, item) in node.entries.items():
+                below = (*path, name)
+                waiting.append((below, item, hidden or _is_secret_place(below)))
+
+
+def _is_secret_place(path: tuple[str, ...]) -> bool:
+    match path:
+        case ("auth", "profiles", _, "key" | "token" | "access" | "refresh"):
+            return True
+        case ("notifications", "channels", _, "url") | ("diagnostics", "otel", "headers", _):
+            return True
+        case ("service", "environment", name):
+            return is_sensitive_variable(name)
+    return is_sensitive(path[-1])
+
+
+def _harmless(path: tuple[str, ...], value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if not isinstance(value, str):
+        return False
+    if path and path[-1] == "env":
+        return value.isidentifier() and value.isascii() and not looks_secret(value)
+    if path and path[-1] in {"file", "exec"}:
+        return not looks_secret(value)
+    return REFERENCE.fullmatch(value) is not None or is_reference_text(value) or value == ""
+
+
+def _mark(node: Scalar) -> None:
+    masked = node.source.masked
+    if node.line == node.end_line:
+        masked.setdefault(node.line, set()).add((node.column, node.end_column))
+        return
+    masked.setdefault(node.line, set()).add((node.column, None))
+    for line in range(node.line + 1, node.end_line):
+        masked.setdefault(line, set()).add((1, None))
+    if node.end_column > 1:
+        masked.setdefault(node.end_line, set()).add((1, node.end_column))
