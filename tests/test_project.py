@@ -217,3 +217,14 @@ def test_generated_pages_are_up_to_date() -> None:
         [sys.executable, ROOT / "docs/generate.py", "--check"], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.real
+@pytest.mark.req("DOC-8")
+def test_the_example_is_valid_and_tells_editors_where_its_schema_is(clean_env: dict[str, str], tmp_path: Path) -> None:
+    example = ROOT / "openclaw.yaml.example"
+    assert example.read_text().splitlines()[0].startswith("# yaml-language-server: $schema=")
+    checked = run(
+        [Path(sys.executable).parent / "openclaw", "validate", "--file", example], env=clean_env, cwd=tmp_path
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
