@@ -41,8 +41,9 @@ class JournalNewerError(OpenClawError):
 class Store:
     """One connection with its lock. Every method may be called from any thread; threads wait for each other."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, *, reading: bool = False) -> None:
         self.path = path
+        self._reading = reading
         self._connection = connection
         # Reentrant, so that a transaction may call what opens one itself and still be one commit.
         self._lock = threading.RLock()
@@ -56,11 +57,21 @@ class Store:
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows that a question is answered with.
 
+        A reader checks nothing beforehand, for that would cost every command. When it comes upon damage, this and every later
+        question has the answer of an empty journal.
+
         Raises:
             JournalError: the file cannot be read.
         """
         with self._lock, _translated(self.path):
-            return self._connection.execute(statement, values).fetchall()
+            try:
+                return self._connection.execute(statement, values).fetchall()
+            except sqlite3.DatabaseError as err:
+                if not (self._reading and _is_damage(err)):
+                    raise
+                self._connection.close()
+                self._connection = _empty(f"the journal is damaged: {err}")
+                return self._connection.execute(statement, values).fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -135,20 +146,21 @@ def open_reader(path: Path) -> Store | None:
                 raise sqlite3.DatabaseError("it holds no journal")
             # Also the first look at a page of data: what is damaged early is found here.
             connection.execute("SELECT count(*) FROM meta").fetchone()
-            return Store(connection, path)
+            return Store(connection, path, reading=True)
         except sqlite3.DatabaseError as err:
             if connection is not None:
                 connection.close()
             if not _is_damage(err):
                 raise
-            return _empty(path, f"the journal is damaged: {err}")
+            return Store(_empty(f"the journal is damaged: {err}"), path, reading=True)
 
 
-def _empty(path: Path, reason: str) -> Store:
-    """A store in memory, so that every question has its ordinary empty answer."""
+def _empty(reason: str) -> sqlite3.Connection:
+    """A journal in memory, so that every question has its ordinary empty answer; nothing can be written to it."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     _fill(connection, reason, None)
-    return Store(connection, path)
+    connection.execute("PRAGMA query_only = 1")
+    return connection
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:

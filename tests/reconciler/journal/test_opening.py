@@ -1,0 +1,192 @@
+"""A journal that is missing, damaged, foreign, newer or not ours to read."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from reconciler.journal import Journal, JournalError, JournalNewerError
+from reconciler.journal.schema import SCHEMA_VERSION
+from reconciler.kinds import AppliedField
+from reconciler.model import Key, Result
+
+KEY = Key("file", "a")
+
+
+def fill(path: Path, rows: int = 200) -> bytes:
+    """A journal with `rows` fields, closed, so that everything is in its file; its salt."""
+    with Journal.open_writer(path, now=0.0) as journal:
+        journal.set_all_applied(
+            {Key("file", f"f{number}"): {"text": AppliedField("x" * 100)} for number in range(rows)}
+        )
+        journal.record_generation(digest="d", at=1.0, cause="apply", result=Result.CONFIRMED)
+        return journal.salt
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def damage_leaf_pages(path: Path) -> None:
+    """Overwrites the second half of the file; the first pages, with the salt, stay."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(os.urandom(size - size // 2))
+
+
+def test_it_is_created_for_its_owner_only(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with Journal.open_writer(path, now=0.0) as journal:
+            journal.set_document("/d")
+            modes = {entry.name: entry.stat().st_mode & 0o777 for entry in path.parent.iterdir()}
+            directories = [directory.stat().st_mode & 0o777 for directory in (path.parent, path.parent.parent)]
+    finally:
+        os.umask(before)
+    assert modes == {"journal.sqlite": 0o600, "journal.sqlite-wal": 0o600, "journal.sqlite-shm": 0o600}
+    assert directories == [0o700, 0o700]
+
+
+def test_a_reader_of_nothing_gets_none_and_makes_nothing(path: Path) -> None:
+    assert Journal.open_reader(path) is None
+    assert not path.parent.exists()
+
+
+def test_a_reader_leaves_the_file_alone(path: Path) -> None:
+    fill(path)
+    before = (path.read_bytes(), path.stat().st_mtime_ns)
+    reader = Journal.open_reader(path)
+    assert reader is not None
+    assert reader.last_confirmed() is not None
+    reader.close()
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert set(names(path)) <= {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"}
+
+
+def test_opening_for_writing_changes_nothing_by_itself(path: Path) -> None:
+    fill(path)
+    before = (path.read_bytes(), path.stat().st_mtime_ns)
+    Journal.open_writer(path, now=1.0).close()
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("how", ["leaf pages", "header", "truncated", "empty", "text"])
+def test_a_damaged_journal_is_moved_aside_and_a_new_one_begun(path: Path, how: str) -> None:
+    fill(path)
+    match how:
+        case "leaf pages":
+            damage_leaf_pages(path)
+        case "header":
+            with path.open("r+b") as file:
+                file.write(b"\0" * 100)
+        case "truncated":
+            os.truncate(path, path.stat().st_size // 2 + 100)
+        case "empty":
+            os.truncate(path, 0)
+        case "text":
+            path.write_text("version: 1\n")
+    damaged = path.read_bytes()
+
+    with Journal.open_writer(path, now=1_700_000_000.0) as journal:
+        assert journal.history_lost is not None
+        assert "kept as journal.sqlite.corrupt-20231114T221320Z" in journal.history_lost
+        assert (journal.applied(), journal.generations()) == ({}, ())
+        journal.set_applied(KEY, {"a": AppliedField(1)})
+    aside = path.with_name("journal.sqlite.corrupt-20231114T221320Z")
+    assert aside.read_bytes() == damaged
+    with Journal.open_writer(path, now=1_700_000_001.0) as journal:
+        assert journal.applied() == {KEY: {"a": AppliedField(1)}}
+        assert journal.history_lost is not None
+
+
+def test_the_salt_of_a_damaged_journal_is_kept_where_it_can_be_read(path: Path) -> None:
+    salt = fill(path)
+    damage_leaf_pages(path)
+    with Journal.open_writer(path, now=0.0) as journal:
+        assert journal.salt == salt
+
+
+def test_two_damaged_journals_of_one_second_are_both_kept(path: Path) -> None:
+    for text in ("one", "two"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        Journal.open_writer(path, now=0.0).close()
+    assert path.with_name("journal.sqlite.corrupt-19700101T000000Z").read_text() == "one"
+    assert path.with_name("journal.sqlite.corrupt-19700101T000000Z-2").read_text() == "two"
+
+
+@pytest.mark.parametrize("how", ["text", "empty", "leaf pages"])
+def test_a_reader_of_a_damaged_journal_sees_an_empty_one_and_moves_nothing(path: Path, how: str) -> None:
+    fill(path)
+    match how:
+        case "text":
+            path.write_text("no database at all, but long enough to be read as the header of one" * 20)
+        case "empty":
+            os.truncate(path, 0)
+        case "leaf pages":
+            damage_leaf_pages(path)
+    reader = Journal.open_reader(path)
+    assert reader is not None
+    with reader:
+        assert (reader.applied(), reader.open_runs(), reader.last_confirmed()) == ({}, (), None)
+        assert reader.history_lost is not None
+        assert len(reader.salt) == 32
+        with pytest.raises(JournalError, match="readonly"):
+            reader.set_document("/x")
+    assert set(names(path)) <= {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"}
+
+
+def test_a_newer_journal_is_read_and_not_written(path: Path) -> None:
+    fill(path, rows=1)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute("ALTER TABLE runs ADD COLUMN later TEXT")
+        connection.commit()
+    before = path.read_bytes()
+    with pytest.raises(JournalNewerError, match="a newer version wrote it") as caught:
+        Journal.open_writer(path, now=0.0)
+    assert caught.value.exit_code == 1
+    assert path.read_bytes() == before
+    reader = Journal.open_reader(path)
+    assert reader is not None
+    with reader:
+        assert reader.last_confirmed() is not None
+        assert reader.runs() == ()
+    assert [name for name in names(path) if "corrupt" in name] == []
+
+
+def test_a_leftover_log_of_a_removed_journal_is_not_replayed_into_a_new_one(path: Path) -> None:
+    with Journal.open_writer(path, now=0.0) as journal:
+        journal.set_document("/old")
+        log = path.with_name("journal.sqlite-wal").read_bytes()
+    path.unlink()
+    path.with_name("journal.sqlite-wal").write_bytes(log)
+    with Journal.open_writer(path, now=1.0) as journal:
+        assert journal.document is None
+        assert journal.history_lost is None
+
+
+def test_a_file_that_may_not_be_opened_is_an_error_and_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    path.mkdir()
+    with pytest.raises(JournalError, match="cannot use the journal"):
+        Journal.open_writer(path, now=0.0)
+    with pytest.raises(JournalError, match="cannot use the journal"):
+        Journal.open_reader(path)
+    assert path.is_dir()
+
+
+def test_a_path_with_marks_of_an_address_is_only_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "a?mode=memory#b %20" / "journal.sqlite"
+    with Journal.open_writer(path, now=0.0) as journal:
+        journal.set_document("/d")
+    assert path.exists()
+    reader = Journal.open_reader(path)
+    assert reader is not None
+    with reader:
+        assert reader.document == "/d"
