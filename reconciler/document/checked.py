@@ -15,11 +15,11 @@ from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
 
 from reconciler.document import units
-from reconciler.document.masking import REFERENCE, is_sensitive_variable, looks_secret
+from reconciler.document.masking import REFERENCE, looks_secret
 from reconciler.document.problems import closest, safe
 from reconciler.document.units import BadValue, kind_of
 
-SECRET_EXPECTED = "{env: NAME}, {file: PATH}, {exec: [PROGRAM, ARGUMENT]} or ${NAME}"
+SECRET_EXPECTED = "{env: NAME}, {file: PATH}, {exec: [PROGRAM, ARGUMENT]} or ${NAME}"  # noqa: S105 - how a reference is written
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -45,7 +45,7 @@ class Checked:
             return self.check(value)
         except BadValue as err:
             raise PydanticCustomError(
-                err.code,  # type: ignore[arg-type]
+                err.code,
                 "{message}",
                 {"message": err.message, "expected": err.expected, "hint": err.hint},
             ) from None
@@ -274,21 +274,6 @@ def check_variable(value: Any) -> str | dict[str, Any]:
     return value
 
 
-def check_environment(value: Any) -> dict[str, Any]:
-    """Names and values that are fine one by one; used for the JSON Schema only through its fields."""
-    return {name: check_variable(item) for name, item in value.items()}
-
-
-def is_variable_name(name: str) -> bool:
-    """True when `name` can be the name of an environment variable."""
-    return _VARIABLE_NAME.fullmatch(name) is not None
-
-
-def is_secret_variable(name: str) -> bool:
-    """True when a literal under this name is refused."""
-    return is_sensitive_variable(name)
-
-
 def _word(value: Any) -> str:
     return (
         {None: "null", True: "true", False: "false"}.get(value, str(value))
@@ -326,7 +311,6 @@ _SIZE = Checked(units.parse_size, {"type": ["string", "integer"], "description":
 _PERCENT = Checked(units.parse_percent, {"type": "string", "pattern": r"^\d+(\.\d+)? ?%$"})
 _WINDOW = Checked(units.parse_window, {"type": "string", "description": units.WINDOW_EXPECTED})
 _SECRET = Checked(check_secret, _SECRET_SCHEMA)
-_COUNT = integer(0, 1_000_000)
 
 FLAG = Checked(_check_flag, {"type": "boolean"})
 DATE = Checked(units.parse_date, {"type": "string", "format": "date"})
@@ -347,8 +331,7 @@ Variable = Annotated[
 ]
 Port = Annotated[int, integer(1, 65535, "a port")]
 PortOrNull = Annotated[int | None, or_null(integer(1, 65535, "a port"))]
-Count = Annotated[int, _COUNT]
-CountOrNull = Annotated[int | None, or_null(_COUNT)]
+CountOrNull = Annotated[int | None, or_null(integer(0, 1_000_000))]
 Text = Annotated[str, text()]
 TextOrNull = Annotated[str | None, or_null(text())]
 Path = Annotated[str, text("a path")]

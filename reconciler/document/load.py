@@ -18,6 +18,7 @@ from reconciler.model import DocumentPath, Position
 from reconciler.values import digest, join_path
 
 if TYPE_CHECKING:
+    from reconciler.document.edit import Edit
     from reconciler.document.environment import Override
     from reconciler.document.nodes import Mapping as MappingNode
     from reconciler.document.problems import Problem
@@ -60,7 +61,7 @@ class Loaded:
         node, name, found = find(self._root(), path)
         if found == 0 and path:
             return None
-        place = node if name is None or isinstance(node, Scalar) and node.line == 0 else name
+        place = node if name is None or (isinstance(node, Scalar) and node.line == 0) else name
         if place.line == 0:
             return Position(file=place.source.name, line=0, column=0, text="")
         text, _ = place.source.shown(place.line, place.column)
@@ -75,9 +76,7 @@ class Loaded:
         """
         value: Any = self.desired.canonical
         for part in path:
-            if isinstance(value, Mapping) and part in value:
-                value = value[part]
-            elif isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value):
+            if (isinstance(value, Mapping) and part in value) or _has_item(value, part):
                 value = value[part]
             elif len(path) == 1 and part in _sections():
                 return None, "not declared"
@@ -135,6 +134,18 @@ def load_text(text: str, environ: Mapping[str, str], *, name: str = "openclaw.ya
     from reconciler.document.sources import read_text
 
     return _validated(name, read_text(text, name), environ)
+
+
+def load_edited(path: str | os.PathLike[str], environ: Mapping[str, str], edit: Edit) -> Loaded:
+    """What `load` would give if `edit` were written; for checking an edit before it is.
+
+    Raises:
+        DocumentError: with all problems, in the order of their places.
+    """
+    from reconciler.document.sources import read_document
+
+    name = os.fspath(path)
+    return _validated(name, read_document(name, {edit.file: edit.text.encode()}), environ)
 
 
 def write_cache(cache: Path, loaded: Loaded, environ: Mapping[str, str]) -> bool:
@@ -232,6 +243,10 @@ def _fail(name: str, problems: list[Problem], reading: Reading) -> NoReturn:
     ordered = sort_problems(problems, [source.name for source in reading.sources])
     count = len(set(problems))
     raise DocumentError(f"cannot use {safe(name)}: {count} problem{'s' if count > 1 else ''}", ordered)
+
+
+def _has_item(value: Any, part: str | int) -> bool:
+    return isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value)
 
 
 def _sections() -> frozenset[str]:

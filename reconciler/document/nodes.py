@@ -131,7 +131,7 @@ class Scalar:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """Names to nodes, each with the node of its name."""
+    """Names to nodes, each with the node of its name. The end is the parser's: exclusive, and after a block's last line."""
 
     source: Source
     line: int
@@ -139,6 +139,9 @@ class Mapping:
     entries: dict[str, tuple[Scalar, Node]] = field(default_factory=dict)
     size: int = 1
     height: int = 1
+    flow: bool = False
+    end_line: int = 0
+    end_column: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +154,9 @@ class Sequence:
     items: list[Node] = field(default_factory=list)
     size: int = 1
     height: int = 1
+    flow: bool = False
+    end_line: int = 0
+    end_column: int = 0
 
 
 Node = Scalar | Mapping | Sequence
@@ -266,7 +272,7 @@ class _Composer:
                 elif kind is MappingStartEvent or kind is SequenceStartEvent:
                     self._open(event, Mapping if kind is MappingStartEvent else Sequence)
                 elif kind is MappingEndEvent or kind is SequenceEndEvent:
-                    self._close()
+                    self._close(event)
                 elif kind is AliasEvent:
                     self._alias(event)
                 elif kind is DocumentStartEvent and self.root is not None:
@@ -307,6 +313,7 @@ class _Composer:
         if len(self.stack) >= MAX_DEPTH:
             self._stop(line, column, "too_deep", f"read more than {MAX_DEPTH} levels, one inside the other")
         node = kind(self.source, line, column)
+        node.flow = bool(event.flow_style)
         self._add(node, None)
         self.stack.append(node)
         self.names.append(None)
@@ -315,8 +322,9 @@ class _Composer:
         if event.anchor:
             self.open_anchors[event.anchor] = line
 
-    def _close(self) -> None:
+    def _close(self, event: Any) -> None:
         node = self.stack.pop()
+        node.end_line, node.end_column = event.end_mark.line + 1, event.end_mark.column + 1
         self.names.pop()
         self.dropped.pop()
         anchor = self.frame_anchors.pop()

@@ -23,7 +23,9 @@ from reconciler.model import DocumentPath
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A problem without its place: the document path instead. `message` follows "cannot "; `on_name` points at the name."""
+    """A problem without its place: the document path instead. `message` follows "cannot "; `on_name` points at the
+    name; `beside_secret` says that what follows an unknown name may be a secret.
+    """
 
     path: DocumentPath
     code: str
@@ -31,6 +33,7 @@ class Issue:
     expected: str = ""
     hint: str = ""
     on_name: bool = False
+    beside_secret: bool = False
 
 
 # Keys of openclaw.json that have a typed field: one owner for each.

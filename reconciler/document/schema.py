@@ -18,7 +18,6 @@ from reconciler.document.checked import (
     DATE,
     FLAG,
     AddressOrNull,
-    Count,
     CountOrNull,
     CronOrNull,
     Date,

@@ -66,7 +66,7 @@ class Reading:
 def read_document(path: str, contents: Mapping_[str, bytes] | None = None) -> Reading:
     """Reads `path` and all that it includes. Never raises for what is in the files; see `Reading.problems`.
 
-    With `contents` (absolute path to bytes) nothing is opened: the same files as they were at an earlier reading.
+    A file in `contents` (absolute path to bytes) is not opened: as it was at an earlier reading, or as it shall be.
 
     Order of the merge: the including file wins over what it includes, a later include over an earlier one; mappings are
     merged, lists and values replaced. Relative names are relative to the directory of the file that names them (as it is
@@ -89,7 +89,7 @@ def read_text(text: str, name: str) -> Reading:
 class _Reader:
     def __init__(self, main: str | None, contents: Mapping_[str, bytes] | None) -> None:
         self.main = main
-        self.contents = contents
+        self.contents = contents or {}
         self.reading = Reading()
         self.budget = MAX_BYTES
         self.count = 0
@@ -108,16 +108,17 @@ class _Reader:
             names = [each for each, _ in chain]
             if real in [each for _, each in chain]:
                 cycle = " -> ".join([*names[[each for _, each in chain].index(real) :], name])
-                return self._refuse(
+                self._refuse(
                     parent, place, "include_cycle", f"include '{safe(name)}': {cycle}", "a file must not include itself"
                 )
+                return None
             if len(chain) > MAX_INCLUDE_DEPTH:
-                return self._refuse(
-                    parent, place, "include_depth", f"follow includes deeper than {MAX_INCLUDE_DEPTH} files"
-                )
+                self._refuse(parent, place, "include_depth", f"follow includes deeper than {MAX_INCLUDE_DEPTH} files")
+                return None
             self.count += 1
             if self.count > MAX_INCLUDES:
-                return self._refuse(parent, place, "include_count", f"follow more than {MAX_INCLUDES} includes")
+                self._refuse(parent, place, "include_count", f"follow more than {MAX_INCLUDES} includes")
+                return None
         chain = (*chain, (name, real))
         known = self.trees.get(absolute)
         if known is None:
@@ -143,7 +144,7 @@ class _Reader:
         if absolute not in self.reading.paths:
             self.reading.paths.append(absolute)
         try:
-            data = read_file(path, self.budget) if self.contents is None else self.contents[absolute]
+            data = read_file(path, self.budget) if absolute not in self.contents else self.contents[absolute]
         except ReadError as err:
             self.reading.whole = False
             if place is None or parent is None:

@@ -91,7 +91,7 @@ def parse_size(value: Any) -> int:
         )
     text = _text(value, SIZE_EXPECTED)
     match = _SIZE.fullmatch(text)
-    if match is None or not (match[2] or match[3]) or (match[3] or "").lower() == "ib" and not match[2]:
+    if match is None or not (match[2] or match[3]) or ((match[3] or "").lower() == "ib" and not match[2]):
         hint = f"name the unit: {text}M for mebibytes, {text}B for bytes" if text.isdecimal() else ""
         raise BadValue(f"read {text!r} as a size", expected=SIZE_EXPECTED, hint=hint)
     size = float(match[1]) * 1024 ** _SIZE_POWERS[match[2].lower()]
@@ -166,8 +166,13 @@ def check_zone(zone: str) -> str:
 
 _CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 _CRON_NAMES = {
-    "month": {name: number for number, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)},
-    "weekday": {name: number for number, name in enumerate("sun mon tue wed thu fri sat".split())},
+    "month": {
+        name: number
+        for number, name in enumerate(
+            ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], 1
+        )
+    },
+    "weekday": {name: number for number, name in enumerate(["sun", "mon", "tue", "wed", "thu", "fri", "sat"])},
 }
 
 

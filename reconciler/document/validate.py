@@ -47,6 +47,10 @@ def validate(root: Mapping) -> Validated:
     issues: list[Issue] = []
     canonical = _sections(data, issues)
     issues += check_rules(data, canonical)
+    for issue in issues:
+        if issue.code == "unknown_key" and (is_sensitive(str(issue.path[-1])) or issue.beside_secret):
+            # A mistyped name beside a secret's own may well stand before a secret.
+            _mark_below(find(root, issue.path)[0])
     return Validated(
         canonical=canonical,
         declared=frozenset(_declared(root)),
@@ -121,37 +125,51 @@ def _issue(path: tuple[str | int, ...], error: Any) -> Issue:
     match error["type"]:
         case "missing":
             name = str(real[-1])
-            return Issue(real, "missing", f"find '{name}'", f"{name}: ...", "")
+            inside = safe(join_path(real[:-1]))
+            return Issue(real, "missing", f"find '{name}' in '{inside}'", f"{name}: ...")
         case "extra_forbidden":
             known = _fields(path[:-1])
             near = closest(str(real[-1]), known)
             expected = f"one of {', '.join(sorted(known))}" if known else ""
-            return _unknown(real, near, expected)
+            return _unknown(real, near, expected, beside_secret=any(map(_holds_secret, known)))
         case "union_tag_not_found":
-            return Issue((*real, "type"), "missing", "find 'type'", f"type: one of {_tags(real)}", "")
+            inside = safe(join_path(real))
+            return Issue((*real, "type"), "missing", f"find 'type' in '{inside}'", f"type: one of {_tags(real)}")
         case "union_tag_invalid":
             words = _tags(real)
             near = closest(str(context.get("tag", "")), words.split(", "))
             hint = f"did you mean '{near}'?" if near else ""
             return Issue((*real, "type"), "bad_value", "use this type", f"one of {words}", hint)
         case "list_type" | "too_short":
-            return Issue(real, "wrong_type", f"use {_empty_or_kind(error['input'])} here", "a list with an item", "")
+            return Issue(real, "wrong_type", f"use {_empty_or_kind(error['input'])} here", "a list with an item")
         case "dict_type" | "model_type" | "model_attributes_type":
             hint = "write {} or remove the line" if error["input"] is None else ""
             return Issue(real, "wrong_type", f"use {kind_of(error['input'])} here", "a mapping", hint)
         case _ if "message" in context:
             return Issue(real, error["type"], context["message"], context["expected"], context["hint"])
         case _:
-            return Issue(real, "bad_value", "use this value here", "", "")
+            return Issue(real, "bad_value", "use this value here", "")
 
 
 def _empty_or_kind(value: Any) -> str:
     return "an empty list" if value == [] else kind_of(value)
 
 
-def _unknown(path: DocumentPath, near: str | None, expected: str) -> Issue:
+def _holds_secret(field: str) -> bool:
+    return is_sensitive(field) or field in {"key", "access", "refresh", "url"}
+
+
+def _unknown(path: DocumentPath, near: str | None, expected: str, *, beside_secret: bool = False) -> Issue:
     hint = f"did you mean '{near}'?" if near else ""
-    return Issue(path, "unknown_key", f"use the name '{safe(str(path[-1]))}' here", expected, hint, on_name=True)
+    return Issue(
+        path,
+        "unknown_key",
+        f"use the name '{safe(str(path[-1]))}' here",
+        expected,
+        hint,
+        on_name=True,
+        beside_secret=beside_secret,
+    )
 
 
 def _untagged(path: tuple[str | int, ...]) -> DocumentPath:
@@ -244,7 +262,7 @@ def _declared(root: Mapping) -> Iterator[DocumentPath]:
         for name, (_, node) in mapping.entries.items():
             below = (*path, name)
             yield below
-            if isinstance(node, Mapping) and not below[0].startswith("x-"):
+            if isinstance(node, Mapping) and not str(below[0]).startswith("x-"):
                 waiting.append((below, node))
 
 
@@ -264,7 +282,7 @@ def mark_secrets(root: Mapping) -> None:
             if (hidden or looks_secret(node.value)) and not _harmless(path, node.value):
                 _mark(node)
         elif isinstance(node, Sequence):
-            hidden = hidden or bool(path) and is_sensitive_list(path[-1])
+            hidden = hidden or (bool(path) and is_sensitive_list(path[-1]))
             waiting.extend((path, item, hidden) for item in node.items)
         else:
             for name, (_, item) in node.entries.items():
@@ -293,6 +311,18 @@ def _harmless(path: tuple[str, ...], value: Any) -> bool:
     if path and path[-1] in {"file", "exec"}:
         return not looks_secret(value)
     return REFERENCE.fullmatch(value) is not None or is_reference_text(value) or value == ""
+
+
+def _mark_below(node: Node) -> None:
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Mapping):
+            waiting.extend(item for _, item in each.entries.values())
+        elif isinstance(each, Sequence):
+            waiting.extend(each.items)
+        elif isinstance(each.value, (str, int, float)) and not isinstance(each.value, bool):
+            _mark(each)
 
 
 def _mark(node: Scalar) -> None:

@@ -1,0 +1,285 @@
+"""Changes a value in the text of a document and leaves every other line as it is, byte for byte.
+
+The text is spliced at the positions that the reader found, and then read again: only what was asked for may have
+changed, else the edit is refused. (A round trip through a YAML library keeps comments, but re-wraps, re-indents and
+re-quotes what it passes over.) Knows YAML and files, not the schema.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from reconciler.document.nodes import Mapping, Node, Scalar, Source, compose, find, plain
+from reconciler.document.problems import safe
+from reconciler.document.sources import read_document
+from reconciler.errors import DocumentError, UsageError
+from reconciler.model import DocumentPath
+from reconciler.values import join_path, same
+
+# Words that need no quotes anywhere, in flow collections too.
+_PLAIN: Final = re.compile(r"[A-Za-z_/.~][A-Za-z0-9_./@+\-:]*|[0-9]+[A-Za-z]+[A-Za-z0-9]*")
+# Texts in YAML 1.2, but other values to readers of YAML 1.1.
+_OLD_WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off"})
+_BREAKS: Final = re.compile("\r\n|\r|\n")
+_MARK: Final = "\ufeff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """One file with its new text, not written yet. `file` is an absolute path."""
+
+    file: str
+    text: str
+
+
+def get_value(text: str, path: DocumentPath) -> Any:
+    """What the text sets at `path`, as plain data.
+
+    Raises:
+        DocumentError: the text cannot be read.
+        UsageError: it does not set `path`.
+    """
+    root = _read(text, "document")
+    node, _, found = find(root, path) if root is not None else (None, None, -1)
+    if node is None or found != len(path):
+        raise UsageError(f"cannot find '{safe(join_path(path))}' in this document")
+    return plain(node)
+
+
+def set_value(text: str, path: DocumentPath, value: Any, *, name: str = "document") -> str:
+    """The text with `value` (plain data) at `path`; missing mappings on the way are added.
+
+    Comments, order, quoting, line ends and indentation stay as they are; lines that do not hold the value are the same bytes.
+
+    Raises:
+        DocumentError: the text cannot be read.
+        UsageError: there is no place for such a value, or it cannot be changed without changing something else.
+    """
+    if not path:
+        raise UsageError("cannot set the whole document")
+    mark = _MARK if text.startswith(_MARK) else ""
+    text = text.removeprefix(_MARK)
+    root = _read(text, name)
+    expected = _with(plain(root) if root is not None else {}, path, value)
+    result = _Splice(text, root).set(path, value)
+    try:
+        after = _read(result, name)
+    except DocumentError:
+        after = None
+    if after is None or not same(plain(after), expected):
+        _refuse(path, "it would change more than that")
+    return mark + result
+
+
+def set_in_files(main: str, path: DocumentPath, value: Any) -> Edit:
+    """The same for a document with includes: the file that sets `path` (or its nearest parent) is the one to change.
+
+    Raises:
+        DocumentError: the document cannot be read.
+        UsageError: as `set_value`.
+    """
+    import os
+
+    reading = read_document(main)
+    if reading.root is None or not reading.whole:
+        from reconciler.document.problems import sort_problems
+
+        problems = sort_problems(reading.problems, [source.name for source in reading.sources])
+        raise DocumentError(f"cannot read {safe(main)}", problems)
+    node, label, _ = find(reading.root, path)
+    source = (label or node).source
+    directory = os.path.dirname(os.path.abspath(main))
+    file = os.path.normpath(os.path.join(directory, source.key))
+    mark = _MARK if reading.contents[file].startswith(_MARK.encode()) else ""
+    return Edit(file=file, text=set_value(mark + source.text, path, value, name=source.name))
+
+
+def _read(text: str, name: str) -> Mapping | None:
+    node, problems = compose(Source(name, name, text.removeprefix(_MARK)))
+    if problems:
+        raise DocumentError(f"cannot read {safe(name)}", problems)
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        return None
+    if not isinstance(node, Mapping):
+        raise UsageError(f"cannot edit {safe(name)}: it is no mapping")
+    return node
+
+
+def _with(data: Any, path: DocumentPath, value: Any) -> Any:
+    """A copy of `data` with `value` at `path`."""
+    data = copy.deepcopy(data)
+    at = data
+    for part, below in itertools.pairwise(path):
+        child = at.get(part) if isinstance(at, dict) and isinstance(part, str) else None
+        if isinstance(at, list) and isinstance(part, int) and 0 <= part < len(at):
+            child = at[part]
+        if child is None and isinstance(at, dict) and isinstance(below, str):
+            child = at[part] = {}
+        if not isinstance(child, (dict, list)):
+            _refuse(path, f"'{safe(str(part))}' holds no other values")
+        at = child
+    last = path[-1]
+    if (isinstance(at, dict) and isinstance(last, str)) or (
+        isinstance(at, list) and isinstance(last, int) and 0 <= last < len(at)
+    ):
+        at[last] = value
+    else:
+        _refuse(path, "there is no such place")
+    return data
+
+
+def _refuse(path: DocumentPath, why: str) -> NoReturn:
+    raise UsageError(f"cannot set '{safe(join_path(path))}': {why}", hint="edit the file by hand")
+
+
+class _Splice:
+    """One change of one text."""
+
+    def __init__(self, text: str, root: Mapping | None) -> None:
+        self.text = text
+        self.root = root
+        self.starts = [0, *(match.end() for match in _BREAKS.finditer(text))]
+        first = _BREAKS.search(text)
+        self.newline = first[0] if first else "\n"
+
+    def set(self, path: DocumentPath, value: Any) -> str:
+        if self.root is None:
+            return self._insert_lines(len(self.text), self._block(path, value, 0))
+        node, name, found = find(self.root, path)
+        if found == len(path):
+            return self._replace(node, name, value)
+        rest = path[found:]
+        if isinstance(node, Mapping):
+            return self._add_flow(node, rest, value) if node.flow else self._add_block(node, rest, value)
+        if isinstance(node, Scalar) and node.value is None and name is not None:
+            if node.line == node.end_line and node.column == node.end_column:
+                indent = name.column - 1 + self._step()
+                return self._insert_lines(
+                    self._line_end(self._index(node.line, node.column)), self._block(rest, value, indent)
+                )
+            return self._replace(node, name, _nest(rest, value))
+        return _refuse(path, "its parent holds no other values")
+
+    def _replace(self, node: Node, name: Scalar | None, value: Any) -> str:
+        start = self._index(node.line, node.column)
+        end = self._content_end(node)
+        quote = self.text[start : start + 1] if isinstance(node, Scalar) and not node.plain else ""
+        rendered = _render(value, quote)
+        if name is not None and start < self._index(name.line, name.column):
+            _refuse((name.value,), "it is an alias of another value")
+        if name is not None and not isinstance(node, Scalar) and not node.flow:
+            # A block collection begins below its name; its replacement stands beside it.
+            start = self.text.index(":", self._index(name.end_line, name.end_column)) + 1
+            rendered = " " + rendered
+        elif start == end:
+            rendered = " " + rendered
+        return self.text[:start] + rendered + self.text[end:]
+
+    def _add_flow(self, node: Mapping, path: DocumentPath, value: Any) -> str:
+        pair = f"{_render(path[0], '')}: {_render(_nest(path[1:], value), '')}"
+        if not node.entries:
+            start = self.text.index("{", self._index(node.line, node.column)) + 1
+            return self.text[:start] + pair + self.text[start:].lstrip(" ")
+        end = self._content_end(next(reversed(node.entries.values()))[1])
+        return self.text[:end] + ", " + pair + self.text[end:]
+
+    def _add_block(self, node: Mapping, path: DocumentPath, value: Any) -> str:
+        first = next(iter(node.entries.values()))[0]
+        at = self._line_end(self._content_end(node))
+        return self._insert_lines(at, self._block(path, value, first.column - 1))
+
+    def _insert_lines(self, at: int, lines: list[str]) -> str:
+        """Puts lines where a line ends (before its break, if it has one)."""
+        before, after = self.text[:at], self.text[at:]
+        if before and not before.endswith(("\n", "\r")):
+            return before + "".join(self.newline + line for line in lines) + after
+        return before + "".join(line + self.newline for line in lines) + after
+
+    def _block(self, path: DocumentPath, value: Any, indent: int) -> list[str]:
+        lines = []
+        step = self._step()
+        for depth, part in enumerate(path):
+            last = depth == len(path) - 1
+            lines.append(
+                " " * (indent + depth * step) + _render(part, "") + ":" + (" " + _render(value, "") if last else "")
+            )
+        return lines
+
+    def _step(self) -> int:
+        """How far this document indents."""
+        for _, node in self.root.entries.values() if self.root is not None else ():
+            if isinstance(node, Mapping) and not node.flow and node.entries:
+                return max(1, next(iter(node.entries.values()))[0].column - 1)
+        return 2
+
+    def _index(self, line: int, column: int) -> int:
+        return min(self.starts[line - 1] + column - 1, len(self.text)) if line <= len(self.starts) else len(self.text)
+
+    def _line_end(self, at: int) -> int:
+        match = _BREAKS.search(self.text, at)
+        return match.start() if match else len(self.text)
+
+    def _content_end(self, node: Node) -> int:
+        """Where the text of a node ends, without the break, the comments and the blank lines that follow."""
+        if isinstance(node, Scalar) or node.flow:
+            end = self._index(node.end_line, node.end_column)
+            start = self._index(node.line, node.column)
+            return start + len(self.text[start:end].rstrip()) if end > start else end
+        children = [item for _, item in node.entries.values()] if isinstance(node, Mapping) else node.items
+        return max(self._content_end(child) for child in children)
+
+
+def _nest(path: DocumentPath, value: Any) -> Any:
+    for part in reversed(path):
+        value = {part: value}
+    return value
+
+
+def _render(value: Any, quote: str) -> str:
+    """A value on one line, as YAML 1.2; `quote` is the sort of quotes that the old text had."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return _render_text(value, quote)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_render(name, '')}: {_render(item, '')}" for name, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_render(item, "") for item in value) + "]"
+    raise TypeError(f"not plain data: {type(value).__name__}")
+
+
+def _render_text(text: str, quote: str) -> str:
+    printable = text.isprintable()
+    if quote == "'" and printable:
+        return "'" + text.replace("'", "''") + "'"
+    if (
+        quote != '"'
+        and printable
+        and _PLAIN.fullmatch(text)
+        and not text.endswith(":")
+        and text.lower() not in _OLD_WORDS
+        and _is_text(text)
+    ):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() or char == " " else _escape(char) for char in quoted)
+
+
+def _escape(char: str) -> str:
+    number = ord(char)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _is_text(text: str) -> bool:
+    """True when YAML 1.2 takes the bare word for a text."""
+    node, problems = compose(Source("", "", text))
+    return not problems and isinstance(node, Scalar) and node.value == text

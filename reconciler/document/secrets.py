@@ -1,0 +1,276 @@
+"""Resolves references to secrets: environment, files, programs. All problems at once, and never a value in any text.
+
+Synchronous and thread-safe: a Trio program calls it through `trio.to_thread.run_sync`. A reference that occurs twice is resolved
+once; programs run side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from reconciler.desired import SecretRef
+from reconciler.document.references import references
+from reconciler.errors import DocumentError
+from reconciler.model import DocumentPath, Position, Secret
+from reconciler.values import join_path
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+    from reconciler.document.load import Loaded
+    from reconciler.document.problems import Problem
+
+__all__ = ["EXEC_SECONDS", "MAX_SECRET_BYTES", "SecretValues", "references", "resolve", "resolve_references"]
+
+# The longest private key chains are some 20 KiB; a log file named by mistake is not.
+MAX_SECRET_BYTES: Final = 64 * 1024
+EXEC_SECONDS: Final = 10.0
+# Password managers ask a daemon that serves one request at a time; more side by side gains nothing.
+_MAX_THREADS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SecretValues:
+    """The resolved secrets of one load (`reconciler.kinds.Secrets`). Its texts show none of them."""
+
+    _values: Mapping[SecretRef, str] = field(repr=False)
+    _salt: bytes = field(repr=False)
+
+    def digest(self, reference: SecretRef) -> Secret:
+        """The digest of the secret behind `reference`, keyed by the salt; KeyError for one that was never resolved."""
+        # _blake2 is a builtin module of CPython; it is what hashlib would give after several milliseconds of import.
+        from _blake2 import blake2b
+
+        value = self._values[reference].encode("utf-8", "surrogateescape")
+        return Secret(blake2b(value, key=self._salt[:64], digest_size=32).hexdigest())
+
+    def reveal(self, reference: SecretRef) -> str:
+        """The value; KeyError for one that was never resolved."""
+        return self._values[reference]
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused(Exception):
+    """A reference cannot be resolved; `message` follows "cannot " and holds no value."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds: float = EXEC_SECONDS) -> SecretValues:
+    """All secrets that a document refers to.
+
+    Relative paths are relative to the main document's directory, which is also where programs run; `~/` is `HOME` of
+    `environ`. Blocks for at most `seconds` for each eight programs.
+
+    Raises:
+        DocumentError: with a problem at each reference that cannot be resolved.
+    """
+    found = references(loaded.desired.canonical)
+    directory = os.path.dirname(loaded.files[0]) if loaded.files else os.getcwd()
+    try:
+        return resolve_references(found, environ, salt=salt, directory=directory, locate=loaded.locate, seconds=seconds)
+    except DocumentError as err:
+        from reconciler.document.problems import safe
+
+        count = len(err.problems)
+        raise DocumentError(
+            f"cannot resolve the secrets of {safe(loaded.path)}: {count} problem{'s' if count > 1 else ''}",
+            err.problems,
+        ) from None
+
+
+def resolve_references(
+    found: tuple[tuple[DocumentPath, SecretRef], ...],
+    environ: Mapping[str, str],
+    *,
+    salt: bytes,
+    directory: str,
+    locate: Callable[[DocumentPath], Position | None],
+    seconds: float = EXEC_SECONDS,
+) -> SecretValues:
+    """The same for references in hand; `locate` tells where each stands.
+
+    Raises:
+        DocumentError: with a problem at each reference that cannot be resolved.
+    """
+    wanted = sorted({reference for _, reference in found}, key=lambda each: (each.source, str(each.value)))
+    values: dict[SecretRef, str] = {}
+    refused: dict[SecretRef, _Refused] = {}
+
+    def one(reference: SecretRef) -> None:
+        try:
+            values[reference] = _resolve(reference, environ, directory, seconds)
+        except _Refused as err:
+            refused[reference] = err
+
+    programs = [each for each in wanted if each.source == "exec"]
+    for each in wanted:
+        if each.source != "exec":
+            one(each)
+    if len(programs) == 1:
+        one(programs[0])
+    elif programs:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(min(len(programs), _MAX_THREADS)) as pool:
+            list(pool.map(one, programs))
+    if refused:
+        from reconciler.document.problems import sort_problems
+
+        problems = [_problem(path, refused[each], locate(path)) for path, each in found if each in refused]
+        raise DocumentError(f"cannot resolve {len(problems)} references to secrets", sort_problems(problems))
+    return SecretValues(values, salt)
+
+
+def _problem(path: DocumentPath, refused: _Refused, position: Position | None) -> Problem:
+    from reconciler.document.problems import Problem, quote
+
+    text, caret = quote(position.text, position.column) if position is not None and position.line else ("", -1)
+    return Problem(
+        file=position.file if position is not None else "",
+        line=position.line if position is not None else 0,
+        column=position.column if position is not None else 0,
+        path=join_path(path),
+        code=refused.code,
+        message=f"cannot {refused.message}",
+        hint=refused.hint,
+        text=text,
+        caret=caret,
+    )
+
+
+def _resolve(reference: SecretRef, environ: Mapping[str, str], directory: str, seconds: float) -> str:
+    match reference.source, reference.value:
+        case "env", str() as name:
+            return _from_environment(name, environ)
+        case "file", str() as path:
+            return _from_file(path, environ, directory)
+        case _, tuple() as argv:
+            return _from_program(argv, environ, directory, seconds)
+    raise AssertionError(reference.source)
+
+
+def _from_environment(name: str, environ: Mapping[str, str]) -> str:
+    from reconciler.document.problems import safe
+
+    value = environ.get(name)
+    if not value:
+        state = "it is not set" if value is None else "it is empty"
+        raise _Refused(
+            "secret_unset", f"use the environment variable {safe(name)}: {state}", "set it where openclaw is started"
+        )
+    return value
+
+
+def _from_file(path: str, environ: Mapping[str, str], directory: str) -> str:
+    from reconciler.document.files import ReadError, read_file
+    from reconciler.document.problems import safe
+
+    expanded = environ.get("HOME", "~") + path[1:] if path == "~" or path.startswith("~/") else path
+    try:
+        data = read_file(os.path.join(directory, expanded), MAX_SECRET_BYTES, MAX_SECRET_BYTES)
+    except ReadError as err:
+        reason = err.message.removeprefix("read it: ")
+        raise _Refused("secret_unreadable", f"read the secret file '{safe(path)}': {reason}", err.hint) from None
+    return _text(data, "secret_unreadable", f"use the secret file '{safe(path)}'")
+
+
+def _text(data: bytes, code: str, message: str) -> str:
+    """The text of a secret without one newline at its end."""
+    data = data.removesuffix(b"\n").removesuffix(b"\r")
+    if not data:
+        raise _Refused(code, f"{message}: it gives nothing")
+    if b"\0" in data:
+        raise _Refused(code, f"{message}: it gives a NUL byte")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _Refused(code, f"{message}: it gives no UTF-8 text") from None
+
+
+def _from_program(argv: tuple[str, ...], environ: Mapping[str, str], directory: str, seconds: float) -> str:
+    import subprocess
+    import time
+
+    from reconciler.document.files import reason_of
+    from reconciler.document.problems import safe
+
+    shown = f"'{safe(argv[0])}'"
+    program = environ.get("HOME", "~") + argv[0][1:] if argv[0].startswith("~/") else argv[0]
+    try:
+        # A session of its own, so that whatever it starts can be ended with it. Its stderr may hold anything: never shown.
+        process = subprocess.Popen(
+            [program, *argv[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=dict(environ),
+            cwd=directory,
+            start_new_session=True,
+        )
+    except OSError as err:
+        hint = "is it installed, and on PATH?" if isinstance(err, FileNotFoundError) else ""
+        raise _Refused("secret_exec_failed", f"start {shown}: {reason_of(err)}", hint) from None
+    except ValueError:
+        raise _Refused("secret_exec_failed", f"start {shown}: an argument has a NUL character") from None
+    deadline = time.monotonic() + seconds
+    try:
+        data = _read_until(process, deadline)
+        if data is not None and len(data) <= MAX_SECRET_BYTES:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                data = None
+    finally:
+        _end(process)
+    if data is None:
+        raise _Refused("secret_exec_timeout", f"wait for {shown}: it took longer than {seconds:g} s and was ended")
+    if len(data) > MAX_SECRET_BYTES:
+        raise _Refused("secret_exec_failed", f"use what {shown} prints: more than {MAX_SECRET_BYTES // 1024} KiB")
+    status = process.returncode
+    if status:
+        how = f"it ended with status {status}" if status > 0 else f"it was ended by signal {-status}"
+        raise _Refused("secret_exec_failed", f"use what {shown} prints: {how}", "run it by hand to see what it says")
+    return _text(data, "secret_exec_failed", f"use what {shown} prints")
+
+
+def _read_until(process: Popen[bytes], deadline: float) -> bytes | None:
+    """What the process prints until it closes its output, one byte more than allowed at most; None after the deadline."""
+    import select
+    import time
+
+    stream = process.stdout
+    assert stream is not None
+    data = b""
+    while len(data) <= MAX_SECRET_BYTES:
+        left = deadline - time.monotonic()
+        # poll, not select: a descriptor may be above 1023 in a supervisor.
+        waiter = select.poll()
+        waiter.register(stream, select.POLLIN)
+        if left <= 0 or not waiter.poll(left * 1000):
+            return None
+        chunk = os.read(stream.fileno(), MAX_SECRET_BYTES + 1 - len(data))
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _end(process: Popen[bytes]) -> None:
+    """Ends the process with all that it started, unless it has ended by itself, and leaves no zombie."""
+    import signal
+
+    if process.stdout is not None:
+        process.stdout.close()
+    # Not waited for yet, so the number cannot be another's.
+    if process.poll() is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    process.wait()
