@@ -25,6 +25,16 @@ IDLE_SECONDS = 15.0
 BODY_SECONDS = 30.0
 _READ_BYTES = 16 * 1024
 
+_REASONS = {
+    200: b"OK",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    413: b"Payload Too Large",
+    431: b"Request Header Fields Too Large",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+}
 _JSON = b"application/json; charset=utf-8"
 _CLOSE = (b"connection", b"close")
 _TEXT = b"text/plain; charset=utf-8"
@@ -150,7 +160,10 @@ async def _send(stream: trio.abc.Stream, conn: h11.Connection, response: Respons
         (b"x-content-type-options", b"nosniff"),
         *response.headers,
     ]
-    data = conn.send(h11.Response(status_code=response.status, headers=headers)) or b""
+    data = (
+        conn.send(h11.Response(status_code=response.status, headers=headers, reason=_REASONS.get(response.status, b"")))
+        or b""
+    )
     if not head_only:
         data += conn.send(h11.Data(data=response.body)) or b""
     data += conn.send(h11.EndOfMessage()) or b""
