@@ -12,7 +12,7 @@ import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,11 +31,6 @@ is there. In files that openclaw shares with others (`openclaw.json`) a default 
 
 **Who wins.** `OPENCLAW_*` variables of the process that applies come before the file, the file before the defaults.
 `openclaw config explain PATH` says where a value came from.
-
-| variable | sets |
-|---|---|
-| `OPENCLAW_FILE` | the document, where `--file` does not name it |
-| `OPENCLAW_STATE_DIR`, `OPENCLAW_PROFILE` | the state directory ([files](files.md)) |
 """
 EXIT_CODES_HEAD: Final = """\
 # Exit codes
@@ -94,34 +89,39 @@ class Schema:
         choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
         if len(choices) == 1:
             outer = {name: value for name, value in schema.items() if name != "anyOf"}
-            return {**self.resolve(choices[0]), **outer, "x-nullable": True}
+            inner = self.resolve(choices[0])
+            # The inner description says what form the value has, the outer one what it is for.
+            form = {} if inner.get("properties") else {"x-form": inner.get("description")}
+            return {**inner, **form, **outer}
         return schema
 
     def settings(self, path: str, schema: JSON) -> Iterator[Setting]:
         """All settings at and below `path`, in the schema's order."""
+        needed = schema.get("required", ())
         for name, inner in schema.get("properties", {}).items():
-            yield from self._setting(f"{path}.{name}" if path else name, self.resolve(inner))
+            yield from self._setting(f"{path}.{name}" if path else name, self.resolve(inner), name in needed)
         extra = schema.get("additionalProperties")
-        if (
-            isinstance(extra, Mapping)
-            and extra
-            and "type" not in extra
-            and "$ref" not in extra
-            and "anyOf" not in extra
-        ):
-            return
         if isinstance(extra, Mapping) and extra:
-            yield from self._setting(f"{path}.<name>", self.resolve(extra))
+            yield from self._setting(f"{path}.<name>", self.resolve(extra), needed=False)
 
-    def _setting(self, path: str, schema: JSON) -> Iterator[Setting]:
+    def _setting(self, path: str, schema: JSON, needed: bool) -> Iterator[Setting]:
+        if variants := self._variants(schema):
+            yield Setting(path=path, kind=self.kind(schema), default="", text=_text(schema))
+            yield from _merged([list(self.settings(path, variant)) for variant in variants])
+            return
         has_own = bool(schema.get("properties"))
-        if not has_own or schema.get("description"):
-            yield Setting(path=path, kind=self.kind(schema), default=_default(schema, has_own), text=_text(schema))
+        default = "required" if needed and "const" not in schema else _default(schema, has_own)
+        yield Setting(path=path, kind=self.kind(schema), default=default, text=_text(schema))
         yield from self.settings(path, schema)
         if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
-            item = self.resolve(schema["items"])
-            if item.get("properties"):
-                yield from self.settings(f"{path}[]", item)
+            yield from self.settings(f"{path}[]", self.resolve(schema["items"]))
+
+    def _variants(self, schema: JSON) -> list[JSON]:
+        """The sections of which one stands there, told apart by one of their settings; none for any other choice."""
+        choices = [self.resolve(choice) for choice in schema.get("oneOf") or schema.get("anyOf") or ()]
+        # The forms of a reference to a secret are one value, and not sections of settings.
+        sections = all(choice.get("properties") for choice in choices)
+        return choices if sections and not _is_reference(choices) else []
 
     def kind(self, schema: JSON) -> str:
         """What may stand there, in words."""
@@ -130,14 +130,19 @@ class Schema:
             return f"`{_plain(schema['const'])}`"
         if "enum" in schema:
             return ", ".join(f"`{_plain(value)}`" for value in schema["enum"])
+        if form := schema.get("x-form"):
+            return str(form).partition(": ")[0]
         if choices := schema.get("anyOf") or schema.get("oneOf"):
+            if _is_reference(choices):
+                plain = any(choice.get("type") == "string" and "pattern" not in choice for choice in choices)
+                return "text or a reference to a secret" if plain else "a reference to a secret"
             return " or ".join(dict.fromkeys(self.kind(choice) for choice in choices))
         return self._plain_kind(schema)
 
     def _plain_kind(self, schema: JSON) -> str:
         match schema.get("type"):
             case "object":
-                return str(schema.get("title", "section")).lower() if schema.get("x-reference") else "section"
+                return "section" if schema.get("properties") else "mapping"
             case "array":
                 return f"list of {self.kind(schema.get('items', {}))}"
             case "boolean":
@@ -148,10 +153,28 @@ class Schema:
                 return str(schema.get("format", "text"))
             case "null":
                 return "`null`"
+            case ["string", "integer"]:
+                return "a quantity with its unit"
             case list() as several:
                 return " or ".join(self._plain_kind({**schema, "type": one}) for one in several)
             case _:
                 return "any"
+
+
+def _is_reference(choices: Sequence[JSON]) -> bool:
+    return any("exec" in choice.get("properties", {}) for choice in choices)
+
+
+def _merged(variants: Sequence[Sequence[Setting]]) -> Iterator[Setting]:
+    """Each path once; where variants differ in what may stand there, all of it."""
+    by_path: dict[str, list[Setting]] = {}
+    for setting in (setting for variant in variants for setting in variant):
+        by_path.setdefault(setting.path, []).append(setting)
+    for same in by_path.values():
+        kinds = dict.fromkeys(setting.kind for setting in same)
+        everywhere = len(same) == len(variants)
+        default = same[0].default if everywhere or same[0].default != "required" else ""
+        yield replace(same[0], kind=" or ".join(kinds), default=default)
 
 
 def _range(schema: JSON) -> str:
@@ -180,10 +203,16 @@ def _text(schema: JSON) -> str:
     return f"{text} Example: {examples}." if examples else text
 
 
-def render_settings(document: JSON) -> str:
-    """settings.md for a JSON Schema of the document."""
+def table_of(docstring: str) -> str:
+    """The first table of a module's docstring, with the paragraphs after it up to the one that begins with `Pure:`."""
+    text = inspect.cleandoc(docstring)
+    return text[text.index("| ") :].partition("\n\nPure:")[0] + "\n"
+
+
+def render_settings(document: JSON, variables: str) -> str:
+    """settings.md for a JSON Schema of the document, and the table of the variables that override it."""
     schema = Schema(document)
-    parts = [SETTINGS_HEAD]
+    parts = [SETTINGS_HEAD, variables]
     top: list[Setting] = []
     sections: list[str] = []
     for name, section in schema.sections():
@@ -228,10 +257,11 @@ def _subclasses(root: type[Exception]) -> Iterator[type[Exception]]:
 def pages() -> dict[str, str]:
     """Every generated page by its file name."""
     from reconciler import errors
+    from reconciler.document import environment
     from reconciler.document.jsonschema import document_schema
 
     return {
-        "settings.md": render_settings(document_schema()),
+        "settings.md": render_settings(document_schema(), table_of(environment.__doc__ or "")),
         "exit-codes.md": render_exit_codes(errors.OpenClawError),
     }
 

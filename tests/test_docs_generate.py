@@ -23,6 +23,13 @@ def generate() -> ModuleType:
     return module
 
 
+SECRET: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "pattern": "x"},
+        {"type": "object", "properties": {"env": {"type": "string"}}},
+        {"type": "object", "properties": {"exec": {"type": "array"}}},
+    ]
+}
 SCHEMA: dict[str, Any] = {
     "properties": {
         "version": {"const": 1, "description": "Mandatory."},
@@ -35,9 +42,15 @@ SCHEMA: dict[str, Any] = {
             "properties": {
                 "runtime": {"enum": ["builtin", "openclaw"], "default": "builtin", "description": "Which\none."},
                 "restart": {"$ref": "#/$defs/Restart"},
+                "token": {"anyOf": [SECRET, {"type": "null"}], "default": None, "description": "Who it is."},
+                "age": {
+                    "anyOf": [{"type": "string", "description": "a duration"}, {"type": "null"}],
+                    "description": "Old.",
+                },
             },
         },
         "Restart": {
+            "type": "object",
             "properties": {
                 "burst": {
                     "type": "integer",
@@ -47,22 +60,33 @@ SCHEMA: dict[str, Any] = {
                     "description": "Tries | at most.",
                 },
                 "codes": {"type": "array", "items": {"type": "integer"}, "default": [78], "examples": [[78, 2]]},
-            }
+            },
         },
-        "Tunnel": {"properties": {"host": {"type": "string", "description": "Where to."}}},
+        "Tunnel": {"oneOf": [{"$ref": "#/$defs/Ssh"}, {"$ref": "#/$defs/Funnel"}]},
+        "Ssh": {
+            "required": ["type", "host", "port"],
+            "properties": {"type": {"const": "ssh"}, "host": {"type": "string"}, "port": {"type": "integer"}},
+        },
+        "Funnel": {"required": ["port"], "properties": {"type": {"const": "funnel"}, "port": {"type": "integer"}}},
     },
 }
 
 
 def test_settings_are_listed_by_path_with_value_default_and_meaning(generate: ModuleType) -> None:
-    page = generate.render_settings(SCHEMA)
-    rows = [line for line in page.splitlines() if line.startswith("| `") and "OPENCLAW_" not in line]
+    page = generate.render_settings(SCHEMA, "| variable | sets |\n")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert rows == [
         "| `version` | `1` |  | Mandatory. |",
         "| `service.runtime` | `builtin`, `openclaw` | `builtin` | Which one. |",
+        "| `service.restart` | section |  |  |",
         "| `service.restart.burst` | integer 1..100 | `5` | Tries \\| at most. |",
         "| `service.restart.codes` | list of integer | `[78]` |  Example: `[78, 2]`. |",
-        "| `tunnels.<name>.host` | text |  | Where to. |",
+        "| `service.token` | a reference to a secret |  | Who it is. |",
+        "| `service.age` | a duration |  | Old. |",
+        "| `tunnels.<name>` | section |  |  |",
+        "| `tunnels.<name>.type` | `ssh` or `funnel` |  |  |",
+        "| `tunnels.<name>.host` | text |  |  |",
+        "| `tunnels.<name>.port` | integer | required |  |",
     ]
     assert "## service\n\nWhat runs.\n" in page
 
@@ -86,3 +110,10 @@ def test_each_exit_code_stands_once_with_the_first_sentence_of_its_error(generat
     assert "| 4 | It moved meanwhile. |\n" in page
     assert "Handled like" not in page
     assert page.index("| 0 |") < page.index("| 4 |") < page.index("| 143 |")
+
+
+def test_the_table_of_a_module_is_taken_up_to_what_only_its_readers_need(generate: ModuleType) -> None:
+    assert (
+        generate.table_of("Words.\n\n| a | b |\n|---|---|\n\nMore.\n\nPure: no clock.")
+        == "| a | b |\n|---|---|\n\nMore.\n"
+    )

@@ -160,8 +160,8 @@ def test_every_exit_code_is_in_the_reference() -> None:
 def test_every_condition_and_reason_is_in_the_reference() -> None:
     text = (REFERENCE / "conditions.md").read_text()
     missing = []
-    for call, where in [*calls_of("Condition"), *calls_of("Health")]:
-        values = [keyword.value for keyword in call.keywords if keyword.arg in ("type", "reason")]
+    for call, where in [*calls_of("Condition"), *calls_of("_condition"), *calls_of("Health")]:
+        values = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg in ("type", "reason"))]
         constants = [node for value in values for node in ast.walk(value) if isinstance(node, ast.Constant)]
         words = {str(node.value) for node in constants if re.fullmatch(r"[A-Z][A-Za-z]+", str(node.value))}
         missing += [f"{word} of {where}" for word in sorted(words) if f"`{word}`" not in text]
