@@ -106,7 +106,7 @@ class Schema:
 
     def _setting(self, path: str, schema: JSON, needed: bool) -> Iterator[Setting]:
         if variants := self._variants(schema):
-            yield Setting(path=path, kind=self.kind(schema), default="", text=_text(schema))
+            yield Setting(path=path, kind="section", default="", text=_text(schema))
             yield from _merged([list(self.settings(path, variant)) for variant in variants])
             return
         has_own = bool(schema.get("properties"))
