@@ -39,6 +39,10 @@ class StatePaths:
         return self.ours / "run"
 
     @property
+    def cache(self) -> Path:
+        return self.ours / "document.json"
+
+    @property
     def plans(self) -> Path:
         return self.ours / "plans"
 

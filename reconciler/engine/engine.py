@@ -116,6 +116,16 @@ class Engine:
             self._journal = journal
         return self._journal
 
+    @property
+    def watching_now(self) -> bool:
+        """True while a window is watched: then stopping loses nothing but the verdict."""
+        return self._watchers > 0
+
+    async def hold_back(self, digest: str, reason: str, run: str) -> None:
+        """Quarantines a document by its digest: it is applied again only by the word of an operator, or once it changes."""
+        async with self._writer(HOUR_SECONDS):
+            await _thread(partial(self.journal().quarantine, digest, reason, run, self.now()))
+
     def close(self) -> None:
         """Closes the journal, if it was opened."""
         if self._journal is not None:
@@ -172,7 +182,7 @@ class Engine:
             planned = await self.plan(goal, journal)
             # A plan made before there was a journal has other digests of secrets; it was compared above.
             await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
-            plan = _kept(planned.plan, request.only)
+            plan = _without(planned.plan, request.waiting)
             if plan.actions:
                 ended = await self._effects(replace(planned, plan=plan), request, journal)
             else:
@@ -364,14 +374,14 @@ class Engine:
         return window.outcome(result, reason)
 
 
-def _kept(plan: Plan, only: frozenset[Key] | None) -> Plan:
+def _without(plan: Plan, waiting: frozenset[Key]) -> Plan:
     """`plan` without the actions of keys that wait out their backoff, and without what needs them."""
-    if only is None:
+    if not waiting:
         return plan
     left: set[str] = set()
     kept: list[Action] = []
     for action in plan.actions:
-        if action.key not in only or any(need in left for need in action.needs):
+        if action.key in waiting or any(need in left for need in action.needs):
             left.add(action.id)
         else:
             kept.append(action)

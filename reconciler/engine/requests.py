@@ -15,8 +15,8 @@ from reconciler.planning.policy import Approvals
 class Request:
     """One wish to apply: why (`cause`: apply, save, drift, timer, commit, rollback), by whom, and what was granted.
 
-    `expected` is a plan made earlier that must still hold to the letter; `only` keeps a run to some keys (the others wait
-    out their backoff).
+    `expected` is a plan made earlier that must still hold to the letter; `waiting` names keys that are left out because they
+    wait out their backoff.
     """
 
     cause: str
@@ -25,7 +25,7 @@ class Request:
     approvals: Approvals = field(default_factory=Approvals)
     expected: Plan | None = None
     expected_digest: str | None = None
-    only: frozenset[Key] | None = None
+    waiting: frozenset[Key] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

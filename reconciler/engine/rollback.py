@@ -122,7 +122,7 @@ async def _restore(
 ) -> str | None:
     """Applies `target`; returns why that did not work, or None."""
     journal, now = engine.journal(), engine.now
-    goal, notes = engine.goal_of(target)
+    goal, notes = await _thread(partial(engine.goal_of, target))
     planned = await engine.plan(goal, journal, notes)
     for note in notes:
         engine.report(Progress(what="note", text=note.message))
@@ -174,7 +174,7 @@ async def _restore(
 async def _undo_all(engine: Engine, run: str, done: Sequence[StepResult], generation: Generation | None) -> str | None:
     """Takes back every action of a first apply that can be, in reverse; returns why one was not, or None."""
     assert generation is not None
-    goal, _notes = engine.goal_of(generation)
+    goal, _notes = await _thread(partial(engine.goal_of, generation))
     steps = Steps(
         run=run,
         journal=engine.journal(),

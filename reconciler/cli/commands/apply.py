@@ -1,0 +1,274 @@
+"""`openclaw apply` and `openclaw rollback`: the commands that change the host."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.options import file_option, json_option
+from reconciler.cli.session import Session
+from reconciler.errors import BlockedError, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.document.load import Loaded
+    from reconciler.engine.engine import Engine, Source
+    from reconciler.engine.requests import Outcome, Progress, Report, Request
+    from reconciler.model import Blocked, Plan
+    from reconciler.planning.policy import Approvals
+
+# How long an apply waits for another writer before it says who that is.
+LOCK_SECONDS = 2.0
+
+
+@click.command("apply")
+@file_option
+@json_option
+@click.argument("plan", required=False, metavar="[PLAN]")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--approve", metavar="KEY", multiple=True, help="Grant the destruction of KEY.")
+@click.option("--take-over", is_flag=True, help="Manage what was there before us; what is there is kept in backups.")
+@click.option(
+    "--no-wait", is_flag=True, help="Do not wait until the result is confirmed (where a supervisor watches it)."
+)
+@click.option("--author", metavar="NAME", help="Who wants it, for the history.")
+@click.option("--commit", metavar="ID", help="The commit that it comes from, for the history.")
+@click.pass_obj
+def apply_command(
+    session: Session,
+    as_json: bool,
+    plan: str | None,
+    yes: bool,
+    approve: tuple[str, ...],
+    take_over: bool,
+    no_wait: bool,
+    author: str | None,
+    commit: str | None,
+) -> int:
+    """Make the host what the document declares, or do exactly what PLAN says."""
+    return session.run(
+        apply,
+        as_json=as_json,
+        plan=plan,
+        yes=yes,
+        approvals=granted(approve, take_over),
+        no_wait=no_wait,
+        author=author,
+        commit=commit,
+    )
+
+
+async def apply(
+    session: Session,
+    *,
+    as_json: bool,
+    plan: str | None,
+    yes: bool,
+    approvals: Approvals,
+    no_wait: bool,
+    author: str | None,
+    commit: str | None,
+) -> int:
+    """Plans, asks where needed, applies, waits for the verdict, and returns the exit code."""
+    import trio
+
+    from reconciler.cli.commands.plan import BLOCKED, make, read_kept
+    from reconciler.engine.requests import Request
+    from reconciler.serial import plan_digest
+
+    expected, digest = None, None
+    if plan is not None:
+        expected, digest = read_kept(session, plan)
+    elif not yes:
+        planned, _blocked = await make(session)
+        found = planned.plan
+        if (found.actions or found.blocked) and not await confirmed(session, found, found.blocked, as_json):
+            return BLOCKED
+        if found.actions:
+            expected, digest = found, plan_digest(found)
+    loaded = session.load()
+    runtime = session.runtime()
+    request = Request(
+        cause="commit" if commit is not None else "apply",
+        author=author or who(session),
+        commit=commit,
+        approvals=approvals,
+        expected=expected,
+        expected_digest=digest,
+    )
+    engine = session.engine(reporter(session, as_json), "openclaw apply")
+    try:
+        source = await trio.to_thread.run_sync(runtime.source, loaded)
+        outcome = await carry_out(session, engine, source, request, no_wait=no_wait)
+        remember(session, loaded)
+    finally:
+        session.leave(engine)
+    return told(session, outcome, as_json)
+
+
+@click.command("rollback")
+@file_option
+@json_option
+@click.argument("number", required=False, type=int, metavar="[N]")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--approve", metavar="KEY", multiple=True, help="Grant the destruction of KEY.")
+@click.option("--author", metavar="NAME", help="Who wants it, for the history.")
+@click.pass_obj
+def rollback_command(
+    session: Session, as_json: bool, number: int | None, yes: bool, approve: tuple[str, ...], author: str | None
+) -> int:
+    """Go back to generation N [default: the one that was confirmed before the present one]."""
+    return session.run(
+        rollback, as_json=as_json, number=number, yes=yes, approvals=granted(approve, False), author=author
+    )
+
+
+async def rollback(
+    session: Session, *, as_json: bool, number: int | None, yes: bool, approvals: Approvals, author: str | None
+) -> int:
+    """Applies an earlier generation as a new one and holds the present document back until it changes."""
+    from reconciler.cli.render.plan import diagnostics_text, plan_text
+    from reconciler.engine.requests import Request
+    from reconciler.errors import DocumentError
+    from reconciler.model import Result
+
+    journal = session.journal()
+    with journal:
+        good = [item for item in journal.generations() if item.result is Result.CONFIRMED]
+        if number is None and len(good) < 2:
+            raise UsageError(
+                "cannot go back: there is no earlier confirmed generation", hint="`openclaw history` lists them"
+            )
+        target = good[1] if number is None else journal.generation(number)
+        if target is None:
+            raise UsageError(
+                f"cannot go back to generation {number}: there is none", hint="`openclaw history` lists them"
+            )
+        runtime = session.runtime()
+        goal, notes = runtime.goal_of(target)
+        engine = session.engine(reporter(session, as_json), "openclaw rollback")
+        planned = await engine.plan(goal, journal, notes)
+    if not yes:
+        session.console.out(
+            plan_text(
+                planned.plan, document=f"generation {target.number}", blocked=(), colour=session.console.terminal.colour
+            )
+        )
+        session.console.err(
+            diagnostics_text(planned.plan, planned.plan.blocked, colour=session.console.terminal.colour)
+        )
+        if planned.plan.actions and not await answered(session, f"Go back to generation {target.number}? [y/N] "):
+            return 3
+    request = Request(
+        cause=f"rollback to {target.number}", author=author or who(session), commit=target.commit, approvals=approvals
+    )
+    try:
+        outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request, no_wait=False)
+        if outcome.exit_code == 0:
+            try:
+                held = runtime.source(session.load())(runtime.salt()).digest
+            except DocumentError:
+                held = None  # A document that is not valid is not applied by itself anyway.
+            if held is not None and held != target.digest:
+                await engine.hold_back(
+                    held, f"superseded by `openclaw rollback` to generation {target.number}", outcome.run
+                )
+    finally:
+        session.leave(engine)
+    return told(session, outcome, as_json)
+
+
+async def carry_out(session: Session, engine: Engine, source: Source, request: Request, *, no_wait: bool) -> Outcome:
+    """The effects, then the window. The first wish to stop (Ctrl-C, SIGTERM) finishes the step or ends the watching, a second
+    one ends everything.
+    """
+    async with session.stoppable(engine):
+        outcome, window = await engine.begin(source, request, wait_seconds=LOCK_SECONDS)
+        if window is None:
+            return outcome
+        if no_wait:
+            session.hand_over(window)
+            return outcome
+        outcome = await engine.finish(window)
+    return outcome
+
+
+def reporter(session: Session, as_json: bool) -> Report:
+    """Tells progress on stderr, unless a program reads along."""
+    from reconciler.cli.render.outcome import progress_text
+
+    def report(progress: Progress) -> None:
+        if not as_json and (text := progress_text(progress, colour=session.console.terminal.colour)):
+            session.console.err(text)
+
+    return report
+
+
+def told(session: Session, outcome: Outcome, as_json: bool) -> int:
+    """Prints how it went and returns the exit code."""
+    from reconciler.cli.render.outcome import outcome_json, outcome_text
+    from reconciler.cli.render.text import json_text
+
+    if as_json:
+        session.console.out(json_text(outcome_json(outcome)))
+    else:
+        session.console.out(outcome_text(outcome, colour=session.console.terminal.colour))
+    return outcome.exit_code
+
+
+async def confirmed(session: Session, plan: Plan, blocked: tuple[Blocked, ...], as_json: bool) -> bool:
+    """Shows the plan and asks; refuses before printing pages where nobody can answer.
+
+    Raises:
+        BlockedError: there is no terminal to ask.
+    """
+    from reconciler.cli.render.plan import diagnostics_text, plan_text
+
+    console = session.console
+    if as_json or not console.terminal.stdin:
+        raise BlockedError(
+            "cannot ask whether to apply: no terminal", hint="say --yes, or apply a plan made by `plan --out`"
+        )
+    console.out(plan_text(plan, document=session.named, blocked=blocked, colour=console.terminal.colour))
+    console.err(diagnostics_text(plan, blocked, colour=console.terminal.colour))
+    return not blocked and await answered(session, "Apply this plan? [y/N] ")
+
+
+async def answered(session: Session, question: str) -> bool:
+    """True when the person says yes.
+
+    Raises:
+        BlockedError: there is no terminal to ask.
+    """
+    if not session.console.terminal.stdin:
+        raise BlockedError("cannot ask: no terminal", hint="say --yes")
+    answer = await session.console.ask(question)
+    return answer is not None and answer.strip().lower() in ("y", "yes")
+
+
+def granted(approve: tuple[str, ...], take_over: bool) -> Approvals:
+    """The approvals of one command line.
+
+    Raises:
+        UsageError: one of them is no key.
+    """
+    from reconciler.model import Key
+    from reconciler.planning.policy import Approvals
+
+    try:
+        keys = frozenset(Key.parse(text) for text in approve)
+    except ValueError as err:
+        raise UsageError(f"cannot approve: {err}") from err
+    return Approvals(keys=keys, take_over=take_over)
+
+
+def who(session: Session) -> str | None:
+    """The user in whose name this runs, for the history."""
+    return session.environ.get("SUDO_USER") or session.environ.get("USER") or session.environ.get("LOGNAME")
+
+
+def remember(session: Session, loaded: Loaded) -> None:
+    """Keeps the validated form of the document, so that the next command need not validate it again."""
+    from reconciler.document.load import write_cache
+
+    write_cache(session.host().state.cache, loaded, session.environ)

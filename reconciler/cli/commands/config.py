@@ -1,0 +1,109 @@
+"""`openclaw config get|set|explain`: settings of the document, by path. `set` edits the file; nothing here touches the host."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from reconciler.cli.options import file_option, json_option
+from reconciler.cli.session import Session
+from reconciler.errors import DocumentError, UsageError
+
+
+@click.group("config")
+def config_command() -> None:
+    """Get, set and explain settings of the document."""
+
+
+@config_command.command("get")
+@file_option
+@json_option
+@click.argument("path")
+@click.pass_obj
+def get_command(session: Session, as_json: bool, path: str) -> int:
+    """Print the value at PATH, with defaults and the environment applied."""
+    from reconciler.cli.render.text import json_text
+
+    value, _origin = session.load().explain(parsed(path))
+    if as_json:
+        session.console.out(json_text({"schema": "openclaw.config-get/1", "path": path, "value": value}))
+    else:
+        session.console.out((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + "\n")
+    return 0
+
+
+@config_command.command("explain")
+@file_option
+@json_option
+@click.argument("path")
+@click.pass_obj
+def explain_command(session: Session, as_json: bool, path: str) -> int:
+    """Say where the value at PATH comes from: the environment, a line of the document, or a default."""
+    from reconciler.cli.render.text import json_text
+
+    value, origin = session.load().explain(parsed(path))
+    if as_json:
+        data = {"schema": "openclaw.config-explain/1", "path": path, "value": value, "origin": origin}
+        session.console.out(json_text(data))
+    else:
+        session.console.out(f"{path} = {json.dumps(value, ensure_ascii=False)}  ({origin})\n")
+    return 0
+
+
+@config_command.command("set")
+@file_option
+@click.argument("path")
+@click.argument("value")
+@click.pass_obj
+def set_command(session: Session, path: str, value: str) -> int:
+    """Set PATH to VALUE in the document; comments, order and quoting stay as they are.
+
+    VALUE is read as YAML: `true`, `19000`, `30s`, `[a, b]`, `{env: NAME}`.
+    """
+    from reconciler.document.edit import set_in_files
+    from reconciler.document.load import load_edited
+    from reconciler.engine.files import replace_text
+
+    edit = set_in_files(session.document, parsed(path), yaml_value(value))
+    # What would not be valid is refused before it is written.
+    load_edited(session.document, session.environ, edit, name=session.named)
+    replace_text(edit.file, edit.text)
+    session.console.out(
+        f"{session.named}: {path} is set; a running supervisor applies it, else `openclaw apply` does\n"
+    )
+    return 0
+
+
+def yaml_value(text: str) -> Any:
+    """What `text` means as YAML.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    from reconciler.document.nodes import Source, compose, plain
+
+    node, problems = compose(Source("VALUE", "VALUE", text))
+    if problems:
+        raise DocumentError(f"cannot use the value {text!r}", tuple(problems))
+    return plain(node) if node is not None else None
+
+
+def parsed(path: str) -> tuple[Any, ...]:
+    """The parts of a path as people write it.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    from reconciler.values import split_path
+
+    try:
+        parts = split_path(path)
+    except ValueError as err:
+        raise UsageError(
+            f"cannot use {path!r}: {err}", hint="write it like gateway.auth.token or policy.windows[0]"
+        ) from err
+    if not parts:
+        raise UsageError("cannot use an empty path", hint="write it like gateway.port")
+    return parts

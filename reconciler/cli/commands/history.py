@@ -1,0 +1,89 @@
+"""`openclaw history` and `openclaw diff`: which generations there were, and what lies between two of them. Both only read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.options import file_option, json_option
+from reconciler.cli.session import Session
+from reconciler.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from reconciler.journal import Journal
+    from reconciler.model import Generation
+
+
+@click.command("history")
+@file_option
+@json_option
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Show at most N generations.")
+@click.pass_obj
+def history_command(session: Session, as_json: bool, limit: int | None) -> int:
+    """List the generations that were in force, newest first."""
+    from reconciler.cli.render.history import history_json, history_text
+    from reconciler.cli.render.text import json_text
+
+    generations: tuple[Generation, ...] = ()
+    lost = None
+    if (journal := session.reader()) is not None:
+        with journal:
+            generations, lost = journal.generations(limit), journal.history_lost
+    console = session.console
+    if as_json:
+        console.out(json_text(history_json(generations)))
+    else:
+        console.out(history_text(generations, colour=console.terminal.colour))
+    if lost is not None:
+        console.err(f"note: the earlier history is lost: {lost}\n")
+    return 0
+
+
+@click.command("diff")
+@file_option
+@json_option
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="[B]", required=False)
+@click.option("--text", "as_text", is_flag=True, help="Compare the texts of the files, comments and all.")
+@click.pass_obj
+def diff_command(session: Session, as_json: bool, a: str, b: str | None, as_text: bool) -> int:
+    """Compare generation A with generation B, or with the document as it is now."""
+    from reconciler.cli.render.history import fields_diff, fields_json, fields_text, text_diff
+    from reconciler.cli.render.text import json_text
+
+    with session.journal() as journal:
+        old = side(session, journal, a)
+        new = side(session, journal, b)
+    if as_text:
+        session.console.out(text_diff(old["texts"], new["texts"], old["name"], new["name"]))
+        return 0
+    found = fields_diff(old["canonical"], new["canonical"])
+    if as_json:
+        session.console.out(json_text(fields_json(found, old["name"], new["name"])))
+    else:
+        session.console.out(fields_text(found, old["name"], new["name"]))
+    return 0
+
+
+def side(session: Session, journal: Journal, text: str | None) -> Mapping[str, Any]:
+    """One side of a comparison: a generation by its number, or the document as it is now.
+
+    Raises:
+        UsageError: there is no such generation.
+        DocumentError: the document is not valid.
+    """
+    if text is None:
+        loaded = session.load()
+        return {"name": session.named, "texts": loaded.texts, "canonical": loaded.desired.canonical}
+    generation = journal.generation(int(text)) if text.isascii() and text.isdigit() else None
+    if generation is None:
+        raise UsageError(f"cannot compare: there is no generation {text!r}", hint="`openclaw history` lists them")
+    return {
+        "name": f"generation {generation.number}",
+        "texts": generation.texts,
+        "canonical": generation.canonical["canonical"],
+    }

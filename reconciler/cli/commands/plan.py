@@ -1,0 +1,193 @@
+"""`openclaw plan` and `openclaw drift`: what an apply would do, and what moved. Both only read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.options import file_option, json_option
+from reconciler.cli.session import Session
+
+if TYPE_CHECKING:
+    from reconciler.engine.engine import Planned
+    from reconciler.journal import Journal
+    from reconciler.model import Blocked, Note, Plan
+
+DIFFERENCES, BLOCKED, INCOMPLETE = 2, 3, 1
+# A plan that lies about for longer is made again: that costs a second, and its window of restarts has passed.
+PLAN_SECONDS = 3600
+
+
+@click.command("plan")
+@file_option
+@json_option
+@click.option("--out", metavar="FILE", help="Keep the plan in FILE, for `openclaw apply FILE`.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there is something to do.")
+@click.pass_obj
+def plan_command(session: Session, as_json: bool, out: str | None, detailed_exitcode: bool) -> int:
+    """Show what an apply would do, with its reasons and consequences. Changes nothing."""
+    return session.run(plan, as_json=as_json, out=out, detailed_exitcode=detailed_exitcode)
+
+
+async def plan(session: Session, *, as_json: bool, out: str | None, detailed_exitcode: bool) -> int:
+    """Plans, prints, and returns the exit code."""
+    from reconciler.cli.render.plan import diagnostics_text, plan_json, plan_text
+    from reconciler.cli.render.text import json_text
+
+    planned, blocked = await make(session)
+    console, found = session.console, planned.plan
+    if out is not None:
+        keep(session, planned, out)
+    if as_json:
+        console.out(json_text(plan_json(found, blocked)))
+    else:
+        colour = console.terminal.colour
+        console.out(plan_text(found, document=session.named, blocked=blocked, colour=colour))
+        console.err(diagnostics_text(found, blocked, colour=colour))
+    if found.blocked:
+        return BLOCKED
+    if not found.complete:
+        return INCOMPLETE
+    return DIFFERENCES if detailed_exitcode and found.actions else 0
+
+
+@click.command("drift")
+@file_option
+@json_option
+@click.pass_obj
+def drift_command(session: Session, as_json: bool) -> int:
+    """Show what moved on the host since it was applied. Exits 2 where something did."""
+    return session.run(drift, as_json=as_json)
+
+
+async def drift(session: Session, *, as_json: bool) -> int:
+    """Shows the actions that the system's own moves ask for, and returns the exit code."""
+    from reconciler.cli.render.plan import diagnostics_text, plan_json, plan_text
+    from reconciler.cli.render.text import json_text
+    from reconciler.model import Cause
+
+    planned, _blocked = await make(session)
+    moved = tuple(action for action in planned.plan.actions if action.cause in (Cause.DRIFT, Cause.OWED))
+    found = replace(planned.plan, actions=moved, blocked=(), notes=())
+    console = session.console
+    if as_json:
+        console.out(json_text({**plan_json(found, ()), "schema": "openclaw.drift/1"}))
+    elif moved:
+        console.out(plan_text(found, document=session.named, blocked=(), colour=console.terminal.colour))
+    else:
+        console.out("No drift: nothing moved on the host since it was applied.\n")
+    console.err(diagnostics_text(found, (), colour=console.terminal.colour))
+    return DIFFERENCES if moved else 0 if found.complete else INCOMPLETE
+
+
+async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
+    """The plan for the document as it is now, and all that forbids to apply it without further words."""
+    import trio
+
+    from reconciler.engine.account import restarts_since
+    from reconciler.engine.engine import HOUR_SECONDS, PROVISIONAL_SALT
+    from reconciler.planning.policy import Approvals, check
+
+    loaded = session.load()
+    runtime = session.runtime()
+    source = await trio.to_thread.run_sync(runtime.source, loaded)
+    engine = runtime.engine()
+    journal = session.reader()
+    try:
+        goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
+        planned = await engine.plan(goal, journal, notes=notes_of(journal))
+        restarts = restarts_since(journal, engine.now() - HOUR_SECONDS) if journal is not None else 0
+    finally:
+        if journal is not None:
+            journal.close()
+    policy = planned.goal.desired.policy
+    return planned, check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
+
+
+def notes_of(journal: Journal | None) -> tuple[Note, ...]:
+    """What the journal must tell beside any plan: runs that died, a window that nobody watches, a lost history."""
+    from reconciler.model import Note, Result
+
+    if journal is None:
+        return ()
+    notes = []
+    if (lost := journal.history_lost) is not None:
+        notes.append(
+            Note(code="history_lost", message=f"the earlier history is lost: {lost}; nothing is withdrawn in this run")
+        )
+    for found in journal.open_runs():
+        run = found.run
+        if run.state is Result.VERIFYING:
+            text = f"generation {run.generation} is applied and not confirmed yet (run {run.id})"
+        elif run.state is Result.ROLLING_BACK:
+            text = (
+                f"the rollback of run {run.id} to generation {run.target_generation} is not finished: it goes on first"
+            )
+        else:
+            text = f"run {run.id} did not come to its end; what it left is in this plan"
+        notes.append(Note(code="open_run", message=text))
+    return tuple(notes)
+
+
+def keep(session: Session, planned: Planned, path: str) -> None:
+    """Writes the plan to a file of its own (0600), with when it was made and until when it holds.
+
+    Raises:
+        OpenClawError: it cannot be written.
+    """
+    import os
+    import time
+
+    from reconciler.engine.files import write_private
+    from reconciler.journal import rfc3339
+    from reconciler.serial import plan_digest, plan_to_json
+    from reconciler.values import dump
+
+    now = time.time()
+    data: Mapping[str, object] = {
+        "schema": "openclaw.plan-file/1",
+        "made": rfc3339(now),
+        "expires": rfc3339(now + PLAN_SECONDS),
+        "document": session.document,
+        "digest": plan_digest(planned.plan),
+        "plan": plan_to_json(planned.plan),
+    }
+    write_private(os.path.join(session.directory, path), dump(data) + "\n")
+
+
+def read_kept(session: Session, path: str) -> tuple[Plan, str]:
+    """The plan that `keep` wrote, and its digest.
+
+    Raises:
+        UsageError: it is no plan file, or one that was edited.
+        StaleError: it expired, or is a plan for another document.
+    """
+    import json
+    import os
+    import time
+
+    from reconciler.errors import StaleError, UsageError
+    from reconciler.journal import rfc3339
+    from reconciler.serial import plan_digest, plan_from_json
+
+    try:
+        with open(os.path.join(session.directory, path), encoding="utf-8") as file:
+            data = json.load(file)
+        plan = plan_from_json(data["plan"])
+        digest, expires, document = str(data["digest"]), str(data["expires"]), str(data["document"])
+    except OSError as err:
+        raise UsageError(f'cannot read the plan "{path}": {(err.strerror or "").lower()}') from err
+    except (ValueError, KeyError, TypeError) as err:
+        raise UsageError(
+            f'cannot read the plan "{path}": not a plan file', hint="make it with `openclaw plan --out`"
+        ) from err
+    if plan_digest(plan) != digest:
+        raise UsageError(f'cannot apply the plan "{path}": it was edited', hint="plan again")
+    if document != session.document:
+        raise StaleError(f'cannot apply the plan "{path}": it is for another document, {document}')
+    if rfc3339(time.time()) > expires:
+        raise StaleError(f'cannot apply the plan "{path}": it expired at {expires}', hint="plan again")
+    return plan, digest

@@ -1,0 +1,193 @@
+"""`openclaw status` and `openclaw why`: how things are, and why. Both only read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reconciler.cli.options import file_option, json_option
+from reconciler.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from reconciler.cli.render.status import ResourceStatus
+    from reconciler.engine.goal import Goal
+    from reconciler.journal import Journal
+    from reconciler.kinds import Health, Resource, World
+    from reconciler.model import Condition, Key, Note
+
+# How much of the evidence `why` looks through and shows.
+RUNS, EVENTS = 50, 20
+
+
+@click.command("status")
+@file_option
+@json_option
+@click.pass_obj
+def status_command(session: Session, as_json: bool) -> int:
+    """Show every resource and its conditions."""
+    return session.run(status, as_json=as_json)
+
+
+async def status(session: Session, *, as_json: bool) -> int:
+    """Observes, probes, prints, and returns the exit code."""
+    from reconciler.cli.render.status import status_json, status_text
+    from reconciler.cli.render.text import json_text
+
+    generation, resources, notes = await gather(session)
+    supervisor = supervisor_of(session)
+    if as_json:
+        session.console.out(json_text(status_json(generation, resources, notes, supervisor)))
+    else:
+        colour = session.console.terminal.colour
+        session.console.out(status_text(generation, resources, notes, supervisor, colour=colour))
+    return 0
+
+
+async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tuple[Note, ...]]:
+    """The generation in force, the state of every resource, and what else must be told."""
+    from reconciler.cli.commands.plan import notes_of
+    from reconciler.cli.render.status import ResourceStatus
+    from reconciler.planning.conditions import conditions
+    from reconciler.planning.differences import differences
+
+    runtime = session.runtime()
+    journal = session.reader()
+    try:
+        goal, notes = goal_in_force(session, journal)
+        engine = runtime.engine()
+        planned = await engine.plan(goal, journal)
+        kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
+        notes = (*notes, *notes_of(journal), *planned.plan.notes)
+    finally:
+        if journal is not None:
+            journal.close()
+    health = await probe_all(session, goal.resources, engine.world(goal))
+    external = {kind.name: kind.external for kind in runtime.kinds}
+    resources = tuple(
+        ResourceStatus(
+            key=key,
+            conditions=conditions(
+                observation=planned.observations[key],
+                differences=differences(wanted.resource, planned.observations[key], wanted.applied),
+                actions=[action for action in planned.plan.actions if action.key == key],
+                health=health.get(key),
+                kept=kept.get(key, ()),
+                external=external[key.kind],
+                generation=planned.plan.generation,
+            ),
+            detail=planned.observations[key].shown,
+        )
+        for key, wanted in planned.wanted.items()
+    )
+    return planned.plan.generation, resources, notes
+
+
+async def probe_all(session: Session, resources: Mapping[Key, Resource], world: World) -> dict[Key, Health]:
+    """The health of every resource, asked side by side."""
+    import trio
+
+    from reconciler.engine.verify import probe
+
+    kinds = {kind.name: kind for kind in session.runtime().kinds}
+    health: dict[Key, Health] = {}
+
+    async def look(key: Key, resource: Resource) -> None:
+        health[key] = await probe(kinds[key.kind], key, resource, world)
+
+    async with trio.open_nursery() as nursery:
+        for key, resource in resources.items():
+            nursery.start_soon(look, key, resource)
+    return health
+
+
+def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tuple[Note, ...]]:
+    """The goal of the document; where that is not valid, that of the last confirmed generation, with a note that says so.
+
+    Raises:
+        DocumentError: it is not valid, and there is no generation to show instead.
+    """
+    from reconciler.engine.engine import PROVISIONAL_SALT
+    from reconciler.errors import DocumentError
+    from reconciler.model import Note
+
+    runtime = session.runtime()
+    salt = journal.salt if journal is not None else PROVISIONAL_SALT
+    try:
+        goal = runtime.source(session.load())(salt)
+    except DocumentError as err:
+        last = journal.last_confirmed() if journal is not None else None
+        if last is None:
+            raise
+        note = Note(
+            code="document_invalid",
+            message=f"{err.message} (`openclaw validate` shows them); generation {last.number} stays in force",
+        )
+        return runtime.goal_of(last)[0], (note,)
+    rejected = journal.quarantined(goal.digest) if journal is not None else None
+    if rejected is None:
+        return goal, ()
+    text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"
+    return goal, (Note(code="quarantined", message=text),)
+
+
+def supervisor_of(session: Session) -> str | None:
+    """Who watches this state directory, None where nobody does."""
+    from reconciler.engine.lock import holder
+
+    found = holder(session.host().state.ours / "supervisor.lock")
+    return f"supervisor pid {found.pid}" if found is not None else None
+
+
+@click.command("why")
+@file_option
+@json_option
+@click.argument("key")
+@click.pass_obj
+def why_command(session: Session, as_json: bool, key: str) -> int:
+    """Tell why KEY (kind/name) is as it is, with the evidence."""
+    return session.run(why, as_json=as_json, text=key)
+
+
+async def why(session: Session, *, as_json: bool, text: str) -> int:
+    """Collects the evidence on one key, prints it, and returns the exit code."""
+    from reconciler.cli.render.text import json_text
+    from reconciler.cli.render.why import why_json, why_text
+    from reconciler.errors import UsageError
+    from reconciler.model import Key
+
+    try:
+        key = Key.parse(text)
+    except ValueError as err:
+        raise UsageError(f"cannot tell why: {err}", hint="`openclaw status` lists the keys") from err
+    _generation, resources, notes = await gather(session)
+    mine = next((item for item in resources if item.key == key), None)
+    evidence = evidence_on(session, key)
+    if mine is None and not evidence["actions"]:
+        known = ", ".join(str(item.key) for item in resources)
+        raise UsageError(f"cannot tell why: there is no {key}", hint=f"there is {known}" if known else None)
+    if as_json:
+        session.console.out(json_text(why_json(key, mine, evidence, notes)))
+    else:
+        session.console.out(why_text(key, mine, evidence, notes, colour=session.console.terminal.colour))
+    return 0
+
+
+def evidence_on(session: Session, key: Key) -> dict[str, list[dict[str, Any]]]:
+    """What the journal knows of `key`: actions with their runs, and events, newest first, as plain JSON data."""
+    from reconciler.cli.render.why import action_evidence, event_evidence
+
+    journal = session.reader()
+    if journal is None:
+        return {"actions": [], "events": []}
+    with journal:
+        actions = [
+            action_evidence(run, intent)
+            for run in journal.runs(RUNS)
+            for intent in reversed(journal.actions_of(run.id))
+            if intent.action.key == key
+        ]
+        events = [event_evidence(event) for event in journal.events(key, EVENTS)]
+    return {"actions": actions[:EVENTS], "events": events}

@@ -1,0 +1,58 @@
+"""What a command prints to and asks: this terminal, or the far end of a supervisor's socket. Knows no command."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terminal:
+    """The terminal for which a command prints: whether each stream is one, its width in columns, whether colour is wanted."""
+
+    stdin: bool
+    stdout: bool
+    stderr: bool
+    width: int
+    colour: bool
+
+
+class Console(Protocol):
+    """Where results (`out`), diagnostics and progress (`err`) go, and who answers questions."""
+
+    terminal: Terminal
+
+    def out(self, text: str) -> None:
+        """Writes to stdout, as it is."""
+
+    def err(self, text: str) -> None:
+        """Writes to stderr, as it is."""
+
+    async def ask(self, question: str) -> str | None:
+        """The answer of the person at the terminal, None at the end of input."""
+
+
+class Local:
+    """The terminal of this process."""
+
+    def __init__(self, terminal: dict[str, Any]) -> None:
+        self.terminal = Terminal(**terminal)
+
+    def out(self, text: str) -> None:
+        """Writes to stdout, as it is."""
+        sys.stdout.write(text)
+
+    def err(self, text: str) -> None:
+        """Writes to stderr at once, after what stdout holds."""
+        sys.stdout.flush()
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+    async def ask(self, question: str) -> str | None:
+        """Asks on stderr and reads a line of stdin; Ctrl-C ends the wait."""
+        import trio
+
+        self.err(question)
+        line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+        return line.rstrip("\n") if line else None

@@ -1,0 +1,129 @@
+"""A plan for people and for programs. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reconciler.cli.render.text import paint, plural, seconds, shown, size
+from reconciler.model import Action, Blocked, Consequence, Difference, Impact, Note, Plan
+from reconciler.values import public
+
+_STYLES = {Impact.NONE: "green", Impact.HOT_RELOAD: "blue", Impact.RESTART: "yellow", Impact.DESTROY: "red"}
+
+
+def plan_text(plan: Plan, *, document: str, blocked: tuple[Blocked, ...], colour: bool) -> str:
+    """The plan as `openclaw plan` prints it on stdout. Without actions it is one line."""
+    if not plan.actions:
+        if plan.unknown:
+            return f"No actions planned: {plural(len(plan.unknown), 'resource')} could not be observed.\n"
+        where = f"generation {plan.generation}" if plan.generation else "nothing to do"
+        return f"No changes: the host is as {document} declares it ({where}).\n"
+    lines = []
+    for action in plan.actions:
+        lines += _action_lines(action, colour)
+        lines.append("")
+    lines.append(_summary(plan, blocked, colour))
+    return "\n".join(lines) + "\n"
+
+
+def diagnostics_text(plan: Plan, blocked: tuple[Blocked, ...], *, colour: bool) -> str:
+    """What stands beside a plan, for stderr: what could not be observed, what forbids it, notes."""
+    lines = [f"{paint('unknown', 'yellow', colour)}: {item.key}: {item.reason}" for item in plan.unknown]
+    for item in blocked:
+        lines.append(f"{paint('blocked', 'red', colour)}: {item.message}")
+        if item.hint:
+            lines.append(f"  hint: {item.hint}")
+    for note in plan.notes:
+        where = f"{note.position}: " if note.position is not None else ""
+        lines.append(f"{paint('note', 'dim', colour)}: {where}{note.message}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def plan_json(plan: Plan, blocked: tuple[Blocked, ...]) -> dict[str, Any]:
+    """The plan as `openclaw plan --json` prints it (schema `openclaw.plan/1`)."""
+    return {
+        "schema": "openclaw.plan/1",
+        "generation": plan.generation,
+        "complete": plan.complete,
+        "applyable": not blocked,
+        "actions": [action_json(action) for action in plan.actions],
+        "blocked": [
+            {"key": str(item.key) if item.key else None, "code": item.code, "message": item.message, "hint": item.hint}
+            for item in blocked
+        ],
+        "unknown": [{"key": str(item.key), "reason": item.reason} for item in plan.unknown],
+        "notes": [_note_json(note) for note in plan.notes],
+    }
+
+
+def action_json(action: Action) -> dict[str, Any]:
+    """One action of `plan --json`."""
+    position = action.because.position
+    return {
+        "id": action.id,
+        "key": str(action.key),
+        "verb": action.verb,
+        "cause": action.cause.value,
+        "impact": action.impact.value,
+        "because": {
+            "file": position.file if position else None,
+            "line": position.line if position else None,
+            "column": position.column if position else None,
+            "text": action.because.text,
+        },
+        "differences": [difference_json(item) for item in action.differences],
+        "consequences": [{"what": item.what, "text": item.text, "amount": item.amount} for item in action.consequences],
+        "undo": action.undo.text or action.undo.verb if action.undo is not None else "irreversible",
+        "needs": list(action.needs),
+    }
+
+
+def difference_json(item: Difference) -> dict[str, Any]:
+    """One difference of `plan --json`; secrets are masks, absent values null."""
+    return {
+        "path": item.path,
+        "desired": public(item.desired),
+        "observed": public(item.observed),
+        "last_applied": public(item.last_applied),
+        "cause": item.cause.value,
+    }
+
+
+def _note_json(note: Note) -> dict[str, Any]:
+    position = note.position
+    return {
+        "code": note.code,
+        "message": note.message,
+        "file": position.file if position else None,
+        "line": position.line if position else None,
+    }
+
+
+def _action_lines(action: Action, colour: bool) -> list[str]:
+    impact = paint(action.impact.value, _STYLES[action.impact], colour)
+    undo = "" if action.undo is not None else ", irreversible"
+    lines = [f"{paint(f'{action.key} {action.verb}', 'bold', colour)}  (impact {impact}, {action.cause.value}{undo})"]
+    position = action.because.position
+    where = f"{position}: " if position is not None else ""
+    lines.append(f"    because {where}{action.because.text}")
+    lines += [f"    {item.path}: {shown(item.observed)} -> {shown(item.desired)}" for item in action.differences]
+    lines += [f"    then: {_consequence(item)}" for item in action.consequences]
+    return lines
+
+
+def _consequence(item: Consequence) -> str:
+    return item.text
+
+
+def _summary(plan: Plan, blocked: tuple[Blocked, ...], colour: bool) -> str:
+    parts = [plural(len(plan.actions), "action"), f"impact {plan.impact.value}"]
+    if downtime := _total(plan, "downtime"):
+        parts.append(f"expected downtime {seconds(downtime)}")
+    if freed := _total(plan, "bytes_freed"):
+        parts.append(f"{size(freed)} freed")
+    tail = paint("blocked", "red", colour) if blocked else "`openclaw apply` does it"
+    return f"Plan: {', '.join(parts)}; {tail}."
+
+
+def _total(plan: Plan, what: str) -> float:
+    return sum(item.amount or 0.0 for action in plan.actions for item in action.consequences if item.what == what)

@@ -1,0 +1,93 @@
+"""The evidence on one resource, for people and for programs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reconciler.cli.render.plan import difference_json
+from reconciler.cli.render.status import ResourceStatus, condition_json
+from reconciler.cli.render.text import paint
+from reconciler.journal import Event, Intent, Run, rfc3339
+from reconciler.model import Key, Note, Status
+from reconciler.values import dump
+
+Evidence = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def action_evidence(run: Run, intent: Intent) -> dict[str, Any]:
+    """One action that was once carried out, with the run that wanted it."""
+    action = intent.action
+    because = f"{action.because.position}: " if action.because.position is not None else ""
+    return {
+        "at": rfc3339(intent.at),
+        "verb": action.verb,
+        "result": intent.result or "not recorded",
+        "error": intent.error,
+        "cause": action.cause.value,
+        "because": f"{because}{action.because.text}",
+        "differences": [difference_json(item) for item in action.differences],
+        "run": {
+            "id": run.id,
+            "cause": run.cause,
+            "author": run.author,
+            "commit": run.commit,
+            "result": run.state.value,
+            "reason": run.reason,
+            "generation": run.generation,
+        },
+    }
+
+
+def event_evidence(event: Event) -> dict[str, Any]:
+    """One event of the journal."""
+    return {"at": rfc3339(event.at), "what": event.what, "text": event.text, "run": event.run_id}
+
+
+def why_json(key: Key, status: ResourceStatus | None, evidence: Evidence, notes: Sequence[Note]) -> dict[str, Any]:
+    """What `openclaw why --json` prints (schema `openclaw.why/1`)."""
+    return {
+        "schema": "openclaw.why/1",
+        "key": str(key),
+        "conditions": [condition_json(item) for item in status.conditions] if status is not None else [],
+        "actions": list(evidence["actions"]),
+        "events": list(evidence["events"]),
+        "notes": [{"code": note.code, "message": note.message} for note in notes],
+    }
+
+
+def why_text(
+    key: Key, status: ResourceStatus | None, evidence: Evidence, notes: Sequence[Note], *, colour: bool
+) -> str:
+    """What `openclaw why` prints: how it is now, then what was done to it and why, newest first."""
+    lines = [paint(str(key), "bold", colour)]
+    for item in status.conditions if status is not None else ():
+        mark = {Status.TRUE: "is", Status.FALSE: "is not", Status.UNKNOWN: "is perhaps"}[item.status]
+        message = f": {item.message}" if item.message else ""
+        since = f" since {item.since}" if item.since else ""
+        lines.append(f"  {mark} {item.type}{since} ({item.reason}){message}")
+    lines += [f"  note: {note.message}" for note in notes]
+    if not evidence["actions"]:
+        lines.append("  nothing was done to it yet")
+    for action in evidence["actions"]:
+        lines += _action(action)
+    lines += [f"  {event['at']}  {event['what']}: {event['text']}" for event in evidence["events"]]
+    return "\n".join(lines) + "\n"
+
+
+def _action(action: Mapping[str, Any]) -> list[str]:
+    run = action["run"]
+    by = f" by {run['author']}" if run["author"] else ""
+    commit = f", commit {run['commit']}" if run["commit"] else ""
+    lines = [
+        f"  {action['at']}  {action['verb']}: {action['result']} ({action['cause']}; run {run['id']}, {run['cause']}{by}{commit})"
+    ]
+    lines.append(f"      because {action['because']}")
+    lines += [
+        f"      {item['path']}: {dump(item['observed'])} -> {dump(item['desired'])}" for item in action["differences"]
+    ]
+    if action["error"]:
+        lines.append(f"      error: {action['error']}")
+    if run["result"] not in ("confirmed", "verifying"):
+        lines.append(f"      the run ended {run['result']}" + (f": {run['reason']}" if run["reason"] else ""))
+    return lines

@@ -1,0 +1,97 @@
+"""What observes, plans and applies for one document: the engine with its kinds, its secrets and the way back."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reconciler.engine.engine import PROVISIONAL_SALT, Engine, Source
+from reconciler.engine.goal import Goal, desired_of, goal_of, make_goal, rotated
+from reconciler.engine.requests import Progress, Report
+from reconciler.host import Host
+from reconciler.journal import Journal
+from reconciler.kinds import Kind
+from reconciler.model import Generation, Note
+
+if TYPE_CHECKING:
+    from reconciler.document.load import Loaded
+
+
+def silent(_progress: Progress) -> None:
+    """Tells nobody."""
+
+
+class Runtime:
+    """One document on one host. `engine` is there once `open_engine` was called (the supervisor keeps one for life)."""
+
+    def __init__(self, *, host: Host, document: str, kinds: Sequence[Kind]) -> None:
+        self.host = host
+        self.document = document
+        self.kinds = tuple(kinds)
+
+    def engine(self, report: Report = silent, command: str = "openclaw") -> Engine:
+        """A new engine that tells `report` what goes on; `command` names this process to those who wait for its lock."""
+        return Engine(
+            kinds=self.kinds,
+            host=self.host,
+            document=Path(self.document),
+            now=time.time,
+            goal_of=self.goal_of,
+            report=report,
+            command=command,
+        )
+
+    def source(self, loaded: Loaded) -> Source:
+        """The goal that `loaded` is, under any salt. Its secrets are read here, once; blocks on files and programs.
+
+        Raises:
+            DocumentError: a reference gives nothing; all of them at once.
+        """
+        from reconciler.document.secrets import references, resolve
+
+        values = resolve(loaded, self.host.environ, salt=PROVISIONAL_SALT)
+
+        def make(salt: bytes) -> Goal:
+            return make_goal(
+                desired=loaded.desired,
+                document_digest=loaded.digest,
+                texts=loaded.texts,
+                secrets=values.salted(salt),
+                references=references(loaded.desired.canonical),
+                kinds=self.kinds,
+                host=self.host,
+                locate=loaded.locate,
+            )
+
+        return make
+
+    def goal_of(self, generation: Generation) -> tuple[Goal, tuple[Note, ...]]:
+        """The goal that leads back to a generation, with a note for each secret that has another value now. Blocks.
+
+        Raises:
+            DocumentError: one of its references gives nothing any more.
+        """
+        from reconciler.document.secrets import references, resolve_references
+
+        desired = desired_of(generation)
+        found = references(desired.canonical)
+        secrets = resolve_references(
+            found,
+            self.host.environ,
+            salt=self.salt(),
+            directory=os.path.dirname(self.document),
+            locate=lambda _path: None,
+        )
+        goal = goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
+        return goal, rotated(generation, found, secrets)
+
+    def salt(self) -> bytes:
+        """The salt of this state's journal, a provisional one while there is none."""
+        journal = Journal.open_reader(self.host.state.journal)
+        if journal is None:
+            return PROVISIONAL_SALT
+        with journal:
+            return journal.salt

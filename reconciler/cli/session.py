@@ -1,0 +1,175 @@
+"""One invocation: where it was called, for whom it prints, and how its work is run. Light: imports neither Trio nor click.
+
+A command hands its asynchronous part to `Session.run`. In a process of its own that runs it; inside the supervisor it is kept,
+and the supervisor awaits it in its own loop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from reconciler import paths
+from reconciler.cli.console import Console
+from reconciler.errors import OpenClawError
+
+if TYPE_CHECKING:
+    import trio
+
+    from reconciler.cli.runtime import Runtime
+    from reconciler.document.load import Loaded
+    from reconciler.engine.engine import Engine
+    from reconciler.engine.requests import Report
+    from reconciler.engine.rollback import Window
+    from reconciler.host import Host
+    from reconciler.journal import Journal
+    from reconciler.kinds import Kind
+
+
+class WindowKeeper(Protocol):
+    """Watches the windows of runs whose command did not wait."""
+
+    def watch_window(self, window: Window) -> None:
+        """Watches `window` to its end."""
+
+
+Work = Callable[..., Awaitable[int]]
+
+
+@dataclass
+class Session:
+    """One invocation of the command line.
+
+    Attributes:
+        environ: the environment of whoever calls.
+        directory: the absolute directory from which it was called.
+        console: where it prints.
+        kinds: makes the resource kinds; called only by commands that observe.
+        file: what `--file` names.
+        serving: the runtime of the supervisor inside which this runs, None in a process of its own.
+        supervisor: who watches windows on, inside a supervisor.
+        interrupted: set when the far client wants to stop, inside a supervisor.
+        pending: the work that a command left for the supervisor's loop.
+    """
+
+    environ: Mapping[str, str]
+    directory: str
+    console: Console
+    kinds: Callable[[], tuple[Kind, ...]]
+    file: str | None = None
+    serving: Runtime | None = None
+    supervisor: WindowKeeper | None = None
+    interrupted: trio.Event | None = None
+    pending: Callable[[], Awaitable[int]] | None = None
+
+    @property
+    def document(self) -> str:
+        """The absolute path of the document of this invocation; it need not exist."""
+        home = self.environ.get("HOME") or "/"
+        return paths.document_path(self.file, self.environ, home, self.directory, os.path.exists)
+
+    @property
+    def named(self) -> str:
+        """The document as a person would name it from here."""
+        relative = os.path.relpath(self.document, self.directory)
+        return relative if not relative.startswith("..") else self.document
+
+    def host(self) -> Host:
+        """The host that this environment describes."""
+        from reconciler.host import host_from
+
+        return self.serving.host if self.serving is not None else host_from(self.environ, os.getuid())
+
+    def load(self) -> Loaded:
+        """The document, validated.
+
+        Raises:
+            DocumentError: it is not valid.
+        """
+        from reconciler.document.load import load
+
+        return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
+
+    def reader(self) -> Journal | None:
+        """The journal for reading, None where nothing was ever applied."""
+        from reconciler.journal import Journal
+
+        return Journal.open_reader(self.host().state.journal)
+
+    def journal(self) -> Journal:
+        """The journal for reading.
+
+        Raises:
+            OpenClawError: nothing was ever applied here.
+        """
+        journal = self.reader()
+        if journal is None:
+            raise OpenClawError(
+                f'cannot read the history: nothing was applied yet in "{self.host().state.root}"',
+                hint="say `openclaw apply` first",
+            )
+        return journal
+
+    def runtime(self) -> Runtime:
+        """What observes, plans and applies: the supervisor's own inside it, else one of this process."""
+        from reconciler.cli.runtime import Runtime
+
+        if self.serving is not None:
+            return self.serving
+        return Runtime(host=self.host(), document=self.document, kinds=self.kinds())
+
+    def engine(self, report: Report, command: str) -> Engine:
+        """An engine for one command; `leave` it afterwards. Inside a supervisor the file lock keeps it apart from the loop's."""
+        return self.runtime().engine(report, command)
+
+    def leave(self, engine: Engine) -> None:
+        """Gives up what `engine` holds open."""
+        engine.close()
+
+    def hand_over(self, window: Window) -> None:
+        """Leaves the window of a run to the supervisor, where there is one; else to the next writer."""
+        if self.supervisor is not None:
+            self.supervisor.watch_window(window)
+
+    @asynccontextmanager
+    async def stoppable(self, engine: Engine) -> AsyncIterator[None]:
+        """Within it the first wish to stop lets the step finish, or ends the watching of a window; a second one cancels.
+
+        The wish is SIGINT or SIGTERM; inside a supervisor, whose signals those are, it is that of the far client.
+        """
+        import trio
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, engine, nursery.cancel_scope)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _listen(self, engine: Engine, scope: trio.CancelScope) -> None:
+        if self.interrupted is not None:
+            await self.interrupted.wait()
+            engine.stopping.set()
+            return
+        import signal
+
+        import trio
+
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if engine.stopping.is_set() or engine.watching_now:
+                    raise SystemExit(130 if number == signal.SIGINT else 143)
+                self.console.err("stopping after the present step; once more ends at once\n")
+                engine.stopping.set()
+
+    def run(self, work: Work, **options: Any) -> int:
+        """Runs the asynchronous part of a command and returns its exit code; inside a supervisor it is left for its loop."""
+        call = partial(work, self, **options)
+        if self.serving is not None:
+            self.pending = call
+            return 0
+        import trio
+
+        return trio.run(call)

@@ -1,0 +1,169 @@
+"""Reads the gateway's daily log files for `openclaw logs`: the lines of the real product's shape, filtered, and followed.
+
+Knows the files' names and the shape of a line (docs/reference/files.md), and nothing of the gateway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from reconciler.cli.console import Console
+from reconciler.cli.render.text import paint
+from reconciler.cli.session import Session
+from reconciler.errors import OpenClawError, UsageError
+
+LEVELS = ("fatal", "error", "warn", "info", "debug", "trace")
+_DAILY = re.compile(r"openclaw-\d{4}-\d{2}-\d{2}\.log")
+_STYLES = {"fatal": "red", "error": "red", "warn": "yellow", "debug": "dim", "trace": "dim"}
+# One line of a log may hold a whole request body; more than this is shown cut, never read into memory whole.
+MAX_LINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which lines are wanted: this level or graver, this subsystem or below it, not older than so many seconds."""
+
+    level: str | None = None
+    subsystem: str | None = None
+    since_seconds: float | None = None
+
+    def wants(self, line: Line, now: float) -> bool:
+        """True when the line passes."""
+        if self.level is not None and (line.level not in LEVELS or LEVELS.index(line.level) > LEVELS.index(self.level)):
+            return False
+        if self.subsystem is not None and not f"{line.subsystem}/".startswith(f"{self.subsystem}/"):
+            return False
+        return self.since_seconds is None or line.time >= _utc(now - self.since_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of the file: `time` is RFC 3339 in UTC, `raw` the line as it stands there."""
+
+    time: str
+    level: str
+    subsystem: str
+    text: str
+    raw: str
+
+
+@dataclass(slots=True)
+class Position:
+    """How far each file was read: by inode, so that a renamed file is not read twice."""
+
+    offsets: dict[int, int] = field(default_factory=dict)
+
+
+def parse_line(raw: str) -> Line:
+    """The line, in whatever state it is: what is no JSON of the known shape is shown as it stands."""
+    try:
+        data = json.loads(raw)
+        name = json.loads(data["0"]) if str(data.get("0", "")).startswith("{") else {}
+        texts = [data[key] for key in ("1", "2") if isinstance(data.get(key), str)] if name else [str(data["0"])]
+        return Line(
+            time=str(data.get("time", "")),
+            level=str(data["_meta"]["logLevelName"]).lower(),
+            subsystem=str(name.get("subsystem") or name.get("module") or ""),
+            text=texts[-1] if texts else "",
+            raw=raw,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Line(time="", level="", subsystem="", text=raw, raw=raw)
+
+
+def show(console: Console, directory: str, wanted: Filter, *, lines: int, follow: bool, as_json: bool) -> int:
+    """Prints the last `lines` wanted lines, then what comes, until interrupted. Returns the exit code.
+
+    Raises:
+        OpenClawError: there is no such directory, or it cannot be read.
+    """
+    position = Position()
+    last: deque[Line] = deque(maxlen=lines)
+    last.extend(line for line in read_new(directory, position) if wanted.wants(line, time.time()))
+    for line in last:
+        console.out(_shown(line, console, as_json))
+    if not follow:
+        return 0
+    from watchfiles import watch
+
+    for _changes in watch(directory, watch_filter=None, recursive=False, step=50, debounce=50, raise_interrupt=True):
+        for line in read_new(directory, position):
+            if wanted.wants(line, time.time()):
+                console.out(_shown(line, console, as_json))
+        console.err("")
+    return 0
+
+
+def read_new(directory: str, position: Position) -> Iterator[Line]:
+    """The whole lines of all daily files that were not read before, oldest file first."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if _DAILY.fullmatch(name))
+    except OSError as err:
+        reason = (err.strerror or "").lower()
+        raise OpenClawError(
+            f'cannot read the logs in "{directory}": {reason}', hint="was the gateway ever started?"
+        ) from err
+    for name in names:
+        try:
+            yield from _read_file(os.path.join(directory, name), position)
+        except FileNotFoundError:
+            continue  # Pruned between the listing and now.
+
+
+def _read_file(path: str, position: Position) -> Iterator[Line]:
+    with open(path, "rb") as file:
+        inode = os.fstat(file.fileno()).st_ino
+        start = position.offsets.get(inode, 0)
+        if os.fstat(file.fileno()).st_size < start:
+            start = 0
+        file.seek(start)
+        while raw := file.readline(MAX_LINE_BYTES):
+            if not raw.endswith(b"\n") and len(raw) < MAX_LINE_BYTES:
+                break
+            start += len(raw)
+            yield parse_line(raw.decode("utf-8", "replace").rstrip("\n"))
+        position.offsets[inode] = start
+
+
+def directory_of(session: Session) -> str:
+    """Where the logs of this document's gateway lie."""
+    loaded = session.load()
+    host = session.host()
+    declared = loaded.desired.logging.directory if loaded.desired.logging is not None else None
+    if declared is None:
+        return str(host.state.logs)
+    from resources.service.spec import expand_path
+
+    return expand_path(declared, host)
+
+
+def duration(text: str, parse: Callable[[Any], float]) -> float:
+    """The seconds that `text` means.
+
+    Raises:
+        UsageError: it is no duration.
+    """
+    try:
+        return parse(text)
+    except ValueError as err:
+        raise UsageError(f"cannot use --since {text!r}: {err}", hint="write it like 30s, 5m or 2h") from err
+
+
+def _shown(line: Line, console: Console, as_json: bool) -> str:
+    if as_json or not line.level:
+        return line.raw + "\n"
+    colour = console.terminal.colour
+    level = paint(f"{line.level:<5}", _STYLES.get(line.level, "bold"), colour)
+    where = f" [{line.subsystem}]" if line.subsystem else ""
+    return f"{line.time} {level}{where} {line.text}\n"
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at)) + f".{int(at % 1 * 1000):03d}Z"

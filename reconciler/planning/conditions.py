@@ -1,0 +1,75 @@
+"""The conditions of a resource, from what was seen just now and what the journal keeps. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from reconciler.kinds import Health, Observation
+from reconciler.model import Action, Cause, Condition, Difference, Status
+from reconciler.values import public
+
+# What only a run can know; everything else is seen afresh.
+_KEPT = frozenset({"RolledBack", "Contested", "HistoryLost"})
+
+
+def conditions(
+    *,
+    observation: Observation,
+    differences: Sequence[Difference],
+    actions: Sequence[Action],
+    health: Health | None,
+    kept: Iterable[Condition],
+    external: bool,
+    generation: int,
+) -> tuple[Condition, ...]:
+    """Ready, Synced, Drifted, Degraded where it applies, what the kind saw, and what the journal keeps of earlier runs.
+
+    `since` is taken over from `kept` where type, status and reason are the same; else it is empty: not stored yet.
+    """
+    before = {item.type: item for item in kept}
+    found = [_synced(observation, differences, actions)]
+    if health is not None:
+        found.insert(0, _ready(health))
+        if external and not health.ready:
+            found.append(Condition(type="Degraded", status=Status.TRUE, reason=health.reason, message=health.message))
+    if drifted := [item for item in differences if item.cause in (Cause.DRIFT, Cause.OWED)]:
+        found.append(
+            Condition(
+                type="Drifted",
+                status=Status.TRUE,
+                reason="FieldsMoved",
+                message=", ".join(_moved(item) for item in drifted),
+            )
+        )
+    found += observation.conditions
+    found += [item for item in before.values() if item.type in _KEPT]
+    return tuple(_since(item, before.get(item.type), generation) for item in found)
+
+
+def _ready(health: Health) -> Condition:
+    return Condition(
+        type="Ready",
+        status=Status.TRUE if health.ready else Status.FALSE,
+        reason=health.reason,
+        message=health.message,
+    )
+
+
+def _synced(observation: Observation, differences: Sequence[Difference], actions: Sequence[Action]) -> Condition:
+    if observation.unknown is not None:
+        return Condition(type="Synced", status=Status.UNKNOWN, reason="NotObserved", message=observation.unknown)
+    if differences or actions:
+        paths = ", ".join(item.path for item in differences) or ", ".join(action.verb for action in actions)
+        return Condition(type="Synced", status=Status.FALSE, reason="Differs", message=paths)
+    return Condition(type="Synced", status=Status.TRUE, reason="Applied", message="")
+
+
+def _moved(item: Difference) -> str:
+    return f"{item.path} is {public(item.observed)!r}, not {public(item.desired)!r}"
+
+
+def _since(item: Condition, before: Condition | None, generation: int) -> Condition:
+    if before is not None and (before.status, before.reason) == (item.status, item.reason):
+        return replace(item, since=before.since, observed_generation=before.observed_generation or generation)
+    return replace(item, observed_generation=item.observed_generation or generation)
