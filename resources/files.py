@@ -11,12 +11,20 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes, mode: int, *, before_rename: Callable[[], None] | None = None) -> None:
+def replace_file(
+    path: Path,
+    data: bytes,
+    mode: int,
+    *,
+    owner: tuple[int, int] | None = None,
+    before_rename: Callable[[], None] | None = None,
+) -> None:
     """Makes `path` a file with `data` and `mode` (exactly, whatever the umask): temporary file, fsync, rename, fsync of
     the directory.
 
     The temporary file has a fixed name beside `path`, so that one left by a crash is replaced by the next write and
-    never gathers. `before_rename` is called with everything written; what it raises ends the write with nothing changed.
+    never gathers. `owner` (user and group) is given to it where we are root. `before_rename` is called with everything
+    written; what it raises ends the write with nothing changed.
     A symbolic link at `path` is replaced, never followed.
 
     Raises:
@@ -29,6 +37,8 @@ def replace_file(path: Path, data: bytes, mode: int, *, before_rename: Callable[
     try:
         try:
             write_all(descriptor, data)
+            if owner is not None and os.geteuid() == 0:
+                os.fchown(descriptor, *owner)
             os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         finally:

@@ -1,0 +1,155 @@
+"""Which paths of openclaw.json the document declares, with which values, and how a value found there may be shown. Pure.
+
+A field is one leaf of the file, named by its path (`gateway.port`; a list is a leaf). Only what the document says is a
+field: the file is shared with its owner and with the gateway. An empty mapping in `gateway.settings` declares nothing.
+
+What an `$include` brings is not read: openclaw.json itself is all that is read and written. Its own keys win over those
+of an include, so a declared field stands in the file even where an include says the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.wire.json5 import Node, to_plain
+from gateway.wire.reload import BUILTIN, OPENCLAW_2026_2_17, impact_of
+from reconciler.desired import Desired, Gateway, Logging, SecretRef
+from reconciler.kinds import Secrets
+from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Secret, Value
+from reconciler.values import join_path, split_path
+from resources.gateway_config.edit import Path, node_at
+
+KEY = Key("gateway-config", "gateway")
+TOKEN_TEXT = "${OPENCLAW_GATEWAY_TOKEN}"  # noqa: S105 - the reference that stands for it
+PASSWORD_TEXT = "${OPENCLAW_GATEWAY_PASSWORD}"  # noqa: S105
+DEFAULT_PORT = 18789
+
+# Every text below such a name is a secret unless it is a reference; names that merely end alike (`maxTokens`) are not.
+_SENSITIVE = re.compile(
+    r"(?:token|password|passphrase|secret|api[-_]?key|private[-_]?key|authorization)$", re.IGNORECASE
+)
+_REFERENCE = re.compile(r"(?:Bearer |Basic )?\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_IMPACTS = {"none": Impact.NONE, "hot": Impact.HOT_RELOAD, "restart": Impact.RESTART}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigSpec:
+    """What the shell needs beside the fields: which runtime reads the file, and how its gateway is spoken to."""
+
+    runtime: str
+    managed: bool
+    token: SecretRef | None
+    password: SecretRef | None
+
+
+def declared(desired: Desired) -> tuple[dict[str, Value], dict[str, DocumentPath]]:
+    """The declared fields, and for each the document path that asks for it. In the order of the document."""
+    fields: dict[str, Value] = {}
+    origins: dict[str, DocumentPath] = {}
+    if desired.gateway is not None:
+        # First, so that a section's own word wins over the same path in `settings`.
+        for path, value in _leaves(desired.gateway.settings, ()):
+            fields[join_path(path)] = value
+            origins[join_path(path)] = ("gateway", "settings", *path)
+        _add(fields, origins, "gateway", _gateway(desired.gateway, runtime_of(desired)))
+    if desired.logging is not None:
+        _add(fields, origins, "logging", _logging(desired.logging))
+    return fields, origins
+
+
+def runtime_of(desired: Desired) -> str:
+    """Which gateway reads the file: ours, where the document says nothing."""
+    return desired.service.runtime if desired.service is not None else "builtin"
+
+
+def impact(paths: Iterator[str] | list[str], runtime: str) -> Impact:
+    """The gravest impact that a change of `paths` has on a gateway of this runtime while it runs."""
+    table = BUILTIN if runtime == "builtin" else OPENCLAW_2026_2_17
+    found = (_IMPACTS[impact_of(path, table)] for path in paths)
+    return max(found, key=lambda one: one.severity, default=Impact.NONE)
+
+
+def parts(path: str) -> Path:
+    """The keys of a field's path; those of openclaw.json are texts only."""
+    return tuple(str(part) for part in split_path(path))
+
+
+def observed(root: Node | None, paths: list[str], secrets: Secrets) -> Fields:
+    """The values at `paths`, secrets as their digests; ABSENT where there is none."""
+    return {path: _observed(root, path, secrets.digest_text) for path in paths}
+
+
+def _observed(root: Node | None, path: str, digest: Callable[[str], Secret]) -> Value:
+    keys = parts(path)
+    node = node_at(root, keys) if root is not None else None
+    return ABSENT if node is None else guarded(keys, to_plain(node), digest)
+
+
+def guarded(keys: Path, value: Any, digest: Callable[[str], Secret]) -> Value:
+    """`value` as it may leave this package: every literal secret in it is a digest."""
+    return _guarded(value, any(_SENSITIVE.search(key) for key in keys), digest)
+
+
+def _guarded(value: Any, sensitive: bool, digest: Callable[[str], Secret]) -> Value:
+    if isinstance(value, Mapping):
+        return {key: _guarded(item, sensitive or bool(_SENSITIVE.search(key)), digest) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_guarded(item, sensitive, digest) for item in value)
+    if sensitive and isinstance(value, str) and value and not _REFERENCE.fullmatch(value):
+        return digest(value)
+    return value  # type: ignore[no-any-return]
+
+
+def holds_secret(value: Value) -> bool:
+    """Whether a digest stands somewhere in `value`, so that it cannot be written as it is."""
+    if isinstance(value, Mapping):
+        return any(holds_secret(item) for item in value.values())
+    if isinstance(value, (tuple, list)):
+        return any(holds_secret(item) for item in value)
+    return isinstance(value, Secret)
+
+
+def _leaves(data: Mapping[str, Any], prefix: Path) -> Iterator[tuple[Path, Value]]:
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*prefix, name))
+        else:
+            yield (*prefix, name), tuple(value) if isinstance(value, list) else value
+
+
+def _gateway(gateway: Gateway, runtime: str) -> Iterator[tuple[str, Value, str]]:
+    """Path below `gateway`, value (None: not declared), path in the document below `gateway`."""
+    # The real product knows no mode "none": there, no mode is what says it.
+    no_mode = runtime != "builtin" and gateway.auth_mode == "none"
+    yield "port", gateway.port, "port"
+    yield "bind", gateway.bind, "bind"
+    yield "customBindHost", gateway.host, "host"
+    yield "auth.mode", ABSENT if no_mode else gateway.auth_mode, "auth.mode"
+    yield "auth.token", TOKEN_TEXT if gateway.token is not None else None, "auth.token"
+    yield "auth.password", PASSWORD_TEXT if gateway.password is not None else None, "auth.password"
+    yield "tls.enabled", gateway.tls_enabled, "tls.enabled"
+    yield "tls.certPath", gateway.tls_cert, "tls.cert"
+    yield "tls.keyPath", gateway.tls_key, "tls.key"
+
+
+def _logging(logging: Logging) -> Iterator[tuple[str, Value, str]]:
+    yield "level", logging.level, "level"
+    yield "consoleLevel", logging.console_level, "console.level"
+    yield "consoleStyle", logging.console_style, "console.style"
+    yield "redactSensitive", logging.redact, "redact"
+    yield "redactPatterns", logging.redact_patterns, "redact_patterns"
+
+
+def _add(
+    fields: dict[str, Value],
+    origins: dict[str, DocumentPath],
+    section: str,
+    found: Iterator[tuple[str, Value, str]],
+) -> None:
+    for path, value, origin in found:
+        if value is not None:
+            fields[f"{section}.{path}"] = value
+            origins[f"{section}.{path}"] = (section, *origin.split("."))

@@ -1,0 +1,308 @@
+"""The kind `gateway-config`: plans and makes the declared part of openclaw.json, and tells a running gateway.
+
+Two actions: `write` changes the fields that differ and no other byte; `reload` makes the gateway take the file over,
+and is owed whenever the gateway reports another file than the one on disk, whoever wrote that. A path that needs a
+new process is the service's affair: it is planned before this kind (`Step.planned`), and restarts by the digest of what
+it started with. Then nothing is reloaded. The real product reads the file by itself; it is told nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import trio
+
+from gateway.wire.json5 import Object
+from reconciler.desired import Desired
+from reconciler.errors import OpenClawError, StaleError
+from reconciler.host import Host
+from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
+from reconciler.model import (
+    Action,
+    Because,
+    Blocked,
+    Cause,
+    Consequence,
+    Difference,
+    Impact,
+    Key,
+    Undo,
+    Value,
+)
+from reconciler.values import decode, encode, same
+from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, observed, runtime_of
+from resources.gateway_config.running import Loaded, address, ask, reload
+from resources.gateway_config.store import (
+    File,
+    Kept,
+    NoObjectError,
+    edited,
+    keep_whole,
+    read_config,
+    read_kept,
+    remove_config,
+    write_config,
+)
+from resources.steps import action_id, because_of, cause_of, precondition_of, reached, still_holds
+
+SERVICE = Key("service", "gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What `plan` needs of one look. `loaded` None: no gateway of ours answers."""
+
+    file: File
+    kept: Kept = field(default_factory=dict, repr=False)
+    loaded: Loaded | None = None
+
+
+class GatewayConfigKind:
+    """See the module."""
+
+    name: ClassVar[str] = "gateway-config"
+    sections: ClassVar[frozenset[str]] = frozenset({"gateway", "logging"})
+    external: ClassVar[bool] = False
+    backoff_cap_seconds: ClassVar[float] = 300.0
+
+    def declare(self, desired: Desired, host: Host, secrets: Secrets) -> tuple[Resource, ...]:
+        fields, origins = declared(desired)
+        if desired.gateway is None and not fields:
+            return ()
+        gateway = desired.gateway
+        spec = ConfigSpec(
+            runtime=runtime_of(desired),
+            managed=desired.service is not None,
+            token=gateway.token if gateway is not None else None,
+            password=gateway.password if gateway is not None else None,
+        )
+        return (Resource(key=KEY, fields=fields, origins=origins, spec=spec),)
+
+    async def observe(self, wanted: tuple[Wanted, ...], world: World) -> tuple[Observation, ...]:
+        return tuple([await _observe(one, world) for one in wanted])
+
+    def plan(self, step: Step) -> KindPlan:
+        seen: Seen | None = step.observation.detail
+        if seen is None:
+            return KindPlan()
+        if not step.differences:
+            return KindPlan(actions=_reload(step, seen, None))
+        if blocked := _blocked(step, seen):
+            return KindPlan(blocked=(blocked,))
+        write = _write(step, seen)
+        return KindPlan(actions=(write, *_reload(step, seen, write)))
+
+    async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
+        """See `Kind.apply`. Cancelled, a write is done whole or not at all; a reload may or may not have come through."""
+        if action.verb == "reload":
+            file = await trio.to_thread.run_sync(read_config, world.host.state.config)
+            await reload(address(file.root, resource.spec if resource is not None else None, world))
+        else:
+            await trio.to_thread.run_sync(_apply_write, action, world)
+
+    async def probe(self, key: Key, resource: Resource, world: World) -> Health:
+        observation = await _observe(Wanted(key=key, resource=resource), world)
+        if observation.unknown is not None:
+            return Health(ready=False, reason="Unreadable", message=observation.unknown)
+        wrong = [path for path, value in resource.fields.items() if not same(observation.fields[path], value)]
+        if wrong:
+            return Health(ready=False, reason="Differs", message=f"not as declared: {', '.join(wrong)}")
+        return _loaded_health(observation.detail)
+
+    async def watch(self, world: World, report: Callable[[Key], None]) -> None:
+        """Nothing of its own: the supervisor's watcher sees the state directory, and a resync finds the rest."""
+        await trio.lowlevel.checkpoint()
+
+
+async def _observe(wanted: Wanted, world: World) -> Observation:
+    try:
+        file, kept = await trio.to_thread.run_sync(_read, world.host)
+    except OpenClawError as err:
+        return Observation(key=wanted.key, unknown=err.message)
+    paths = list(dict.fromkeys([*(wanted.resource.fields if wanted.resource is not None else ()), *wanted.applied]))
+    fields = observed(file.root, paths, world.secrets)
+    spec: ConfigSpec | None = wanted.resource.spec if wanted.resource is not None else None
+    loaded = None
+    if spec is not None and spec.runtime == "builtin" and file.text is not None:
+        loaded = await ask(address(file.root, spec, world))
+    shown = {"path": str(file.path), "hash": file.digest, "loaded": loaded.digest if loaded is not None else None}
+    return Observation(key=wanted.key, fields=fields, detail=Seen(file=file, kept=kept, loaded=loaded), shown=shown)
+
+
+def _read(host: Host) -> tuple[File, Kept]:
+    return read_config(host.state.config), read_kept(host)
+
+
+def _blocked(step: Step, seen: Seen) -> Blocked | None:
+    """What forbids a write, found before anything is written."""
+    if seen.file.link is not None:
+        return Blocked(
+            key=step.key,
+            code="config_is_a_link",
+            message=f"cannot write {seen.file.path}: it is a link to {seen.file.link!r}, which may be shared",
+            hint="replace the link by the file itself, or point OPENCLAW_STATE_DIR at the directory where it lies",
+        )
+    if seen.file.root is not None and not isinstance(seen.file.root, Object):
+        return _no_object(step, seen, "the whole file")
+    try:
+        edited(seen.file, _changes(step), seen.kept)
+    except NoObjectError as err:
+        return _no_object(step, seen, f"{err}")
+    except OpenClawError as err:
+        return Blocked(key=step.key, code="config_not_restorable", message=err.message, hint=err.hint or "")
+    return None
+
+
+def _no_object(step: Step, seen: Seen, where: str) -> Blocked:
+    return Blocked(
+        key=step.key,
+        code="config_no_object",
+        message=f"cannot write {seen.file.path}: {where} is no object, and a declared key lies below it",
+        hint="make it an object, or take the key out of the document",
+    )
+
+
+def _changes(step: Step) -> dict[str, Value]:
+    return {difference.path: difference.desired for difference in step.differences}
+
+
+def _write(step: Step, seen: Seen) -> Action:
+    differences = step.differences
+    runtime = step.resource.spec.runtime if step.resource is not None else "builtin"
+    gravest = impact([difference.path for difference in differences], runtime)
+    restarts = _planned(step, "restart")
+    # Nobody is disturbed by a file that no process runs by; one that is being started reads it anyway.
+    felt = gravest if (seen.loaded is not None or restarts) and not _planned(step, "start", "stop") else Impact.NONE
+    # Ours from now on, and not ours before: an empty object is nobody's.
+    foreign = seen.file.text is not None and not seen.file.empty and not step.applied
+    return Action(
+        id=action_id(step, "write"),
+        key=step.key,
+        verb="write",
+        cause=cause_of(differences),
+        because=because_of(step.resource, differences),
+        differences=differences,
+        impact=felt,
+        consequences=_consequences(step, felt, restarts=restarts, foreign=foreign),
+        precondition=precondition_of(differences),
+        arguments={"paths": _encoded(_changes(step)), "keep": foreign},
+        undo=Undo(
+            verb="restore",
+            arguments={
+                "paths": _encoded({difference.path: difference.observed for difference in differences}),
+                "created": seen.file.text is None,
+            },
+            text="puts the earlier values back into openclaw.json",
+        ),
+        consents=("take-over",) if foreign else (),
+    )
+
+
+def _consequences(step: Step, felt: Impact, *, restarts: bool, foreign: bool) -> tuple[Consequence, ...]:
+    found = []
+    if foreign:
+        found.append(
+            Consequence(what="note", text="openclaw.json was there before us; the whole of it is kept in backups")
+        )
+    if felt is Impact.RESTART:
+        text = (
+            "the gateway is restarted to take it over"
+            if restarts
+            else "takes effect with the next start of the gateway"
+        )
+        found.append(Consequence(what="note", text=text))
+    return tuple(found)
+
+
+def _reload(step: Step, seen: Seen, write: Action | None) -> tuple[Action, ...]:
+    """The reload that follows a write, or that is owed because the gateway runs by another file than the one on disk."""
+    if seen.loaded is None or step.resource is None or _planned(step, "start", "restart", "stop"):
+        return ()
+    owed = seen.loaded.digest is not None and seen.loaded.digest != seen.file.digest
+    if write is None and not owed:
+        return ()
+    cause = write.cause if write is not None else Cause.OWED
+    text = (
+        "the running gateway is told of the new file"
+        if write is not None
+        else f"the gateway runs by openclaw.json {_short(seen.loaded.digest)}, on disk is {_short(seen.file.digest)}"
+    )
+    return (
+        Action(
+            id=action_id(step, "reload"),
+            key=step.key,
+            verb="reload",
+            cause=cause,
+            because=Because(text=text, path=write.because.path if write is not None else None),
+            impact=Impact.HOT_RELOAD,
+            needs=(write.id,) if write is not None else (),
+            undo=Undo(verb="reload", text="the gateway is told again"),
+        ),
+    )
+
+
+def _short(digest: str | None) -> str:
+    return (digest or "")[:12]
+
+
+def _planned(step: Step, *verbs: str) -> bool:
+    """Whether the service kind, which plans before this one, does one of these in the same plan."""
+    return any(action.verb in verbs for action in step.planned.get(SERVICE, ()))
+
+
+def _encoded(changes: Mapping[str, Value]) -> dict[str, object]:
+    return {path: encode(value) for path, value in changes.items()}
+
+
+def _apply_write(action: Action, world: World) -> None:
+    """`write` and `restore`: the same edit. Foreign changes since the plan stay, changes of our own fields are refused."""
+    host = world.host
+    file, kept = _read(host)
+    changes = {path: decode(value) for path, value in action.arguments["paths"].items()}
+    present = observed(file.root, list(changes), world.secrets)
+    wanted = {path: value for path, value in changes.items() if not same(present[path], value)}
+    if action.precondition is not None and wanted:
+        _check(action, action.differences, present)
+    if wanted:
+        if file.link is not None:
+            raise StaleError(f"cannot write {file.path}: it has become a link")
+        if action.arguments.get("keep"):
+            keep_whole(host, file)
+        try:
+            text = edited(file, wanted, kept)
+        except NoObjectError as err:
+            raise StaleError(f"cannot write {file.path}: {err} is no object any more") from err
+        write_config(host, file, text, wanted, world.secrets.digest_text)
+    if action.arguments.get("created"):
+        _remove_if_empty(host)
+
+
+def _check(action: Action, differences: tuple[Difference, ...], present: Mapping[str, Value]) -> None:
+    if not still_holds(str(action.precondition), differences, present) and not reached(differences, present):
+        moved = [item.path for item in differences if not same(present[item.path], item.observed)]
+        raise StaleError(
+            f"cannot {action.verb} openclaw.json: {', '.join(moved)} moved since the plan", hint="plan again"
+        )
+
+
+def _remove_if_empty(host: Host) -> None:
+    file = read_config(host.state.config)
+    if file.text is not None and file.empty:
+        remove_config(file)
+
+
+def _loaded_health(seen: Seen) -> Health:
+    """Whether the gateway, where one answers, runs by the very file on disk."""
+    loaded = seen.loaded
+    if loaded is None:
+        return Health(ready=True)
+    if loaded.error is not None:
+        return Health(
+            ready=False, reason="Rejected", message=f"the gateway refuses openclaw.json: {loaded.error}", final=True
+        )
+    if loaded.digest is not None and loaded.digest != seen.file.digest:
+        message = f"the gateway still runs by another openclaw.json ({_short(loaded.digest)})"
+        return Health(ready=False, reason="NotLoaded", message=message)
+    return Health(ready=True)

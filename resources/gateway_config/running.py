@@ -1,0 +1,164 @@
+"""What the running gateway says about its config, and the word to it that the file has changed.
+
+Nothing is sent to a port before the kernel says that its listener belongs to our user: else anyone on the host could
+take the port while the gateway is down and collect the secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from gateway.wire.json5 import Node, Scalar
+from reconciler.desired import SecretRef
+from reconciler.errors import OpenClawError, TemporaryError, TerminalError
+from reconciler.kinds import World
+from resources.gateway_config.edit import node_at
+from resources.gateway_config.fields import DEFAULT_PORT, ConfigSpec
+
+if TYPE_CHECKING:
+    import ssl
+
+# A gateway on this host answers within milliseconds; one that hangs must not hold up a plan.
+ANSWER_SECONDS = 3.0
+_LISTEN = "0A"
+_TABLES = ("tcp", "tcp6")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the gateway is spoken to, and with what."""
+
+    host: str
+    port: int
+    token: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    certificate: str | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'wss' if self.certificate is not None else 'ws'}://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a running gateway says: the digest of the file that it runs by (None: it does not say), and why not the latest."""
+
+    digest: str | None = None
+    error: str | None = None
+
+
+def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address:
+    """Where the gateway that read this file listens, and the secret that it wants as far as we know it."""
+    port = _scalar(root, "gateway", "port")
+    host = _scalar(root, "gateway", "customBindHost") if _scalar(root, "gateway", "bind") == "custom" else None
+    certificate = _scalar(root, "gateway", "tls", "certPath")
+    encrypted = _scalar(root, "gateway", "tls", "enabled") is True and isinstance(certificate, str)
+    return Address(
+        host=host if isinstance(host, str) and host != "0.0.0.0" else "127.0.0.1",  # noqa: S104 - compared, not bound
+        port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,
+        token=_secret(root, "token", spec.token if spec is not None else None, world),
+        password=_secret(root, "password", spec.password if spec is not None else None, world),
+        certificate=str(certificate) if encrypted else None,
+    )
+
+
+async def ask(where: Address) -> Loaded | None:
+    """What the gateway there says; None where none of ours answers. Changes nothing, never raises for a sick gateway."""
+    if not await trio.to_thread.run_sync(listener_is_ours, where.port):
+        return None
+    # Loaded here: most plans find no gateway, or are made by the supervisor that has it loaded.
+    from gateway.client import ClientError, get_health
+
+    try:
+        with trio.fail_after(ANSWER_SECONDS):
+            secret = where.token if where.token is not None else where.password
+            status, report = await get_health(where.host, where.port, secret, _tls(where) or False)
+    except (ClientError, OSError, trio.TooSlowError):
+        return None
+    part = _part(report) if status in (200, 503) else {}
+    digest, error = part.get("hash"), part.get("error")
+    return Loaded(
+        digest=digest if isinstance(digest, str) else None,
+        error=error if isinstance(error, str) else None,
+    )
+
+
+async def reload(where: Address) -> None:
+    """Tells the gateway to take the file over, and waits until it has.
+
+    Raises:
+        TemporaryError: it does not answer.
+        TerminalError: it refuses the file, with its reason.
+    """
+    if not await trio.to_thread.run_sync(listener_is_ours, where.port):
+        raise TemporaryError(f"cannot reload the gateway: nothing of ours listens on port {where.port}")
+    answer = await _call(where)
+    if not answer.get("ok"):
+        reason = answer.get("error") or "it gave no reason"
+        raise TerminalError(f"cannot reload the gateway: it refuses openclaw.json: {reason}")
+
+
+async def _call(where: Address) -> dict[str, Any]:
+    from gateway.client import CallError, ClientError, open_client
+
+    try:
+        async with open_client(where.url, token=where.token, password=where.password, tls=_tls(where)) as client:
+            answer = await client.call("config.reload", {})
+    except CallError as err:
+        raise TerminalError(f"cannot reload the gateway: {err.message}") from err
+    except (ClientError, OSError) as err:
+        raise TemporaryError(f"cannot reload the gateway: {err}") from err
+    return answer if isinstance(answer, dict) else {}
+
+
+def _tls(where: Address) -> ssl.SSLContext | None:
+    """A context that trusts the gateway's own certificate, which need not name loopback. Raises OSError."""
+    from gateway.client import pinned_context
+
+    return pinned_context(where.certificate) if where.certificate is not None else None
+
+
+def listener_is_ours(port: int) -> bool:
+    """Whether something listens on this TCP port here, and all that does belongs to our user (proc(5), net/tcp)."""
+    owners = set(_owners(port))
+    return bool(owners) and (owners <= {os.geteuid()} or os.geteuid() == 0)
+
+
+def _owners(port: int) -> Iterator[int]:
+    for name in _TABLES:
+        with suppress(OSError):
+            for line in Path("/proc/self/net", name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield int(fields[7])
+
+
+def _scalar(root: Node | None, *path: str) -> object:
+    node = node_at(root, path) if root is not None else None
+    return node.value if isinstance(node, Scalar) else None
+
+
+def _secret(root: Node | None, name: str, reference: SecretRef | None, world: World) -> str | None:
+    """The value that the document refers to, else the one in the file, itself or by the variable that it names."""
+    if reference is not None:
+        with suppress(OpenClawError):
+            return world.secrets.reveal(reference)
+        return None
+    text = _scalar(root, "gateway", "auth", name)
+    if not isinstance(text, str):
+        return None
+    return world.host.environ.get(text[2:-1]) if text.startswith("${") and text.endswith("}") else text
+
+
+def _part(report: object) -> dict[str, Any]:
+    parts = report.get("parts") if isinstance(report, dict) else None
+    part = parts.get("config") if isinstance(parts, dict) else None
+    return part if isinstance(part, dict) else {}

@@ -1,0 +1,422 @@
+"""The gateway-config kind on a real file: field ownership, foreign bytes, secrets, take-over, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.wire.json5 import load
+from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
+from reconciler.errors import StaleError, TemporaryError
+from reconciler.kinds import Applied, Observation, Step
+from reconciler.model import ABSENT, Action, Because, Cause, Impact, Secret
+from reconciler.planning.differences import differences
+from resources.gateway_config.fields import KEY
+from resources.gateway_config.kind import SERVICE, GatewayConfigKind, Seen
+from resources.gateway_config.running import Loaded
+from resources.gateway_config.store import read_config
+from resources.testing import FakeSecrets, make_desired, make_world
+from tests.resources.contract import Case, KindContract, carry_out, look
+
+CANARY = "canary-0123456789abcdef"
+NONE: dict[str, Any] = dict.fromkeys(
+    ("port", "bind", "host", "auth_mode", "token", "password", "tls_enabled", "tls_cert", "tls_key")
+)
+FOREIGN = """// mine
+{
+  agents: { list: [ { id: 'main', }, ], }, // as it is
+  gateway: {
+    port: 0x4965, // the usual
+    auth: { token: 'CANARY', mode: "token" },
+  },
+}
+""".replace("CANARY", CANARY)
+
+
+def gateway(settings: dict[str, Any] | None = None, **fields: Any) -> Gateway:
+    return Gateway(**{**NONE, **fields}, settings=settings or {})
+
+
+def logging(**fields: Any) -> Logging:
+    none = dict.fromkeys(("level", "console_level", "console_style", "redact", "redact_patterns", "directory"))
+    retention = Retention(age_seconds=None, total_bytes=None, files=None, compress_after_seconds=None)
+    return Logging(**{**none, **fields}, retention=retention)
+
+
+def desired(port: int | None = 1, **fields: Any) -> Desired:
+    return make_desired(gateway=gateway(port=port, **fields))
+
+
+def make_case(directory: Path, document: Desired, text: str | None = None) -> Case:
+    world = make_world(directory, secrets=FakeSecrets({"env:TOKEN": CANARY}))
+    if text is not None:
+        world.host.state.config.write_text(text)
+    return Case(kind=GatewayConfigKind(), world=world, desired=document, root=directory, canaries=(CANARY,))
+
+
+def config(case: Case) -> Path:
+    return case.world.host.state.config
+
+
+class TestNewFileContract(KindContract):
+    def make(self, directory: Path) -> Case:
+        document = make_desired(
+            gateway=gateway({"cron": {"jobs": ["a"]}}, port=free_of_listeners(), token=SecretRef("env", "TOKEN")),
+            logging=logging(level="debug", redact_patterns=("x",)),
+        )
+        case = make_case(directory, document)
+        case.move = lambda: config(case).write_text(json.dumps({"gateway": {"port": 7}}))  # type: ignore[assignment]
+        return case
+
+
+class TestForeignFileContract(KindContract):
+    def make(self, directory: Path) -> Case:
+        document = make_desired(
+            gateway=gateway(port=free_of_listeners(), auth_mode="token", token=SecretRef("env", "TOKEN")),
+            logging=logging(level="debug"),
+        )
+        case = make_case(directory, document, FOREIGN.replace("0x4965", "2"))
+        case.move = lambda: config(case).write_text(FOREIGN.replace("0x4965", "3"))  # type: ignore[assignment]
+        return case
+
+
+def free_of_listeners() -> int:
+    """A port that nothing listens on: the discard port of root's range."""
+    return 9
+
+
+@pytest.mark.req("PLAN-10")
+async def test_foreign_bytes_stay_and_a_withdrawn_key_gets_its_former_bytes_back(tmp_path: Path) -> None:
+    case = make_case(
+        tmp_path,
+        make_desired(gateway=gateway({"tools": {"x": 1}}, port=9, token=SecretRef("env", "TOKEN"))),
+        FOREIGN,
+    )
+    applied = await carry_out(case, await look(case, case.desired))
+    written = config(case).read_text()
+    assert (
+        written.replace('"${OPENCLAW_GATEWAY_TOKEN}"', f"'{CANARY}'")
+        .replace("port: 9,", "port: 0x4965,")
+        .replace("  tools: {\n    x: 1\n  },\n", "")
+        == FOREIGN
+    )
+    await carry_out(case, await look(case, case.withdrawn, applied))
+    assert config(case).read_text() == FOREIGN
+
+
+@pytest.mark.req("PLAN-9", "PLAN-10")
+async def test_each_field_is_owned_by_itself(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9, bind="lan"))
+    applied = await carry_out(case, await look(case, case.desired))
+    # Theirs beside ours is no difference, theirs in the place of ours is drift, ours moved is change.
+    data = json.loads(config(case).read_text())
+    data["gateway"] |= {"bind": "loopback", "foreign": True}
+    config(case).write_text(json.dumps(data))
+    seen = await look(case, desired(10, bind="lan"), applied)
+    assert {item.path: item.cause for item in seen.steps[0].differences} == {
+        "gateway.port": Cause.CHANGE,
+        "gateway.bind": Cause.DRIFT,
+    }
+    await carry_out(case, seen)
+    assert load(config(case).read_text()) == {"gateway": {"port": 10, "bind": "lan", "foreign": True}}
+
+
+@pytest.mark.req("PLAN-10")
+async def test_what_somebody_else_changed_since_is_not_given_back(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9), '{"gateway": {"port": 5}}')
+    applied = await carry_out(case, await look(case, case.desired))
+    config(case).write_text('{"gateway": {"port": 6}}')
+    assert (await look(case, case.withdrawn, applied)).converged
+
+
+@pytest.mark.req("DOC-4")
+async def test_a_secret_is_in_the_file_as_a_name_only(tmp_path: Path) -> None:
+    document = make_desired(
+        gateway=gateway(auth_mode="token", token=SecretRef("env", "TOKEN"), password=SecretRef("env", "TOKEN"))
+    )
+    case = make_case(tmp_path, document)
+    await carry_out(case, await look(case, document))
+    auth = json.loads(config(case).read_text())["gateway"]["auth"]
+    assert auth == {
+        "mode": "token",
+        "token": "${OPENCLAW_GATEWAY_TOKEN}",
+        "password": "${OPENCLAW_GATEWAY_PASSWORD}",
+    }
+
+
+@pytest.mark.req("DOC-4")
+async def test_a_secret_found_in_the_file_leaves_it_as_a_digest_only(tmp_path: Path) -> None:
+    document = make_desired(gateway=gateway({"hooks": {"mappings": []}}, token=SecretRef("env", "TOKEN")))
+    case = make_case(
+        tmp_path,
+        document,
+        json.dumps({"gateway": {"auth": {"token": CANARY}}, "hooks": {"mappings": [{"secret": CANARY, "n": 1}]}}),
+    )
+    seen = await look(case, document)
+    fields = seen.observations[0].fields
+    assert isinstance(fields["gateway.auth.token"], Secret)
+    assert fields["hooks.mappings"] == ({"secret": fields["gateway.auth.token"], "n": 1},)
+    assert CANARY not in repr(seen)
+    await carry_out(case, seen)
+    assert CANARY not in config(case).read_text()
+    for path in case.world.host.state.backups.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_secret_whose_kept_text_is_gone_is_said_before_anything_is_done(tmp_path: Path) -> None:
+    document = make_desired(gateway=gateway(token=SecretRef("env", "TOKEN")))
+    case = make_case(tmp_path, document, FOREIGN)
+    applied = await carry_out(case, await look(case, document))
+    for path in case.world.host.state.backups.glob("*.json"):
+        path.unlink()
+    (plan,) = (await look(case, case.withdrawn, applied)).plans
+    assert [item.code for item in plan.blocked] == ["config_not_restorable"]
+    assert not plan.actions
+
+
+@pytest.mark.req("PLAN-16")
+async def test_a_file_that_was_there_before_us_needs_consent_and_is_kept(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9), FOREIGN)
+    seen = await look(case, case.desired)
+    (write,) = seen.actions
+    assert write.consents == ("take-over",)
+    await carry_out(case, seen)
+    (kept,) = case.world.host.state.backups.glob("openclaw.json.*")
+    assert kept.read_text() == FOREIGN
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("text", [None, "{}", "// nothing\n{ }\n"])
+async def test_a_file_that_is_not_there_or_empty_needs_no_consent(tmp_path: Path, text: str | None) -> None:
+    case = make_case(tmp_path, desired(9), text)
+    assert [action.consents for action in (await look(case, case.desired)).actions] == [()]
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, 0o600), (0o644, 0o600), (0o600, 0o600), (0o400, 0o400)])
+async def test_the_mode_is_private_and_a_stricter_one_stays(tmp_path: Path, before: int | None, after: int) -> None:
+    case = make_case(tmp_path, desired(9), None if before is None else "{}")
+    if before is not None:
+        config(case).chmod(before)
+    await carry_out(case, await look(case, case.desired))
+    assert stat.S_IMODE(config(case).stat().st_mode) == after
+
+
+async def test_undoing_the_first_write_takes_the_file_away(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9))
+    seen = await look(case, case.desired)
+    await carry_out(case, seen)
+    (write,) = seen.actions
+    assert write.undo is not None
+    back = replace(write, verb=write.undo.verb, arguments=write.undo.arguments, precondition=None)
+    await case.kind.apply(back, None, case.world)
+    assert not config(case).exists()
+
+
+async def test_foreign_changes_between_plan_and_apply_stay(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9), '{"gateway": {"port": 5}}')
+    seen = await look(case, case.desired)
+    config(case).write_text('{"gateway": {"port": 5}, "new": [1, 2]} // theirs')
+    await carry_out(case, seen)
+    assert config(case).read_text() == '{"gateway": {"port": 9}, "new": [1, 2]} // theirs'
+
+
+async def test_a_write_of_somebody_else_in_the_last_moment_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(tmp_path, desired(9), '{"gateway": {"port": 5}}')
+    seen = await look(case, case.desired)
+    sync = os.fsync
+
+    def write_theirs(descriptor: int) -> None:
+        sync(descriptor)
+        if not config(case).read_text().endswith("theirs"):
+            config(case).write_text('{"gateway": {"port": 5}} // theirs')
+
+    monkeypatch.setattr(os, "fsync", write_theirs)
+    with pytest.raises(StaleError, match="changed since it was read"):
+        await carry_out(case, seen)
+    assert config(case).read_text() == '{"gateway": {"port": 5}} // theirs'
+    assert not list(config(case).parent.glob(".*tmp"))
+
+
+async def test_a_link_is_read_but_never_written(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9))
+    target = tmp_path / "shared.json"
+    target.write_text('{"gateway": {"port": 5}}')
+    config(case).symlink_to(target)
+    (plan,) = (await look(case, case.desired)).plans
+    assert [item.code for item in plan.blocked] == ["config_is_a_link"]
+    assert str(target) in plan.blocked[0].message
+    assert (await look(case, desired(5))).converged
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{\n  "gateway": %', ":2:14: JSON5: invalid character '%'"),
+        ("", ":1:1: JSON5: invalid end of input"),
+        ("\udcff", "is not UTF-8 at byte 0"),
+        ("{}" + " " * (4 << 20), "no file of at most 4 MiB"),
+    ],
+)
+async def test_a_file_that_cannot_be_read_is_unknown_with_its_place(tmp_path: Path, text: str, reason: str) -> None:
+    case = make_case(tmp_path, desired(9))
+    config(case).write_bytes(text.encode("utf-8", "surrogateescape"))
+    seen = await look(case, case.desired)
+    assert reason in (seen.observations[0].unknown or "")
+    assert not seen.actions
+
+
+async def test_a_directory_or_a_pipe_in_its_place_hangs_nothing(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9))
+    os.mkfifo(config(case))
+    assert "no file" in ((await look(case, case.desired)).observations[0].unknown or "")
+    config(case).unlink()
+    config(case).mkdir()
+    assert (await look(case, case.desired)).observations[0].unknown
+
+
+@pytest.mark.parametrize("text", ["[]", '{"gateway": 5}', '{"gateway": null}'])
+async def test_what_is_no_object_is_never_replaced(tmp_path: Path, text: str) -> None:
+    case = make_case(tmp_path, desired(9), text)
+    (plan,) = (await look(case, case.desired)).plans
+    assert [item.code for item in plan.blocked] == ["config_no_object"]
+
+
+async def test_a_directory_that_cannot_be_written_is_temporary_and_leaves_the_file(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9), '{"gateway": {"port": 5}}')
+    seen = await look(case, case.desired)
+    case.world.host.state.ours.write_text("a file where the directory should be")
+    with pytest.raises(TemporaryError, match=r"cannot (keep|write)"):
+        await carry_out(case, seen)
+    assert config(case).read_text() == '{"gateway": {"port": 5}}'
+
+
+def test_a_document_without_shared_fields_declares_nothing(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    kind = GatewayConfigKind()
+    assert kind.declare(make_desired(logging=logging()), world.host, world.secrets) == ()
+    (resource,) = kind.declare(make_desired(gateway=gateway()), world.host, world.secrets)
+    assert resource.fields == {}
+    (resource,) = kind.declare(make_desired(logging=logging(console_style="json")), world.host, world.secrets)
+    assert resource.fields == {"logging.consoleStyle": "json"}
+    assert resource.origins == {"logging.consoleStyle": ("logging", "console", "style")}
+
+
+def test_every_setting_has_its_place_in_the_file(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    document = make_desired(
+        gateway=Gateway(
+            port=1,
+            bind="custom",
+            host="10.0.0.1",
+            auth_mode="password",
+            token=None,
+            password=SecretRef("env", "P"),
+            tls_enabled=True,
+            tls_cert="/c",
+            tls_key="/k",
+            settings={"gateway": {"port": 2, "reload": {"mode": "hot"}}, "a.b": {"c": [1], "empty": {}}},
+        ),
+        logging=logging(level="info", console_level="warn", console_style="json", redact="off", redact_patterns=("x",)),
+    )
+    (resource,) = GatewayConfigKind().declare(document, world.host, world.secrets)
+    assert resource.fields == {
+        "gateway.port": 1,
+        "gateway.reload.mode": "hot",
+        '["a.b"].c': (1,),
+        "gateway.bind": "custom",
+        "gateway.customBindHost": "10.0.0.1",
+        "gateway.auth.mode": "password",
+        "gateway.auth.password": "${OPENCLAW_GATEWAY_PASSWORD}",
+        "gateway.tls.enabled": True,
+        "gateway.tls.certPath": "/c",
+        "gateway.tls.keyPath": "/k",
+        "logging.level": "info",
+        "logging.consoleLevel": "warn",
+        "logging.consoleStyle": "json",
+        "logging.redactSensitive": "off",
+        "logging.redactPatterns": ("x",),
+    }
+    assert resource.origins["gateway.port"] == ("gateway", "port")
+    assert resource.origins['["a.b"].c'] == ("gateway", "settings", "a.b", "c")
+    assert resource.origins["gateway.tls.certPath"] == ("gateway", "tls", "cert")
+
+
+def step(
+    tmp_path: Path,
+    document: Desired,
+    *,
+    loaded: Loaded | None,
+    planned: str | None = None,
+    text: str = '{"gateway": {"port": 5}}',
+    applied: Applied | None = None,
+) -> Step:
+    """A step as the planner makes it, for a gateway that says `loaded` and a service kind that planned a verb."""
+    world = make_world(tmp_path)
+    world.host.state.config.write_text(text)
+    (resource,) = GatewayConfigKind().declare(document, world.host, world.secrets)
+    file = read_config(world.host.state.config)
+    data: Any = load(text)
+    fields: dict[str, Any] = {path: _at(data, path.split(".")) for path in resource.fields}
+    observation = Observation(key=KEY, fields=fields, detail=Seen(file=file, loaded=loaded))
+    action = Action(
+        id=f"service/gateway:{planned}", key=SERVICE, verb=planned or "", cause=Cause.CHANGE, because=Because(text="x")
+    )
+    return Step(
+        key=KEY,
+        resource=resource,
+        observation=observation,
+        differences=differences(resource, observation, applied or {}),
+        planned={SERVICE: (action,)} if planned else {},
+    )
+
+
+def _at(data: Any, path: list[str]) -> Any:
+    for part in path:
+        data = data.get(part, ABSENT) if isinstance(data, dict) else ABSENT
+    return data
+
+
+def verbs(one: Step) -> dict[str, Impact]:
+    return {action.verb: action.impact for action in GatewayConfigKind().plan(one).actions}
+
+
+LEVEL = make_desired(logging=logging(level="debug"))
+
+
+def test_a_hot_path_is_written_and_reloaded_while_a_gateway_runs(tmp_path: Path) -> None:
+    one = step(tmp_path, LEVEL, loaded=Loaded(digest="x"))
+    assert verbs(one) == {"write": Impact.HOT_RELOAD, "reload": Impact.HOT_RELOAD}
+    write, reload = GatewayConfigKind().plan(one).actions
+    assert reload.needs == (write.id,)
+
+
+def test_without_a_gateway_nothing_is_reloaded_and_nobody_disturbed(tmp_path: Path) -> None:
+    assert verbs(step(tmp_path, desired(9), loaded=None)) == {"write": Impact.NONE}
+    assert verbs(step(tmp_path, LEVEL, loaded=None, planned="start")) == {"write": Impact.NONE}
+
+
+def test_a_restart_path_is_written_and_the_restart_left_to_the_service(tmp_path: Path) -> None:
+    one = step(tmp_path, desired(9), loaded=Loaded(digest="x"), planned="restart")
+    assert verbs(one) == {"write": Impact.RESTART}
+    (write,) = GatewayConfigKind().plan(one).actions
+    assert any("restarted" in item.text for item in write.consequences)
+
+
+@pytest.mark.req("PLAN-13")
+def test_a_reload_is_owed_as_long_as_the_gateway_runs_by_another_file(tmp_path: Path) -> None:
+    one = step(tmp_path, desired(5), loaded=Loaded(digest="0" * 64))
+    (action,) = GatewayConfigKind().plan(one).actions
+    assert (action.verb, action.cause) == ("reload", Cause.OWED)
+    same = read_config(tmp_path / "state" / "openclaw.json").digest
+    assert verbs(step(tmp_path, desired(5), loaded=Loaded(digest=same))) == {}
+    assert verbs(step(tmp_path, desired(5), loaded=Loaded())) == {}
+    for verb in ("restart", "stop", "start"):
+        assert verbs(step(tmp_path, desired(5), loaded=Loaded(digest="0" * 64), planned=verb)) == {}
