@@ -29,6 +29,8 @@ MAX_BODY_BYTES: Final = 1 << 20
 REQUEST_SECONDS: Final = 10.0
 # For a client to take what is sent to it, one piece at a time.
 WRITE_SECONDS: Final = 30.0
+# The same for what a command prints: it may go into a pager that is read at leisure.
+STREAM_SECONDS: Final = 600.0
 # After a refusal: a close with unread bytes would take the answer away from the client.
 LINGER_SECONDS: Final = 1.0
 
@@ -209,11 +211,13 @@ class Connection:
             nursery.start_soon(self._watch, session.interrupted.set)
             nursery.start_soon(self._write, session)
             session.finish(await self._run(call, session))
-            with trio.move_on_after(WRITE_SECONDS):
-                await session.written.wait()
+            await session.written.wait()
             nursery.cancel_scope.cancel()
-        if self._http.our_state is h11.SEND_BODY:
+        if session.complete:
             await self._send(h11.EndOfMessage())
+        else:
+            # Perhaps cut off in the middle of a chunk: only the end of the connection can follow.
+            self._http.send_failed()
 
     async def _run(self, call: calls.CommandCall, session: StreamSession) -> int:
         """The crash boundary of one command: an error ends it as it would end a process."""
@@ -228,10 +232,8 @@ class Connection:
 
     async def _write(self, session: StreamSession) -> None:
         try:
-            await session.write_all(self._data)
+            await session.write_all(self._line)
         except (trio.BrokenResourceError, trio.TooSlowError):
-            # What was cut off in the middle of a chunk cannot be ended properly.
-            self._http.send_failed()
             session.leave()
 
     async def _watch(self, gone: Callable[[], None]) -> None:
@@ -250,7 +252,7 @@ class Connection:
 
             async def send(data: Mapping[str, Any]) -> None:
                 try:
-                    await self._data(b"data: " + _dump(data) + b"\n\n")
+                    await self._send(h11.Data(data=b"data: " + _dump(data) + b"\n\n"))
                 except (trio.BrokenResourceError, trio.TooSlowError):
                     self._http.send_failed()
                     nursery.cancel_scope.cancel()
@@ -270,19 +272,19 @@ class Connection:
         headers = [("Content-Type", form.value), ("Cache-Control", "no-store")]
         await self._send(h11.Response(status_code=200, headers=headers))
 
-    async def _data(self, data: bytes) -> None:
-        await self._send(h11.Data(data=data))
+    async def _line(self, data: bytes) -> None:
+        await self._send(h11.Data(data=data), seconds=STREAM_SECONDS)
 
     async def _json(self, status: int, answer: Any, headers: list[tuple[str, str]] | None = None) -> None:
         data = _dump(answer) + b"\n"
         fields = [("Content-Type", Form.JSON.value), ("Content-Length", str(len(data))), *(headers or [])]
         await self._send(h11.Response(status_code=status, headers=fields), h11.Data(data=data), h11.EndOfMessage())
 
-    async def _send(self, *events: h11.Event) -> None:
+    async def _send(self, *events: h11.Event, seconds: float = WRITE_SECONDS) -> None:
         """Sends events in one piece. Raises trio.TooSlowError when the client does not take it in time."""
         data = b"".join(self._http.send(event) or b"" for event in events)
         if data:
-            with trio.fail_after(WRITE_SECONDS):
+            with trio.fail_after(seconds):
                 await self._stream.send_all(data)
 
     async def _refuse(self, status: int, message: str) -> None:

@@ -37,6 +37,8 @@ class StreamSession:
         self._gone = False
         # Set when nothing is left to send, because all was sent or nobody takes it.
         self.written = trio.Event()
+        # Whether it was all sent.
+        self.complete = False
 
     @property
     def interrupted(self) -> trio.Event:
@@ -87,6 +89,7 @@ class StreamSession:
                 self._pending -= len(line)
                 await send(line)
             if self._finished:
+                self.complete = True
                 break
             self._wake = trio.Event()
             await self._wake.wait()
