@@ -24,10 +24,12 @@ from reconciler.model import (
     Because,
     Blocked,
     Cause,
+    Condition,
     Consequence,
     Difference,
     Impact,
     Key,
+    Status,
     Undo,
     Value,
 )
@@ -128,7 +130,20 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
     if spec is not None and spec.runtime == "builtin" and file.text is not None:
         loaded = await ask(address(file.root, spec, world))
     shown = {"path": str(file.path), "hash": file.digest, "loaded": loaded.digest if loaded is not None else None}
-    return Observation(key=wanted.key, fields=fields, detail=Seen(file=file, kept=kept, loaded=loaded), shown=shown)
+    return Observation(
+        key=wanted.key,
+        fields=fields,
+        detail=Seen(file=file, kept=kept, loaded=loaded),
+        shown=shown,
+        conditions=_conditions(loaded),
+    )
+
+
+def _conditions(loaded: Loaded | None) -> tuple[Condition, ...]:
+    if loaded is None or loaded.error is None:
+        return ()
+    message = f"the gateway refuses openclaw.json and runs by the last good one: {loaded.error}"
+    return (Condition(type="Degraded", status=Status.TRUE, reason="ConfigRejected", message=message),)
 
 
 def _read(host: Host) -> tuple[File, Kept]:
@@ -174,7 +189,11 @@ def _write(step: Step, seen: Seen) -> Action:
     gravest = impact([difference.path for difference in differences], runtime)
     restarts = _planned(step, "restart")
     # Nobody is disturbed by a file that no process runs by; one that is being started reads it anyway.
-    felt = gravest if (seen.loaded is not None or restarts) and not _planned(step, "start", "stop") else Impact.NONE
+    felt = (
+        gravest
+        if (seen.loaded is not None or restarts) and not _planned(step, "start", "stop", "remove")
+        else Impact.NONE
+    )
     # Ours from now on, and not ours before: an empty object is nobody's.
     foreign = seen.file.text is not None and not seen.file.empty and not step.applied
     return Action(
@@ -218,7 +237,7 @@ def _consequences(step: Step, felt: Impact, *, restarts: bool, foreign: bool) ->
 
 def _reload(step: Step, seen: Seen, write: Action | None) -> tuple[Action, ...]:
     """The reload that follows a write, or that is owed because the gateway runs by another file than the one on disk."""
-    if seen.loaded is None or step.resource is None or _planned(step, "start", "restart", "stop"):
+    if seen.loaded is None or step.resource is None or _planned(step, "start", "restart", "stop", "remove"):
         return ()
     owed = seen.loaded.digest is not None and seen.loaded.digest != seen.file.digest
     if write is None and not owed:
@@ -300,7 +319,10 @@ def _loaded_health(seen: Seen) -> Health:
         return Health(ready=True)
     if loaded.error is not None:
         return Health(
-            ready=False, reason="Rejected", message=f"the gateway refuses openclaw.json: {loaded.error}", final=True
+            ready=False,
+            reason="ConfigRejected",
+            message=f"the gateway refuses openclaw.json: {loaded.error}",
+            final=True,
         )
     if loaded.digest is not None and loaded.digest != seen.file.digest:
         message = f"the gateway still runs by another openclaw.json ({_short(loaded.digest)})"

@@ -1,0 +1,180 @@
+"""The gateway-config kind with the real built-in gateway: told of a new file, asked what it runs by, and refused by it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from reconciler.desired import Desired, SecretRef
+from reconciler.errors import TemporaryError, TerminalError
+from reconciler.kinds import Observation
+from reconciler.model import Cause, Impact
+from resources.gateway_config import running
+from resources.gateway_config.kind import GatewayConfigKind
+from resources.gateway_config.running import Address, ask, listener_is_ours, reload
+from resources.testing import FakeSecrets, make_desired, make_world
+from tests.beds.processes import Spawned, wait_until
+from tests.resources.contract import Case, carry_out, look
+from tests.resources.gateway_config.test_kind import gateway, logging
+
+pytestmark = pytest.mark.real
+TOKEN = "a-token-of-tests"
+
+
+class Bed:
+    """A gateway that reads the case's openclaw.json, which was made by the kind itself."""
+
+    def __init__(self, directory: Path, port: int, spawned: Spawned) -> None:
+        self.port = port
+        self._directory, self._spawned = directory, spawned
+        self.case = Case(
+            kind=GatewayConfigKind(),
+            world=make_world(directory, secrets=FakeSecrets({"env:TOKEN": TOKEN})),
+            desired=self.document("info"),
+            root=directory,
+        )
+
+    @property
+    def config(self) -> Path:
+        return self.case.world.host.state.config
+
+    def document(self, level: str, port: int | None = None) -> Desired:
+        return make_desired(
+            gateway=gateway(port=port or self.port, auth_mode="token", token=SecretRef("env", "TOKEN")),
+            logging=logging(level=level),
+        )
+
+    def start(self) -> None:
+        env = {
+            **os.environ,
+            "OPENCLAW_STATE_DIR": str(self.config.parent),
+            "OPENCLAW_GATEWAY_TOKEN": TOKEN,
+            # It is told, it does not look: what it runs by is then our doing alone.
+            "OPENCLAW_RELOAD_MODE": "off",
+        }
+        out = (self._directory / "out").open("wb")
+        with closing(out):
+            self._spawned.start([sys.executable, "-m", "gateway", "run"], env=env, stdout=out, stderr=out)
+        wait_until(lambda: listener_is_ours(self.port), 20, "the gateway to listen")
+
+
+@pytest.fixture
+def bed(tmp_path: Path, spawned: Spawned, free_port: Callable[[], int]) -> Bed:
+    return Bed(tmp_path, free_port(), spawned)
+
+
+async def started(bed: Bed) -> None:
+    await carry_out(bed.case, await look(bed.case, bed.case.desired))
+    bed.start()
+
+
+def detail(observation: Observation) -> running.Loaded | None:
+    loaded = observation.detail.loaded
+    assert loaded is None or isinstance(loaded, running.Loaded)
+    return loaded
+
+
+@pytest.mark.req("GW-6", "PLAN-13")
+async def test_a_hot_change_reaches_the_running_gateway(bed: Bed) -> None:
+    await started(bed)
+    assert (await look(bed.case, bed.case.desired)).converged
+    changed = bed.document("debug")
+    seen = await look(bed.case, changed)
+    assert [(action.verb, action.impact) for action in seen.actions] == [
+        ("write", Impact.HOT_RELOAD),
+        ("reload", Impact.HOT_RELOAD),
+    ]
+    await carry_out(bed.case, seen)
+    after = await look(bed.case, changed)
+    assert after.converged
+    loaded = detail(after.observations[0])
+    assert loaded is not None
+    assert loaded.digest == after.observations[0].shown["hash"]
+    resource = after.wanted[0].resource
+    assert resource is not None
+    assert (await bed.case.kind.probe(resource.key, resource, bed.case.world)).ready
+
+
+@pytest.mark.req("PLAN-13")
+async def test_a_reload_that_was_never_reached_is_still_owed(bed: Bed) -> None:
+    await started(bed)
+    changed = bed.document("debug")
+    seen = await look(bed.case, changed)
+    write, _ = seen.actions
+    await bed.case.kind.apply(write, seen.wanted[0].resource, bed.case.world)
+    again = await look(bed.case, changed)
+    assert [(action.verb, action.cause) for action in again.actions] == [("reload", Cause.OWED)]
+    resource = again.wanted[0].resource
+    assert resource is not None
+    health = await bed.case.kind.probe(resource.key, resource, bed.case.world)
+    assert (health.ready, health.reason) == (False, "NotLoaded")
+    await carry_out(bed.case, again)
+    assert (await look(bed.case, changed)).converged
+
+
+async def test_a_file_that_the_gateway_refuses_is_said_with_its_reason(bed: Bed) -> None:
+    await started(bed)
+    changed = bed.document("debug")
+    data = json.loads(bed.config.read_text())
+    bed.config.write_text(json.dumps({**data, "hookz": {}}))
+    seen = await look(bed.case, changed)
+    write, told = seen.actions
+    await bed.case.kind.apply(write, seen.wanted[0].resource, bed.case.world)
+    with pytest.raises(TerminalError, match="hookz"):
+        await bed.case.kind.apply(told, seen.wanted[0].resource, bed.case.world)
+    after = await look(bed.case, changed)
+    assert [(item.type, item.reason) for item in after.observations[0].conditions] == [("Degraded", "ConfigRejected")]
+    resource = after.wanted[0].resource
+    assert resource is not None
+    health = await bed.case.kind.probe(resource.key, resource, bed.case.world)
+    assert (health.ready, health.final) == (False, True)
+    assert "hookz" in health.message
+
+
+async def test_a_gateway_with_another_secret_says_nothing_and_is_no_reason_to_fail(bed: Bed) -> None:
+    await started(bed)
+    where = Address(host="127.0.0.1", port=bed.port, token="another")
+    loaded = await ask(where)
+    assert loaded is not None
+    assert loaded.digest is None
+    with pytest.raises(TemporaryError, match=r"refused|unauthorized"):
+        await reload(where)
+
+
+async def test_where_nobody_listens_nothing_is_asked(free_port: Callable[[], int]) -> None:
+    where = Address(host="127.0.0.1", port=free_port())
+    assert await ask(where) is None
+    with pytest.raises(TemporaryError, match="nothing of ours listens"):
+        await reload(where)
+
+
+@pytest.mark.req("DOC-4")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_listener_of_another_user_is_never_told_a_secret(
+    spawned: Spawned, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    program = (
+        "import os, socket, sys, time; os.setuid(12345); "
+        "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    )
+    spawned.start([sys.executable, "-c", program, str(port)])
+    wait_until(lambda: set(running._owners(port)) == {12345}, 10, "the other user's listener")
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert not listener_is_ours(port)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert listener_is_ours(port)
+
+
+async def test_something_else_on_our_own_port_is_no_gateway(free_port: Callable[[], int]) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "ANSWER_SECONDS", 0.2)
+        assert await ask(Address(host="127.0.0.1", port=port)) is None
