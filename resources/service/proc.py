@@ -8,6 +8,8 @@ counts as gone: where nobody reaps, it stays in /proc for ever.
 from __future__ import annotations
 
 import os
+import socket
+import sys
 
 _GONE_STATES = ("Z", "X")
 # proc(5), /proc/net/tcp: TCP_LISTEN in the kernel's include/net/tcp_states.h.
@@ -117,6 +119,40 @@ def listening_inodes(port: int) -> frozenset[str]:
             if fields[3] == _LISTEN and fields[1].endswith(suffix):
                 found.add(fields[9])
     return frozenset(found)
+
+
+def listening_ports() -> frozenset[int]:
+    """All TCP ports that somebody listens on."""
+    return frozenset(
+        int(fields[1].rpartition(":")[2], 16)
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        for line in (read_text(table) or "").splitlines()[1:]
+        if (fields := line.split())[3] == _LISTEN
+    )
+
+
+def listening_hosts(port: int) -> tuple[str, ...]:
+    """The addresses that somebody listens on with this port, as a client on this host would dial them, IPv4 first.
+
+    A wildcard is dialled by loopback.
+    """
+    found = []
+    for table, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
+        for line in (read_text(table) or "").splitlines()[1:]:
+            fields = line.split()
+            address, _, number = fields[1].rpartition(":")
+            if fields[3] == _LISTEN and int(number, 16) == port:
+                found.append(_dialled(family, address))
+    return tuple(dict.fromkeys(found))
+
+
+def _dialled(family: int, address: str) -> str:
+    # The kernel prints each 32-bit word of the address in the byte order of the machine.
+    words = (address[at : at + 8] for at in range(0, len(address), 8))
+    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
+    if not any(packed):
+        return "127.0.0.1" if family == socket.AF_INET else "::1"
+    return socket.inet_ntop(family, packed)
 
 
 def holds_inode(pid: int, inodes: frozenset[str]) -> bool:

@@ -173,9 +173,11 @@ class Child:
         record.ready_at = record.ready_boot = record.next_boot = None
         record.adopted, record.last_refusal = False, None
         record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
+        self._forget_exit_file()
         self._enter("starting")
         try:
             environ = process.environment(record.spec, record.attempt, self._keeper.notify_path)
+            process.turn_output(record.spec["output"])
             pid = process.spawn(record.spec, environ)
         except (process.SpawnError, OSError) as err:
             self._refused(str(err))
@@ -392,6 +394,15 @@ class Child:
         except (OSError, ValueError):
             return None
         return left if isinstance(left, dict) and left.get("pid") == self.record.pid else None
+
+    def _forget_exit_file(self) -> None:
+        """An old one must not speak for a later process that was given the same pid."""
+        path = self.record.spec["exit_file"]
+        if path is not None:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
 
     def _note_exit(self, code: int | None, signal_number: int | None, reason: str) -> None:
         record = self.record

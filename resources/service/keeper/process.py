@@ -22,6 +22,24 @@ class SpawnError(Exception):
     """The child could not be started; the text is for people and holds no secret."""
 
 
+# A gateway writes its own log; what it prints besides is a few lines a day, unless something is very wrong.
+MAX_OUTPUT_BYTES = 16 << 20
+
+
+def turn_output(path: str | None) -> None:
+    """Moves a large output file aside, to the next free `<path>.N`, before a child that appends to it is started."""
+    try:
+        if path is None or os.stat(path).st_size <= MAX_OUTPUT_BYTES:
+            return
+        number = 1
+        while os.path.lexists(f"{path}.{number}"):
+            number += 1
+        os.rename(path, f"{path}.{number}")
+    except OSError:
+        # Not there yet; or not to be had, and then opening it says why.
+        pass
+
+
 def environment(spec: dict[str, Any], attempt: str, notify_path: str) -> dict[bytes, bytes]:
     """What the child finds in its environment: its file, read afresh at each start, the attempt, and where to say Ready.
 

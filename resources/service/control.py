@@ -1,0 +1,95 @@
+"""What a person does to the service directly: `openclaw service start|stop|restart|status`, and the end of a supervisor.
+
+A stop is recorded with who and when, and suspends the resource until a start or a change of the `service` section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import trio
+
+from reconciler.errors import TerminalError
+from reconciler.host import Host
+from reconciler.kinds import Resource, World
+from resources.service import operate
+from resources.service.keeper_client import connect, ensure_keeper, look
+from resources.service.observe import Child, child_of, shown
+from resources.service.plan import START_SECONDS
+
+_HINT: Final = "run `openclaw apply` first"
+
+
+async def stop(world: World, who: str, why: str = "") -> dict[str, Any]:
+    """Stops the gateway until somebody starts it; returns its status. Stopped already: the hold is recorded all the same.
+
+    Raises:
+        TerminalError: there is nothing that could be stopped.
+        TemporaryError: the keeper ended meanwhile.
+    """
+    told = _told(await child_of(world.host), "stop")
+    await operate.bring_down(world.host, operate.hold_of("operator", who, why, told["section"], world.now()))
+    return await service_status(world)
+
+
+async def start(world: World) -> dict[str, Any]:
+    """Starts the gateway as it was last applied, lifts a hold, forgets a crash loop; returns its status once it is Ready.
+
+    Raises:
+        TerminalError: nothing was applied yet, or it ended and is held down.
+        TemporaryError: it ended, or was not Ready in time.
+    """
+    told = _told(await child_of(world.host), "start")
+    await operate.bring_up(world.host, told, seconds=_seconds(told))
+    return await service_status(world)
+
+
+async def restart(world: World) -> dict[str, Any]:
+    """Ends the gateway with its drain and starts it; returns its status once it is Ready.
+
+    Raises:
+        TerminalError, TemporaryError: as `start`.
+    """
+    told = _told(await child_of(world.host), "restart")
+    await operate.bring_up(world.host, told, seconds=_seconds(told), again=True)
+    return await service_status(world)
+
+
+async def service_status(world: World, resource: Resource | None = None) -> dict[str, Any]:
+    """Manager, runtime, state, pid, restarts, last exit, since and limits as plain JSON data; changes nothing.
+
+    Raises:
+        TemporaryError: the keeper cannot be understood.
+    """
+    child = await child_of(world.host)
+    spec = resource.spec if resource is not None else None
+    return await trio.to_thread.run_sync(shown, child, spec)
+
+
+async def stop_all(host: Host) -> None:
+    """Ends every child of this state directory and its keeper: the end of a supervisor that takes all with it.
+
+    A child whose keeper died is found and ended as well. What was running is started again by the next apply.
+
+    Raises:
+        TemporaryError: the keeper ended in the middle.
+    """
+    seen = await look(host)
+    if seen.keeper_pid is None:
+        if not any(child["pid"] is not None or child["goal"] == "up" for child in seen.children.values()):
+            return
+        await ensure_keeper(host)
+    async with connect(host) as keeper:
+        await operate.shut_down(keeper)
+
+
+def _told(child: Child, verb: str) -> Mapping[str, Any]:
+    if child.record is None:
+        raise TerminalError(f"cannot {verb} the service: it was never applied in this state directory", hint=_HINT)
+    told: Mapping[str, Any] = child.record["spec"]
+    return told
+
+
+def _seconds(told: Mapping[str, Any]) -> float:
+    return float(told["stop"]["drain"] + told["stop"]["grace"]) + START_SECONDS

@@ -1,0 +1,241 @@
+"""The kind `service`: the gateway's process under the embedded manager. The adapter: it observes, acts and waits.
+
+What to do is decided in `plan`, what the process is to be in `spec`; the process itself belongs to the keeper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import trio
+
+from reconciler.desired import Desired, SecretRef
+from reconciler.errors import OpenClawError, StaleError, TerminalError
+from reconciler.host import Host
+from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
+from reconciler.model import Action, Key
+from resources.service import operate, plan, prepared, proc
+from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper
+from resources.service.observe import Child, child_of, down_text, effective_port, observe
+from resources.service.spec import CHILD, KEY, Program, ServiceSpec, builtin_program, declare, keeper_spec
+from resources.steps import reached, still_holds
+
+_HEALTH_SECONDS: Final = 5.0
+# How often a lost keeper is looked for; only while there is none.
+_LOOK_SECONDS: Final = (0.2, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceKind:
+    """See the module. `program` says how the gateway is started; another one is for tests."""
+
+    name: ClassVar[str] = "service"
+    sections: ClassVar[frozenset[str]] = frozenset({"service"})
+    external: ClassVar[bool] = False
+    # The probe of a broken gateway (docs/explanation/design.md, the loop).
+    backoff_cap_seconds: ClassVar[float] = 45.0
+
+    program: Callable[[Host], Program] = builtin_program
+
+    def declare(self, desired: Desired, host: Host, secrets: Secrets) -> tuple[Resource, ...]:
+        resource = declare(desired, host, secrets, self.program(host))
+        return () if resource is None else (resource,)
+
+    async def observe(self, wanted: tuple[Wanted, ...], world: World) -> tuple[Observation, ...]:
+        return tuple([await observe(one, world) for one in wanted])
+
+    def plan(self, step: Step) -> KindPlan:
+        return plan.plan(step)
+
+    async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
+        if action.precondition is not None and not await _still_to_do(action, resource, world):
+            return
+        if action.arguments.get("restore"):
+            await _take_back(action, world)
+            return
+        spec: ServiceSpec | None = resource.spec if resource is not None else None
+        if action.verb == "adopt":
+            await ensure_keeper(world.host)
+        elif action.verb == "remove":
+            await operate.forget(world.host)
+            await trio.to_thread.run_sync(prepared.remove, world.host)
+        elif spec is not None:
+            await _apply(action, spec, world)
+        else:
+            raise TerminalError(f"cannot {action.verb} {action.key}: the document declares it no longer")
+
+    async def probe(self, key: Key, resource: Resource, world: World) -> Health:
+        try:
+            return await _health(resource.spec, await child_of(world.host), world)
+        except (OSError, OpenClawError) as err:
+            return Health(ready=False, reason="NotObserved", message=str(err))
+
+    async def watch(self, world: World, report: Callable[[Key], None]) -> None:
+        """Follows the keeper's events; reports also when the keeper goes, and when one is there (again)."""
+        wait, longest = _LOOK_SECONDS
+        socket = world.host.socket_path(SOCKET)
+        while True:
+            if await trio.to_thread.run_sync(socket.exists) and await _follow(world.host, report):
+                report(KEY)
+                wait = _LOOK_SECONDS[0]
+            await trio.sleep(wait)
+            wait = min(wait * 2, longest)
+
+
+async def _follow(host: Host, report: Callable[[Key], None]) -> bool:
+    """Reports events until the keeper goes; False where there was none."""
+    there = False
+    try:
+        async with connect(host) as keeper:
+            await keeper.call("subscribe")
+            there = True
+            # What happened before is in nobody's event.
+            report(KEY)
+            async for event in keeper.events():
+                if event.get("name") == CHILD:
+                    report(KEY)
+    except (KeeperGone, KeeperRefused):
+        pass
+    return there
+
+
+async def _still_to_do(action: Action, resource: Resource | None, world: World) -> bool:
+    """False where the action was done already.
+
+    Raises:
+        StaleError: what it acts on is neither what was planned for nor what it leads to.
+    """
+    observation = await observe(_wanted(action, resource), world)
+    if observation.unknown is not None:
+        raise StaleError(f"cannot {action.verb} {action.key}: {observation.unknown}")
+    assert action.precondition is not None
+    if still_holds(action.precondition, action.differences, observation.fields):
+        return True
+    if reached(action.differences, observation.fields):
+        return False
+    raise StaleError(f"cannot {action.verb} {action.key}: it moved since the plan")
+
+
+def _wanted(action: Action, resource: Resource | None) -> Wanted:
+    # Only the paths count here: an observation answers for what is declared and for what was applied.
+    return Wanted(
+        key=action.key,
+        resource=resource,
+        applied={item.path: AppliedField(item.last_applied) for item in action.differences},
+    )
+
+
+async def _apply(action: Action, spec: ServiceSpec, world: World) -> None:
+    host = world.host
+    child = await child_of(host)
+    port = await trio.to_thread.run_sync(effective_port, spec, host)
+    told = keeper_spec(spec, host, port)
+    await trio.to_thread.run_sync(prepared.prepare, spec, world, _told(child))
+    match action.verb:
+        case "start":
+            # A crash loop with the same spec is only probed: its delays are not forgotten.
+            fresh = (
+                child.record is None or child.record["spec"]["spec_digest"] != spec.digest or child.state != "broken"
+            )
+            await operate.bring_up(host, told, seconds=_patience(action), fresh=fresh, masked=_secrets(spec, world))
+        case "restart":
+            await operate.bring_up(host, told, seconds=_patience(action), again=True, masked=_secrets(spec, world))
+        case "stop":
+            if child.record is not None:
+                await operate.bring_down(
+                    host, operate.hold_of("document", "openclaw", "state: stopped", spec.section, world.now())
+                )
+                await operate.tell(host, told, start_keeper=False)
+        case "update":
+            await operate.tell(host, told, start_keeper=child.pid is not None)
+        case _:
+            raise TerminalError(f"cannot {action.verb} {action.key}: there is no such action")
+
+
+async def _take_back(action: Action, world: World) -> None:
+    """The undo of an action of this same run: its files come back, then the process follows."""
+    host = world.host
+    before = await trio.to_thread.run_sync(prepared.restore, world)
+    child = await child_of(host)
+    told = before.told if before is not None else _told(child)
+    match action.verb:
+        case "stop":
+            if told is None:
+                await operate.forget(host)
+            else:
+                await operate.bring_down(
+                    host, operate.hold_of("document", "openclaw", "undone", told["section"], world.now())
+                )
+                await operate.tell(host, told, start_keeper=False)
+        case "start" | "restart" if told is not None:
+            await operate.bring_up(host, told, seconds=_patience(action), again=action.verb == "restart")
+        case "update" if told is not None:
+            await operate.tell(host, told, start_keeper=child.pid is not None)
+
+
+def _told(child: Child) -> Mapping[str, Any] | None:
+    return child.record["spec"] if child.record is not None else None
+
+
+def _patience(action: Action) -> float:
+    """A little less than the caller's own deadline, so that the text is ours."""
+    return action.deadline_seconds * 0.95
+
+
+def _secrets(spec: ServiceSpec, world: World) -> tuple[str, ...]:
+    return tuple(world.secrets.reveal(value) for value in spec.environment.values() if isinstance(value, SecretRef))
+
+
+async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
+    if spec.service.state == "stopped":
+        if child.pid is None:
+            return Health(ready=True, reason="Stopped", message="stopped, as declared")
+        return Health(ready=False, reason="Running", message=f"process {child.pid} still runs")
+    if child.suspended(spec):
+        # By a person's word: no verify window may take that for a fault of the document.
+        return Health(ready=True, reason="Suspended", message=down_text(child))
+    if child.pid is None or child.record is None:
+        final = child.held and child.state in ("broken", "failed", "stopped")
+        return Health(ready=False, reason=_why_down(child), message=down_text(child), final=final)
+    if child.held and child.record["state"] != "ready":
+        return Health(ready=False, reason="Starting", message=f"process {child.pid} is {child.record['state']}")
+    port = child.record["spec"]["port"]
+    if not await trio.to_thread.run_sync(proc.group_owns_port, child.pid, port):
+        text = f"process {child.pid} does not listen on port {port}"
+        return Health(ready=False, reason="PortNotOwned", message=text)
+    return await _answers(spec, port, world)
+
+
+def _why_down(child: Child) -> str:
+    return {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}.get(child.state, "NotRunning")
+
+
+async def _answers(spec: ServiceSpec, port: int, world: World) -> Health:
+    """Asks the gateway itself, where it listens."""
+    # Loaded here: a plan asks nobody.
+    from gateway.client import ClientError, get_health
+
+    secret = world.secrets.reveal(spec.auth) if spec.auth is not None else None
+    hosts = await trio.to_thread.run_sync(proc.listening_hosts, port)
+    try:
+        with trio.fail_after(_HEALTH_SECONDS):
+            status, said = await get_health(hosts[0] if hosts else "127.0.0.1", port, secret, _tls(spec))
+    except trio.TooSlowError:
+        return Health(
+            ready=False, reason="NoAnswer", message=f"no answer from port {port} within {_HEALTH_SECONDS:g} s"
+        )
+    except (OSError, ClientError) as err:
+        return Health(ready=False, reason="NoAnswer", message=f"cannot ask port {port}: {err}")
+    if status == 200:
+        return Health(ready=True)
+    return Health(ready=False, reason="NotHealthy", message=f"/health answers {status}: {said.get('status')}")
+
+
+def _tls(spec: ServiceSpec) -> Any:
+    """How its certificate is checked: against the declared one, which need not name the address that we ask."""
+    from gateway.client import pinned_context
+
+    certificate = next((path for field, path in spec.tls_files if field.endswith("certPath")), None)
+    return spec.tls if certificate is None else pinned_context(certificate)

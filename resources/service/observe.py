@@ -1,0 +1,294 @@
+"""Reads what is: the keeper's word or its files, the process in /proc, the prepared files, the port. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import resource as rlimits
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from gateway.wire import json5
+from reconciler.errors import OpenClawError
+from reconciler.host import Host
+from reconciler.kinds import Observation, Wanted, World
+from reconciler.model import ABSENT, Condition, Status, Value
+from resources.gateway_config.fields import DEFAULT_PORT
+from resources.service import proc
+from resources.service.keeper.process import ATTEMPT
+from resources.service.keeper_client import Seen, alive, look
+from resources.service.plan import Detail, Holder
+from resources.service.prepared import fields_behind, prepared_digest
+from resources.service.spec import CHILD, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
+
+_MAX_CONFIG_BYTES: Final = 4 << 20
+_OFFERED: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """The gateway as the keeper, or what it left, describes it, together with whether its process really runs."""
+
+    seen: Seen
+    record: Mapping[str, Any] | None
+    pid: int | None
+
+    @property
+    def held(self) -> bool:
+        """A keeper answers."""
+        return self.seen.keeper_pid is not None
+
+    @property
+    def state(self) -> str:
+        """The field `state`: `running` also while the keeper is about to start it again; `broken`, `failed` and
+        `crashed` are kinds of not running that nobody asked for.
+        """
+        record = self.record
+        if self.pid is not None:
+            return "running"
+        if record is None or record["goal"] == "down":
+            return "stopped"
+        if record["state"] == "held":
+            return "failed"
+        if not self.held:
+            return "crashed"
+        return "broken" if record["state"] == "broken" else "running"
+
+    @property
+    def last_exit(self) -> Mapping[str, Any] | None:
+        exits = self.record["exits"] if self.record is not None else ()
+        return exits[-1] if exits else None
+
+    def suspended(self, spec: ServiceSpec) -> bool:
+        """A person stopped it, and the section is the same since."""
+        hold = self.record["hold"] if self.record is not None else None
+        return (
+            hold is not None
+            and self.pid is None
+            and hold.get("by") == "operator"
+            and hold.get("section") == spec.section
+            and spec.service.state == "running"
+        )
+
+
+async def child_of(host: Host) -> Child:
+    """The gateway right now.
+
+    Raises:
+        TemporaryError: the keeper cannot be understood.
+        OSError: what it left cannot be read.
+    """
+    seen = await look(host)
+    record = seen.child(CHILD)
+    running = await trio.to_thread.run_sync(alive, record)
+    return Child(seen=seen, record=record, pid=record["pid"] if record is not None and running else None)
+
+
+async def observe(wanted: Wanted, world: World) -> Observation:
+    """The one resource of this kind."""
+    try:
+        child = await child_of(world.host)
+        return await trio.to_thread.run_sync(_observation, wanted, world.host, child)
+    except OSError as err:
+        return Observation(key=wanted.key, unknown=f"cannot read {err.filename or 'the keeper'}: {err.strerror}")
+    except OpenClawError as err:
+        return Observation(key=wanted.key, unknown=err.message)
+
+
+def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
+    spec: ServiceSpec | None = wanted.resource.spec if wanted.resource is not None else None
+    declared = wanted.resource.fields if wanted.resource is not None else {}
+    paths = [*declared, *(path for path in wanted.applied if path not in declared)]
+    suspended = spec is not None and child.suspended(spec)
+    if suspended:
+        # Somebody wants it so: nothing that is declared differs until he, or the section, says otherwise.
+        fields = {path: declared.get(path, ABSENT) for path in paths}
+    else:
+        fields = _fields(paths, declared, host, child)
+    return Observation(
+        key=wanted.key,
+        fields=fields,
+        detail=_detail(spec, host, child),
+        shown=shown(child, spec),
+        conditions=_conditions(child, spec, suspended=suspended),
+    )
+
+
+def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: Child) -> dict[str, Value]:
+    digest = child.record["digest"] if child.record is not None and child.pid is not None else None
+    if child.pid is None:
+        digest = prepared_digest(host)
+    behind = fields_behind(host, digest)
+    found: dict[str, Value] = {"state": child.state, "keeper": child.held or child.pid is None}
+    if behind is not None:
+        found |= {**behind[0], **behind[1], "spec": declared.get("spec", ABSENT)}
+    elif child.pid is not None:
+        # It runs, and nobody knows with what: only the digest differs, and all that is declared is taken for given.
+        found |= {path: value for path, value in declared.items() if is_spec_field(path)}
+        found["spec"] = ABSENT if digest is None else digest
+    if child.pid is not None and child.record is not None:
+        found = {path: value for path, value in found.items() if path not in POLICY_FIELDS}
+        found |= policy_of_keeper(child.record["spec"])
+    return {path: found.get(path, ABSENT) for path in paths}
+
+
+def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
+    port = effective_port(spec, host)
+    startup = child.record["startup_seconds"] if child.record is not None else None
+    if spec is None or spec.service.state == "stopped":
+        return Detail(pid=child.pid, port=port, startup_seconds=startup)
+    return Detail(
+        pid=child.pid,
+        port=port,
+        startup_seconds=startup,
+        holder=_holder(port, child),
+        unreadable=tuple((field, why) for field, path in spec.tls_files if (why := _unreadable(path)) is not None),
+        program_missing=_program_missing(spec.program.argv[0]),
+    )
+
+
+def effective_port(spec: ServiceSpec | None, host: Host) -> int:
+    """The port that the gateway will listen on: the declared one, else that of openclaw.json, else the default."""
+    if spec is not None and spec.port is not None:
+        return spec.port
+    try:
+        with open(host.state.config, encoding="utf-8") as file:
+            config = json5.load(file.read(_MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return DEFAULT_PORT
+    section = config.get("gateway") if isinstance(config, dict) else None
+    port = section.get("port") if isinstance(section, dict) else None
+    return port if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536 else DEFAULT_PORT
+
+
+def _holder(port: int, child: Child) -> Holder | None:
+    pid = proc.port_owner(port, child.pid)
+    if pid is None or _is_ours(pid, child):
+        return None
+    taken = proc.listening_ports()
+    free = next((other for other in range(port + 1, min(port + _OFFERED, 65536)) if other not in taken), None)
+    if not pid:
+        return Holder(port=port, pid=0, program="", uid=None, free_port=free)
+    return Holder(port=port, pid=pid, program=proc.program(pid), uid=proc.user_id(pid), free_port=free)
+
+
+def _is_ours(pid: int, child: Child) -> bool:
+    if child.pid is not None and (pid == child.pid or proc.process_group(pid) == child.pid):
+        return True
+    attempt = child.record["attempt"] if child.record is not None else None
+    return bool(pid) and attempt is not None and proc.environ_value(pid, ATTEMPT) == attempt
+
+
+def _unreadable(path: str) -> str | None:
+    try:
+        with open(path, "rb"):
+            return None
+    except OSError as err:
+        return f"cannot read {path}: {err.strerror}"
+
+
+def _program_missing(program: str) -> str | None:
+    if os.path.isabs(program) and not os.access(program, os.X_OK):
+        return f"cannot start the gateway: {program} is not there, or cannot be run"
+    return None
+
+
+def _conditions(child: Child, spec: ServiceSpec | None, *, suspended: bool) -> tuple[Condition, ...]:
+    found = []
+    hold = child.record["hold"] if child.record is not None else None
+    if suspended and hold is not None:
+        found.append(_condition("Suspended", "StoppedByOperator", _said(hold)))
+    if child.state in ("broken", "failed", "crashed"):
+        reason = {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}[child.state]
+        found.append(_condition("Degraded", reason, down_text(child)))
+    if spec is not None and (missed := limits_not_held(spec)):
+        found.append(_condition("LimitNotHeld", "EmbeddedManager", "; ".join(missed)))
+    return tuple(found)
+
+
+def _condition(kind: str, reason: str, message: str) -> Condition:
+    return Condition(type=kind, status=Status.TRUE, reason=reason, message=message)
+
+
+def _said(hold: Mapping[str, Any]) -> str:
+    why = f": {hold['why']}" if hold.get("why") else ""
+    at = f" at {moment(hold['at'])}" if hold.get("at") else ""
+    return f"stopped by {hold.get('who') or 'somebody'}{at}{why}"
+
+
+def down_text(child: Child) -> str:
+    """Why it does not run, for people."""
+    hold = child.record["hold"] if child.record is not None else None
+    if hold is not None and hold.get("by") == "operator":
+        return _said(hold)
+    ended = child.last_exit
+    reason = ended["reason"] if ended is not None else "it was never started"
+    if child.state == "crashed":
+        return "its process is gone, and no keeper runs that would start it again"
+    return f"{reason}; {hold['why']}" if hold is not None and hold.get("why") not in (None, reason) else reason
+
+
+def limits_not_held(spec: ServiceSpec) -> list[str]:
+    """The declared limits that the embedded manager cannot hold on this host, as sentences."""
+    limits = spec.service.limits
+    found = []
+    if limits.memory_bytes is not None:
+        found.append("memory is not limited: the embedded manager of this version makes no control groups")
+    if limits.cpu_percent is not None:
+        found.append("cpu is not limited: the embedded manager of this version makes no control groups")
+    hard = rlimits.getrlimit(rlimits.RLIMIT_NOFILE)[1]
+    if limits.files is not None and hard != rlimits.RLIM_INFINITY and limits.files > hard:
+        found.append(f"files is {hard} instead of {limits.files}: the system allows this user no more")
+    return found
+
+
+def shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:
+    """What `service status` shows; plain JSON data."""
+    record = child.record
+    ended = child.last_exit
+    return {
+        "manager": "embedded",
+        "runtime": spec.service.runtime if spec is not None else "builtin",
+        "state": _state_for_people(child),
+        "pid": child.pid,
+        "restarts": record["restarts"] if record is not None else 0,
+        "last_exit": None if ended is None else {**ended, "at": moment(ended["at"])},
+        "since": moment(record["since"]) if record is not None and record["since"] else None,
+        "limits": _limits_shown(child, spec),
+        "keeper": child.seen.keeper_pid,
+        "port": record["spec"]["port"] if record is not None else None,
+        "hold": record["hold"] if record is not None else None,
+    }
+
+
+def _state_for_people(child: Child) -> str:
+    """The keeper's word where it answers; `unheld` is a process that runs under no keeper."""
+    if child.record is None:
+        return "stopped"
+    if child.held:
+        return str(child.record["state"])
+    return "unheld" if child.pid is not None else child.state
+
+
+def _limits_shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:
+    limits = spec.service.limits if spec is not None else None
+    files: dict[str, Any] = {"declared": limits.files if limits is not None else None, "held": None}
+    if child.pid is not None:
+        try:
+            files["held"] = rlimits.prlimit(child.pid, rlimits.RLIMIT_NOFILE)[0]
+        except OSError:
+            # It ended this instant, or runs for another user.
+            pass
+    return {
+        "files": files,
+        "memory": {"declared": limits.memory_bytes if limits is not None else None, "held": None},
+        "cpu": {"declared": limits.cpu_percent if limits is not None else None, "held": None},
+    }
+
+
+def moment(seconds: float) -> str:
+    """A wall clock time as RFC 3339 in UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -1,0 +1,264 @@
+"""What to do about the differences of `service/gateway`. Pure.
+
+Verbs: `start`, `stop`, `restart` (a difference in what a running process cannot take up), `update` (only what the keeper
+keeps, or what a stopped service will be started with), `adopt` (the process runs, and no keeper holds it), `remove`
+(withdrawn).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from reconciler.kinds import KindPlan, Resource, Step
+from reconciler.model import Action, Blocked, Cause, Consequence, Difference, Impact, Undo
+from resources.service.spec import KEY, MANAGERS, POLICY_FIELDS, RUNTIMES, ServiceSpec, is_spec_field
+from resources.steps import action_id, because_of, cause_of, precondition_of
+
+# Where no start was measured yet.
+DEFAULT_DOWNTIME_SECONDS: Final = 1.0
+# From exec to Ready, on a machine that is busy with other things.
+START_SECONDS: Final = 60.0
+_SLACK_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who listens on the port that the gateway wants; `pid` 0 where the system does not tell."""
+
+    port: int
+    pid: int
+    program: str
+    uid: int | None
+    free_port: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """What planning needs beyond the fields.
+
+    `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
+    measured at its last start. `unreadable` holds TLS files: field of openclaw.json and why. `program_missing` is why
+    the program cannot be started.
+    """
+
+    pid: int | None
+    port: int
+    startup_seconds: float | None = None
+    holder: Holder | None = None
+    unreadable: tuple[tuple[str, str], ...] = ()
+    program_missing: str | None = None
+
+
+def plan(step: Step) -> KindPlan:
+    """The actions for one step, and what forbids them."""
+    if step.resource is None:
+        return KindPlan(actions=(_remove(step),)) if step.differences else KindPlan()
+    spec: ServiceSpec = step.resource.spec
+    if not_driven := _not_driven(spec):
+        return KindPlan(blocked=not_driven)
+    detail: Detail = step.observation.detail
+    actions = _actions(step, step.resource, spec, detail)
+    starts = any(action.verb in ("start", "restart") for action in actions)
+    return KindPlan(actions=actions, blocked=_collisions(detail) if starts else ())
+
+
+def _actions(step: Step, resource: Resource, spec: ServiceSpec, detail: Detail) -> tuple[Action, ...]:
+    differences = tuple(_owed(item, detail) for item in step.differences)
+    if not differences:
+        return ()
+    by_path = {item.path: item for item in differences}
+    if "state" in by_path:
+        running = spec.service.state == "running"
+        return ((_start if running else _stop)(step, resource, spec, differences, detail),)
+    policy = tuple(item for item in differences if item.path in POLICY_FIELDS)
+    keeper = tuple(item for item in differences if item.path == "keeper")
+    if len(policy) + len(keeper) < len(differences):
+        if detail.pid is None:
+            return (_update(step, resource, differences),)
+        return (_restart(step, resource, spec, differences, detail),)
+    adopt = (_adopt(step, resource, keeper),) if keeper else ()
+    update = (_update(step, resource, policy),) if policy else ()
+    return (*adopt, *(replace(action, needs=tuple(one.id for one in adopt)) for action in update))
+
+
+def _owed(item: Difference, detail: Detail) -> Difference:
+    """A running process that carries an older spec did not drift: an earlier run did not get to its restart."""
+    if item.cause is Cause.DRIFT and detail.pid is not None and is_spec_field(item.path):
+        return replace(item, cause=Cause.OWED)
+    return item
+
+
+def _start(
+    step: Step, resource: Resource, spec: ServiceSpec, differences: tuple[Difference, ...], detail: Detail
+) -> Action:
+    text = f"the gateway is started on port {detail.port}"
+    return _action(
+        step,
+        resource,
+        "start",
+        differences,
+        consequences=(Consequence(what="note", text=text),),
+        undo=Undo(verb="stop", arguments={"restore": True}, text="stops it again and puts its earlier files back"),
+        deadline=spec.service.stop.drain_seconds + spec.service.stop.grace_seconds + START_SECONDS,
+    )
+
+
+def _stop(
+    step: Step, resource: Resource, spec: ServiceSpec, differences: tuple[Difference, ...], detail: Detail
+) -> Action:
+    process = f" (process {detail.pid})" if detail.pid is not None else ""
+    return _action(
+        step,
+        resource,
+        "stop",
+        differences,
+        impact=Impact.RESTART,
+        consequences=(Consequence(what="note", text=f"the gateway{process} is stopped and serves nobody"),),
+        undo=Undo(verb="start", arguments={"restore": True}, text="starts it again with its earlier files"),
+        deadline=_end_seconds(spec) + START_SECONDS,
+    )
+
+
+def _restart(
+    step: Step, resource: Resource, spec: ServiceSpec, differences: tuple[Difference, ...], detail: Detail
+) -> Action:
+    downtime = detail.startup_seconds if detail.startup_seconds is not None else DEFAULT_DOWNTIME_SECONDS
+    consequences = [
+        Consequence(what="process_restart", text=f"the gateway (process {detail.pid}) is restarted"),
+        Consequence(what="downtime", text=f"nobody is served for about {downtime:.1f} s", amount=round(downtime, 3)),
+    ]
+    moved = next((item for item in differences if item.path == "config.gateway.port"), None)
+    if moved is not None and isinstance(moved.observed, int):
+        text = f"port {moved.observed} is closed, clients must use port {detail.port}"
+        consequences.append(Consequence(what="note", text=text))
+    return _action(
+        step,
+        resource,
+        "restart",
+        differences,
+        impact=Impact.RESTART,
+        consequences=tuple(consequences),
+        undo=Undo(verb="restart", arguments={"restore": True}, text="restarts it with its earlier files"),
+        deadline=_end_seconds(spec) + START_SECONDS,
+    )
+
+
+def _update(step: Step, resource: Resource, differences: tuple[Difference, ...]) -> Action:
+    return _action(
+        step,
+        resource,
+        "update",
+        differences,
+        undo=Undo(verb="update", arguments={"restore": True}, text="puts the earlier values back"),
+    )
+
+
+def _adopt(step: Step, resource: Resource, differences: tuple[Difference, ...]) -> Action:
+    return _action(
+        step,
+        resource,
+        "adopt",
+        differences,
+        consequences=(Consequence(what="note", text="a keeper is started and takes over the process that runs"),),
+        # There is no way back to a process that nobody holds, and nobody wants one.
+        undo=Undo(verb="adopt", text="nothing to take back: the process stays the same"),
+    )
+
+
+def _remove(step: Step) -> Action:
+    pid = step.observation.detail.pid if isinstance(step.observation.detail, Detail) else None
+    text = f"the gateway (process {pid}) is stopped for good" if pid is not None else "the service is forgotten"
+    return _action(
+        step,
+        None,
+        "remove",
+        step.differences,
+        impact=Impact.DESTROY,
+        consequences=(Consequence(what="note", text=text),),
+        # How long the keeper waits for it is the keeper's; this is the longest that the schema allows a person to wait.
+        deadline=600.0,
+    )
+
+
+def _action(
+    step: Step,
+    resource: Resource | None,
+    verb: str,
+    differences: tuple[Difference, ...],
+    *,
+    impact: Impact = Impact.NONE,
+    consequences: tuple[Consequence, ...] = (),
+    undo: Undo | None = None,
+    deadline: float = 30.0,
+) -> Action:
+    return Action(
+        id=action_id(step, verb),
+        key=step.key,
+        verb=verb,
+        cause=cause_of(differences),
+        because=because_of(resource, _told_first(differences)),
+        differences=differences,
+        impact=impact,
+        consequences=consequences,
+        precondition=precondition_of(differences),
+        undo=undo,
+        deadline_seconds=deadline,
+    )
+
+
+def _told_first(differences: tuple[Difference, ...]) -> tuple[Difference, ...]:
+    """The digest last: any other field says more about why."""
+    return tuple(sorted(differences, key=lambda item: item.path == "spec"))
+
+
+def _end_seconds(spec: ServiceSpec) -> float:
+    return spec.service.stop.drain_seconds + spec.service.stop.grace_seconds + _SLACK_SECONDS
+
+
+def _not_driven(spec: ServiceSpec) -> tuple[Blocked, ...]:
+    service = spec.service
+    found = []
+    if service.manager not in MANAGERS:
+        found.append(
+            Blocked(
+                key=KEY,
+                code="manager_unavailable",
+                message=f"cannot use manager {service.manager!r}: this version drives the embedded manager only",
+                hint="write `manager: auto` or `manager: embedded`",
+            )
+        )
+    if service.runtime not in RUNTIMES:
+        found.append(
+            Blocked(
+                key=KEY,
+                code="runtime_unavailable",
+                message=f"cannot use runtime {service.runtime!r}: this version runs the built-in gateway only",
+                hint="write `runtime: builtin`",
+            )
+        )
+    return tuple(found)
+
+
+def _collisions(detail: Detail) -> tuple[Blocked, ...]:
+    found = []
+    if (holder := detail.holder) is not None:
+        found.append(Blocked(key=KEY, code="port_held", message=_held(holder), hint=_offer(holder)))
+    for path, why in detail.unreadable:
+        found.append(Blocked(key=KEY, code="tls_unreadable", message=f"cannot use {path}: {why}"))
+    if detail.program_missing is not None:
+        found.append(Blocked(key=KEY, code="program_missing", message=detail.program_missing))
+    return tuple(found)
+
+
+def _held(holder: Holder) -> str:
+    if not holder.pid:
+        return f"cannot listen on port {holder.port}: a process that this user may not see holds it"
+    user = "" if holder.uid is None else f" of user {holder.uid}"
+    return f"cannot listen on port {holder.port}: process {holder.pid} ({holder.program}){user} holds it"
+
+
+def _offer(holder: Holder) -> str:
+    if holder.free_port is None:
+        return "stop that process, or declare another gateway.port"
+    return f"stop that process, or declare another port, for example `gateway: {{port: {holder.free_port}}}`"
