@@ -63,8 +63,7 @@ class DailyFile:
             self._open_current()
             if self._torn:
                 line = b"\n" + line
-            written = os.write(self._fd, line)
-            if written < len(line):
+            if self._append(line) < len(line):
                 self._torn = True
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as err:
@@ -80,6 +79,10 @@ class DailyFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _append(self, line: bytes) -> int:
+        """One `write`; how much of it reached the file. The place where tests put a disk that is full."""
+        return os.write(self._fd, line)
 
     def _open_current(self) -> None:
         path = str(self.path)

@@ -1,0 +1,198 @@
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.log import DailyFile, Log, log_directory
+
+NOON = time.mktime((2026, 11, 21, 12, 0, 0, 0, 0, -1))
+
+
+class Clock:
+    def __init__(self, now: float = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def make(directory: Path | None, clock: Clock, *, level: str = "info", console: str = "silent", style: str = "compact",
+         out: int = 1, err: int = 2, secrets: tuple[str, ...] = ()) -> Log:  # fmt: skip
+    log = Log(stdout=out, stderr=err, clock=clock)
+    log.configure(level=level, console_level=console, console_style=style, directory=directory, secrets=secrets)
+    return log
+
+
+def lines(directory: Path) -> list[dict[str, object]]:
+    (path,) = directory.glob("*.log")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.req("LOG-1", "LOG-2")
+def test_lines_have_the_real_products_shape_in_a_private_file_of_the_day(tmp_path: Path) -> None:
+    log = make(tmp_path / "logs", Clock())
+    log.logger("gateway/ws").warn("closed", code=1008)
+    log.logger("gateway").info("plain")
+    path = tmp_path / "logs" / "openclaw-2026-11-21.log"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    first, second = lines(tmp_path / "logs")
+    assert (first["0"], first["1"], first["2"]) == ('{"subsystem":"gateway/ws"}', {"code": 1008}, "closed")
+    assert (second["0"], second["1"]) == ('{"subsystem":"gateway"}', "plain")
+    meta = first["_meta"]
+    assert isinstance(meta, dict)
+    assert (meta["logLevelId"], meta["logLevelName"], meta["parentNames"]) == (4, "WARN", ["openclaw"])
+    assert meta["name"] == first["0"]
+    assert first["time"] == meta["date"] == time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(NOON))
+
+
+@pytest.mark.req("LOG-1")
+@pytest.mark.parametrize(
+    ("level", "written"),
+    [
+        ("silent", []),
+        ("fatal", ["fatal"]),
+        ("error", ["fatal", "error"]),
+        ("warn", ["fatal", "error", "warn"]),
+        ("info", ["fatal", "error", "warn", "info"]),
+        ("debug", ["fatal", "error", "warn", "info", "debug"]),
+    ],
+)
+def test_the_level_filters_by_meaning(tmp_path: Path, level: str, written: list[str]) -> None:
+    logger = make(tmp_path, Clock(), level=level).logger("x")
+    for name in ("fatal", "error", "warn", "info", "debug"):
+        getattr(logger, name)(name)
+    assert [line["1"] for line in (lines(tmp_path) if written else [])] == written
+
+
+@pytest.mark.req("LOG-2")
+def test_a_moved_or_deleted_file_and_midnight_open_a_new_one(tmp_path: Path) -> None:
+    clock = Clock()
+    logger = make(tmp_path, clock).logger("x")
+    logger.info("one")
+    today = tmp_path / "openclaw-2026-11-21.log"
+    today.rename(tmp_path / "moved")
+    logger.info("two")
+    today.unlink()
+    logger.info("three")
+    clock.now += 12 * 3600
+    logger.info("four")
+    assert "one" in (tmp_path / "moved").read_text()
+    assert json.loads(today.read_text())["1"] == "three"
+    assert json.loads((tmp_path / "openclaw-2026-11-22.log").read_text())["1"] == "four"
+
+
+class FullDisk(DailyFile):
+    """A file whose disk is full for a while, torn lines included."""
+
+    full = False
+
+    def _append(self, line: bytes) -> int:
+        return super()._append(line[:10]) if self.full else super()._append(line)
+
+
+@pytest.mark.req("LOG-2")
+def test_a_full_disk_loses_lines_and_says_so_once_when_it_has_room_again(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    clock = Clock()
+    log = make(tmp_path, clock, console="error", err=pipe[1])
+    file = log.file = FullDisk(tmp_path, clock=clock)
+    logger = log.logger("x")
+    logger.info("before")
+    file.full = True
+    for number in range(3):
+        logger.info(f"lost {number}")
+    assert log.state() == {"ok": False, "file": str(file.path), "lost": 3, "error": "No space left on device"}
+    file.full = False
+    logger.info("after")
+    texts = [line for line in file.path.read_text().splitlines() if line.endswith("}")]
+    assert [json.loads(text)["1"] for text in texts] == [
+        "before",
+        "log lines were lost: 3 (No space left on device)",
+        "after",
+    ]
+    assert log.state()["ok"]
+    said = os.read(pipe[0], 65536).decode().splitlines()
+    assert [line.partition("] ")[2] for line in said] == [
+        "cannot write the log: No space left on device; lines are lost"
+    ]
+
+
+@pytest.mark.req("LOG-2")
+def test_a_directory_that_goes_away_comes_back_and_a_link_is_not_followed(tmp_path: Path) -> None:
+    log = make(tmp_path / "logs", Clock())
+    logger = log.logger("x")
+    logger.info("one")
+    assert log.file is not None
+    log.file.path.unlink()
+    (tmp_path / "logs").rmdir()
+    logger.info("two")
+    assert [line["1"] for line in lines(tmp_path / "logs")] == ["two"]
+    log.file.path.unlink()
+    log.file.path.symlink_to(tmp_path / "elsewhere")
+    logger.info("three")
+    assert not (tmp_path / "elsewhere").exists()
+    assert log.state()["lost"] == 1
+
+
+@pytest.mark.req("LOG-4", "DOC-4")
+def test_a_secret_is_masked_in_every_sink(tmp_path: Path, pipe: tuple[int, int]) -> None:
+    secret = 'pass"word\\1'
+    log = make(tmp_path, Clock(), console="info", out=pipe[1], secrets=(secret,))
+    log.logger("x").info(f"the secret is {secret}", nested={"a": [secret]})
+    text = next(tmp_path.glob("*.log")).read_text() + os.read(pipe[0], 65536).decode()
+    assert secret not in text
+    assert json.dumps(secret)[1:-1] not in text
+    assert text.count("***") >= 3
+
+
+@pytest.mark.req("LOG-1")
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("compact", f"{time.strftime('%Y-%m-%dT%H:%M:%S.000Z', time.gmtime(NOON))} [reload] hello"),
+        ("pretty", "12:00:00 [reload] hello"),
+        (
+            "json",
+            (
+                f'{{"time":"{time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(NOON))}","level":"info",'
+                '"subsystem":"gateway/reload","message":"hello","n":1}'
+            ),
+        ),
+    ],
+)
+def test_the_console_has_three_styles(style: str, expected: str, pipe: tuple[int, int]) -> None:
+    log = make(None, Clock(), console="info", style=style, out=pipe[1])
+    log.logger("gateway/reload").info("hello", n=1)
+    assert os.read(pipe[0], 65536).decode() == expected + "\n"
+
+
+def test_a_full_pipe_and_a_closed_one_never_block_or_raise() -> None:
+    read, write = os.pipe()
+    log = make(None, Clock(), console="info", out=write)
+    for _ in range(5000):
+        log.logger("x").info("y" * 100)  # far more than a pipe holds
+    os.close(read)
+    log.logger("x").info("nobody reads")
+    os.close(write)
+
+
+def test_what_cannot_be_printed_is_still_a_line(tmp_path: Path) -> None:
+    make(tmp_path, Clock()).logger("x").info("odd", name="\ud800", number=2**80, path=tmp_path)
+    assert len(lines(tmp_path)) == 1
+
+
+@pytest.mark.req("LOG-2")
+def test_the_directory_is_that_of_the_configured_file_then_that_of_the_environment(tmp_path: Path) -> None:
+    assert log_directory(str(tmp_path / "a" / "x.log"), {"OPENCLAW_LOG_DIR": "/b"}) == tmp_path / "a"
+    assert log_directory(None, {"OPENCLAW_LOG_DIR": str(tmp_path / "b")}) == tmp_path / "b"
