@@ -102,12 +102,13 @@ async def serve(stream: trio.abc.Stream, head: bytes, health: Health, secret: Se
             health,
             secret,
         )
-        if not await _drop_body(stream, conn):
+        wanted = await _drop_body(stream, conn)
+        if not wanted:
             response = Response(status=413, body=b"Payload Too Large", headers=(_CLOSE,))
         await _send(stream, conn, response, head_only=request.method == b"HEAD")
+        if not wanted:
+            await linger(stream)
         if conn.our_state is not h11.DONE or conn.their_state is not h11.DONE:
-            if conn.their_state is not h11.DONE:
-                await linger(stream)
             return
         conn.start_next_cycle()
 
