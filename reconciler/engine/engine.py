@@ -266,9 +266,12 @@ class Engine:
 
     async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
         """No action: at most there is a generation to record, because the document says something new that is true already."""
+        last = await _thread(journal.last_generation)
         confirmed = await _thread(journal.last_confirmed)
         number = confirmed.number if confirmed is not None else 0
-        if not planned.plan.unknown and (confirmed is None or confirmed.digest != planned.goal.digest):
+        watched = last is not None and last.result is Result.VERIFYING and last.digest == planned.goal.digest
+        known = watched or (confirmed is not None and confirmed.digest == planned.goal.digest)
+        if not known and not planned.plan.unknown and not planned.plan.actions:
             number = await self._record(planned.goal, request, journal, Result.CONFIRMED)
             await _thread(
                 partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())

@@ -1,19 +1,11 @@
-"""Reports when a file of the document may have changed: watches directories, never files, because editors replace files.
-
-It says only "look". What it misses (a network file system, a directory that appears later) a resync finds.
-"""
+"""Reports when a file of the document may have changed: watches directories, never files, because editors replace files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
 
-import trio
-
-# watchfiles wakes its thread every step even at rest (20 times a second at 50 ms); people do not notice 50 ms.
-STEP_MILLISECONDS = 50
-# After the first event a save is given this long to be over: a truncating editor writes in two halves.
-SETTLE_MILLISECONDS = 50
+from reconciler.watching import watch_directories
 
 
 def directories(files: Iterable[str]) -> tuple[str, ...]:
@@ -45,20 +37,4 @@ async def watch_files(files: tuple[str, ...], report: Callable[[], None]) -> Non
     Raises:
         OSError: the system cannot watch (no inotify instance is left).
     """
-    from watchfiles import awatch
-
-    stop = trio.Event()
-    try:
-        async for _changes in awatch(
-            *directories(files),
-            step=STEP_MILLISECONDS,
-            debounce=SETTLE_MILLISECONDS,
-            recursive=False,
-            watch_filter=None,
-            stop_event=stop,
-            ignore_permission_denied=True,
-            raise_interrupt=False,
-        ):
-            report()
-    finally:
-        stop.set()
+    await watch_directories(directories(files), lambda _changed: report())

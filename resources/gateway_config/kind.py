@@ -9,6 +9,7 @@ it started with. Then nothing is reloaded. The real product reads the file by it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -34,6 +35,7 @@ from reconciler.model import (
     Value,
 )
 from reconciler.values import decode, encode, same
+from reconciler.watching import watch_directories
 from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, observed, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
@@ -114,8 +116,17 @@ class GatewayConfigKind:
         return _loaded_health(observation.detail)
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:
-        """Nothing of its own: the supervisor's watcher sees the state directory, and a resync finds the rest."""
-        await trio.lowlevel.checkpoint()
+        """Reports once when it watches, then after each change of the file; at once over where there is no directory yet."""
+        path = str(world.host.state.config)
+
+        def changed(paths: set[str]) -> None:
+            if path in paths:
+                report(KEY)
+
+        report(KEY)
+        # No directory, or no inotify left: a resync finds what moved.
+        with suppress(OSError):
+            await watch_directories([str(world.host.state.root)], changed)
 
 
 async def _observe(wanted: Wanted, world: World) -> Observation:
@@ -143,7 +154,7 @@ def _conditions(loaded: Loaded | None) -> tuple[Condition, ...]:
     if loaded is None or loaded.error is None:
         return ()
     message = f"the gateway refuses openclaw.json and runs by the last good one: {loaded.error}"
-    return (Condition(type="Degraded", status=Status.TRUE, reason="ConfigRejected", message=message),)
+    return (Condition(type="Degraded", status=Status.TRUE, reason="Rejected", message=message),)
 
 
 def _read(host: Host) -> tuple[File, Kept]:
@@ -320,7 +331,7 @@ def _loaded_health(seen: Seen) -> Health:
     if loaded.error is not None:
         return Health(
             ready=False,
-            reason="ConfigRejected",
+            reason="Rejected",
             message=f"the gateway refuses openclaw.json: {loaded.error}",
             final=True,
         )

@@ -80,7 +80,7 @@ async def ask(where: Address) -> Loaded | None:
     try:
         with trio.fail_after(ANSWER_SECONDS):
             secret = where.token if where.token is not None else where.password
-            status, report = await get_health(where.host, where.port, secret, _tls(where) or False)
+            status, report = await get_health(where.host, where.port, secret, tls_of(where) or False)
     except (ClientError, OSError, trio.TooSlowError):
         return None
     part = _part(report) if status in (200, 503) else {}
@@ -110,7 +110,7 @@ async def _call(where: Address) -> dict[str, Any]:
     from gateway.client import CallError, ClientError, open_client
 
     try:
-        async with open_client(where.url, token=where.token, password=where.password, tls=_tls(where)) as client:
+        async with open_client(where.url, token=where.token, password=where.password, tls=tls_of(where)) as client:
             answer = await client.call("config.reload", {})
     except CallError as err:
         raise TerminalError(f"cannot reload the gateway: {err.message}") from err
@@ -119,7 +119,7 @@ async def _call(where: Address) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _tls(where: Address) -> ssl.SSLContext | None:
+def tls_of(where: Address) -> ssl.SSLContext | None:
     """A context that trusts the gateway's own certificate, which need not name loopback. Raises OSError."""
     from gateway.client import pinned_context
 

@@ -25,6 +25,9 @@ def init_command(session: Session, port: int | None) -> int:
     """Write a first document with comments, and a random token in a file of its own (0600)."""
     from reconciler.document.template import init_text
 
+    if session.file is None and not session.environ.get("OPENCLAW_FILE"):
+        # A first document belongs where the person stands, not in the configuration directory that is looked at last.
+        session.file = "openclaw.yaml"
     path = session.document
     token_path = os.path.join(os.path.dirname(path), ".openclaw-token")
     if os.path.lexists(path):

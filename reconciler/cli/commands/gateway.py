@@ -1,0 +1,138 @@
+"""`openclaw gateway`: run the built-in gateway in the foreground, or talk to one that runs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from reconciler.cli.options import file_option, json_option
+from reconciler.cli.session import Session
+from reconciler.errors import OpenClawError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    from resources.gateway_config.running import Address
+
+# A gateway under load answers within this; a person waits no longer.
+CALL_SECONDS = 10.0
+
+
+@click.group("gateway")
+def gateway_command() -> None:
+    """Run the built-in gateway, or talk to a running one."""
+
+
+@gateway_command.command("run", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run_command(arguments: tuple[str, ...]) -> int:
+    """Run the built-in gateway in the foreground: [--config PATH] [--port N]."""
+    from gateway.app import main
+
+    return main(["run", *arguments])
+
+
+@gateway_command.command("health")
+@file_option
+@json_option
+@click.pass_obj
+def health_command(session: Session, as_json: bool) -> int:
+    """Show the gateway's health; exits 0 when it is well, 1 when it is not, 69 when it does not answer."""
+    return session.run(health, as_json=as_json)
+
+
+@gateway_command.command("call")
+@file_option
+@click.argument("method")
+@click.option("--params", default="{}", metavar="JSON", help="The parameters.")
+@click.pass_obj
+def call_command(session: Session, method: str, params: str) -> int:
+    """Call METHOD of the running gateway and print its answer."""
+    try:
+        data = json.loads(params)
+    except ValueError as err:
+        raise UsageError(f"cannot read --params: {err}", hint="write JSON: '{\"probe\": false}'") from err
+    return session.run(call, method=method, params=data)
+
+
+async def health(session: Session, *, as_json: bool) -> int:
+    """Asks for the health and prints it."""
+    import trio
+
+    from gateway.client import ClientError, get_health
+    from reconciler.cli.render.text import json_text, seconds
+    from resources.gateway_config.running import tls_of
+
+    place = _place(session)
+    secret = place.token if place.token is not None else place.password
+    try:
+        with trio.fail_after(CALL_SECONDS):
+            status, data = await get_health(place.host, place.port, secret, tls_of(place) or False)
+    except (ClientError, trio.TooSlowError) as err:
+        raise _unreachable(place, err) from err
+    if as_json:
+        session.console.out(json_text(data))
+    else:
+        uptime = f", up {seconds(data['uptime'])}" if "uptime" in data else ""
+        session.console.out(f"{place.host}:{place.port} is {data['status']}{uptime}\n")
+        for name, part in data.get("parts", {}).items():
+            if not part.get("ok", True):
+                session.console.out(f"  {name}: {part.get('error') or 'not ok'}\n")
+    return 0 if status == 200 else 1
+
+
+async def call(session: Session, *, method: str, params: Any) -> int:
+    """Calls one method and prints its payload."""
+    import trio
+
+    from gateway.client import CallError, ClientError, open_client
+    from reconciler.cli.render.text import json_text
+    from resources.gateway_config.running import tls_of
+
+    place = _place(session)
+    try:
+        with trio.fail_after(CALL_SECONDS):
+            async with open_client(
+                place.url,
+                token=place.token,
+                password=place.password,
+                mode="cli",
+                client_id="cli",
+                tls=tls_of(place),
+            ) as client:
+                answer = await client.call(method, params)
+    except CallError as err:
+        raise OpenClawError(f"cannot call {method}: {err.message}") from err
+    except (ClientError, trio.TooSlowError) as err:
+        raise _unreachable(place, err) from err
+    session.console.out(json_text(answer))
+    return 0
+
+
+def _unreachable(place: Address, err: Exception) -> UnreachableError:
+    reason = str(err) or f"no answer within {CALL_SECONDS:g} s"
+    return UnreachableError(
+        f"cannot reach the gateway at {place.host}:{place.port}: {reason}", hint="`openclaw status` tells more"
+    )
+
+
+def _place(session: Session) -> Address:
+    """Where the gateway of this document listens, and with what secret."""
+    from reconciler.cli.commands.status import goal_in_force
+    from reconciler.model import Key
+    from resources.gateway_config.running import address
+    from resources.gateway_config.store import read_config
+
+    journal = session.reader()
+    try:
+        goal, _notes = goal_in_force(session, journal)
+    finally:
+        if journal is not None:
+            journal.close()
+    resource = goal.resources.get(Key("gateway-config", "gateway"))
+    engine = session.runtime().engine()
+    return address(
+        read_config(session.host().state.config).root,
+        resource.spec if resource is not None else None,
+        engine.world(goal),
+    )

@@ -1,0 +1,82 @@
+"""`openclaw run`: the supervisor in the foreground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from reconciler.cli.options import file_option
+from reconciler.cli.session import Session
+
+if TYPE_CHECKING:
+    from reconciler.engine.loop import Log
+
+
+@click.command("run")
+@file_option
+@click.option("--on-exit", type=click.Choice(["stop", "leave"]), help="What becomes of the service at the end.")
+@click.pass_obj
+def run_command(session: Session, on_exit: str | None) -> int:
+    """Watch the document and the host, and apply what moves, until Ctrl-C."""
+    return session.run(run, on_exit=on_exit)
+
+
+async def run(session: Session, *, on_exit: str | None) -> int:
+    """Runs until a signal or `stop` comes, and returns the exit code. A clean stop is 0.
+
+    Raises:
+        LockedError: another supervisor watches this state directory.
+    """
+    from functools import partial
+
+    import trio
+
+    from reconciler.cli.logging import make_log
+    from reconciler.cli.supervisor import Supervisor, on_exit_by_default
+    from reconciler.control.server import serve
+    from reconciler.engine.lock import WriterLock
+    from reconciler.errors import DocumentError
+
+    runtime = session.runtime()
+    host = runtime.host
+    try:
+        session.load()
+    except DocumentError:
+        # With a generation to keep in force it begins all the same; without one there is nothing to run.
+        if session.reader() is None:
+            raise
+    log = make_log(session.console.terminal)
+    supervisor = Supervisor(session, runtime, log)
+    lock = WriterLock(host.state.ours / "supervisor.lock", command="openclaw run", now=supervisor.engine.now)
+    async with lock.hold():
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(supervisor.listen_to_signals)
+                await nursery.start(
+                    partial(serve, supervisor, host.socket_path("control.sock"), crashed=supervisor.crashed)
+                )
+                log.info("watching", document=session.document, state=str(host.state.root))
+                nursery.start_soon(supervisor.loop.run)
+                await supervisor.stopped.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            supervisor.engine.close()
+        chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
+        await _leave(session, chosen, log)
+    return 0
+
+
+async def _leave(session: Session, chosen: str, log: Log) -> None:
+    import trio
+
+    from resources.service.control import stop_all
+
+    if chosen == "stop":
+        log.info("stopping", what="everything that was started here")
+        # The drain and the grace of the service have their own bounds; this one is for what has none.
+        with trio.move_on_after(120, shield=True):
+            await stop_all(session.host())
+        log.info("stopped")
+    else:
+        log.info("left_running", hint="the service goes on; `openclaw service stop` ends it")

@@ -1,0 +1,271 @@
+"""The supervisor: the loop, the control API and the signals of one process, composed. `openclaw run` is a shell around it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from reconciler.cli.console import Terminal
+from reconciler.cli.session import Session
+from reconciler.control.calls import ApplyCall, CommandCall, Data, Identity, StopCall
+from reconciler.control.calls import Session as FarSession
+from reconciler.engine.loop import EVERYTHING, Found, Loop
+from reconciler.model import Key
+from reconciler.version import version
+
+if TYPE_CHECKING:
+    from reconciler.cli.runtime import Runtime
+    from reconciler.document.load import Loaded
+    from reconciler.engine.rollback import Window
+
+# What a slow listener may miss before it is told how many.
+MAX_EVENTS = 256
+# Variables beside those of the document by which a command line could mean something else.
+ALWAYS = ("HOME", "OPENCLAW_STATE_DIR", "OPENCLAW_PROFILE", "OPENCLAW_FILE", "PATH", "USER")
+
+
+class FarConsole:
+    """The console of a client at the far end of the socket."""
+
+    def __init__(self, far: FarSession, terminal: Terminal) -> None:
+        self.terminal = terminal
+        self._far = far
+
+    def out(self, text: str) -> None:
+        """Writes to the client's stdout."""
+        self._far.out(text)
+
+    def err(self, text: str) -> None:
+        """Writes to the client's stderr."""
+        self._far.err(text)
+
+    async def ask(self, question: str) -> str | None:
+        """Asks the person at the client's terminal."""
+        self._far.err(question)
+        return await self._far.ask()
+
+
+class Silent:
+    """A console that keeps what is printed, for answers that are data."""
+
+    terminal = Terminal(stdin=False, stdout=False, stderr=False, width=80, colour=False)
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def out(self, text: str) -> None:
+        """Keeps it."""
+        self.text += text
+
+    def err(self, text: str) -> None:
+        """Drops it: data goes to stdout."""
+
+    async def ask(self, question: str) -> str | None:
+        """Nobody is there."""
+        return None
+
+
+class Supervisor:
+    """Everything that one `openclaw run` is; also the answers of its control API."""
+
+    def __init__(self, session: Session, runtime: Runtime, log: Any) -> None:
+        self._session = replace(session, serving=runtime, supervisor=self)
+        self._runtime = runtime
+        self._log = log
+        self._listeners: list[deque[Mapping[str, Any]]] = []
+        self._news = trio.Event()
+        self._names: tuple[str, ...] = ()
+        self._identity: Identity | None = None
+        self._remembered = ""
+        self.stopped = trio.Event()
+        self.on_exit: str | None = None
+        self.signal: int | None = None
+        self.engine = runtime.engine(command="openclaw run")
+        self.loop = Loop(
+            engine=self.engine,
+            load=self._load,
+            files=(session.document,),
+            log=log,
+            tell=self._tell,
+        )
+
+    def watch_window(self, window: Window) -> None:
+        """Watches on what a command with `--no-wait` began."""
+        self.loop.watch_window(window)
+
+    async def listen_to_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """SIGINT and SIGTERM end the supervisor after the present step, a second one at once; SIGHUP reads the document anew."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._log.info("reload", cause="SIGHUP")
+                    self.loop.poke()
+                elif self.signal is not None:
+                    raise SystemExit(128 + number)
+                else:
+                    self.signal = number
+                    self.engine.stopping.set()
+                    self.stopped.set()
+
+    def crashed(self, err: Exception) -> str:
+        """Keeps the trace of a bug that ended a request; returns the id under which it can be found."""
+        from reconciler.cli.crash import write_report
+
+        host = self._runtime.host
+        places = (str(host.state.ours), str(host.runtime_directory))
+        name, where = write_report(err, self._session.environ, places, ["control"])
+        self._log.warning("bug", id=name, trace=where)
+        return name
+
+    # The document
+
+    async def _load(self) -> Found:
+        return await trio.to_thread.run_sync(self._load_now)
+
+    def _load_now(self) -> Found:
+        loaded = self._session.load()
+        self._names = loaded.names
+        source = self._runtime.source(loaded)
+        mark = f"{loaded.digest}:{source(b'mark').digest}"
+        return Found(source=source, mark=mark, files=loaded.files, remember=lambda: self._remember(loaded, mark))
+
+    def _remember(self, loaded: Loaded, mark: str) -> None:
+        from reconciler.document.load import write_cache
+
+        # The cache is keyed by bytes: a changed comment makes it worthless as well.
+        key = f"{mark}:{sorted(loaded.texts.items())!r}"
+        if key != self._remembered:
+            write_cache(self._session.host().state.cache, loaded, self._session.environ)
+            self._remembered = key
+
+    # The control API (reconciler.control.calls.Handlers)
+
+    def identity(self) -> Identity:
+        """Who serves. The salt stays as long as the names do: a client digests with the one that it was told a moment ago."""
+        names = tuple(sorted({*ALWAYS, *self._names}))
+        if self._identity is None or self._identity.names != names:
+            self._identity = Identity.of(self._session.document, version(), names, self._session.environ)
+        return self._identity
+
+    async def run_command(self, call: CommandCall, session: FarSession) -> int:
+        """Carries out a command line as a process of its own would."""
+        terminal = call.terminal
+        console = FarConsole(
+            session,
+            Terminal(
+                stdin=terminal.stdin,
+                stdout=terminal.stdout,
+                stderr=terminal.stderr,
+                width=terminal.width,
+                colour=terminal.colour,
+            ),
+        )
+        mine = replace(
+            self._session, directory=call.directory, console=console, interrupted=session.interrupted, pending=None
+        )
+        return await self._invoke(mine, list(call.argv))
+
+    async def apply(self, call: ApplyCall) -> Data:
+        """Applies the document as it is saved now."""
+        argv = ["apply", "--yes", "--json", *(f"--approve={key}" for key in call.approve)]
+        argv += ["--take-over"] if call.take_over else []
+        argv += [] if call.wait else ["--no-wait"]
+        argv += [f"--author={call.author}"] if call.author else []
+        argv += [f"--commit={call.commit}"] if call.commit else []
+        return await self._data(argv)
+
+    async def status(self, deep: bool) -> Data:
+        """The form of `status --json`."""
+        return await self._data(["status", "--json"])
+
+    async def history(self, limit: int | None) -> Data:
+        """The form of `history --json`."""
+        return await self._data(["history", "--json", *([] if limit is None else [f"--limit={limit}"])])
+
+    async def reconcile(self, key: Key | None) -> Data:
+        """Puts one key, or every one, in the queue and resets its backoff."""
+        await trio.lowlevel.checkpoint()
+        self.loop.poke(key or EVERYTHING)
+        return {"queued": str(key) if key is not None else "everything"}
+
+    async def reload(self) -> Data:
+        """Reads the document anew, like SIGHUP."""
+        await trio.lowlevel.checkpoint()
+        self.loop.poke()
+        return {"queued": "everything"}
+
+    async def stop(self, call: StopCall) -> Data:
+        """Begins the end of the supervisor."""
+        await trio.lowlevel.checkpoint()
+        self.on_exit = call.on_exit
+        self.engine.stopping.set()
+        self.stopped.set()
+        return {"stopping": True}
+
+    async def events(self, send: Callable[[Data], Awaitable[None]]) -> None:
+        """Sends what happens until cancelled; a slow receiver loses the oldest ones."""
+        mine: deque[Mapping[str, Any]] = deque(maxlen=MAX_EVENTS)
+        self._listeners.append(mine)
+        try:
+            while True:
+                while mine:
+                    await send(mine.popleft())
+                await self._news.wait()
+        finally:
+            self._listeners.remove(mine)
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        for listener in self._listeners:
+            listener.append(event)
+        news, self._news = self._news, trio.Event()
+        news.set()
+
+    async def _data(self, argv: list[str]) -> Data:
+        import json
+
+        console = Silent()
+        await self._invoke(replace(self._session, console=console, pending=None), argv)
+        data: Data = json.loads(console.text) if console.text else {}
+        return data
+
+    async def _invoke(self, session: Session, argv: list[str]) -> int:
+        from reconciler.cli.main import explain, invoke
+        from reconciler.errors import OpenClawError
+
+        code = invoke(session, argv)
+        if session.pending is None:
+            return code
+        try:
+            return await session.pending()
+        except* OpenClawError as group:
+            found: BaseException = group
+            while isinstance(found, BaseExceptionGroup):
+                found = found.exceptions[0]
+            assert isinstance(found, OpenClawError)
+            code = explain(session.console, found)
+        return code
+
+
+def on_exit_by_default(received: int | None) -> str:
+    """What becomes of the service when the supervisor ends: `stop` on Ctrl-C and in a container, else `leave`."""
+    if received == signal.SIGINT:
+        return "stop"
+    return "stop" if os.getpid() == 1 or _only_child_of_init() else "leave"
+
+
+def _only_child_of_init() -> bool:
+    """True below a small init of a container: our parent is PID 1, and we are its one child."""
+    if os.getppid() != 1:
+        return False
+    try:
+        with open("/proc/1/task/1/children", encoding="ascii") as file:
+            return file.read().split() == [str(os.getpid())]
+    except OSError:
+        return False

@@ -1,0 +1,283 @@
+"""The loop of the supervisor: level-triggered over keys. An event says only "look"; a look reads everything afresh.
+
+Sources of keys: the files of the document, what kinds watch, timers, the control API, signals. What is lost is found again by
+the resync. One crash boundary: a look that fails leaves a line in the log and is repeated after a backoff.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import trio
+
+from reconciler.engine.backoff import Backoff, failed, held
+from reconciler.engine.engine import Engine, Source
+from reconciler.engine.goal import Goal
+from reconciler.engine.queue import WorkQueue
+from reconciler.engine.requests import Outcome, Request
+from reconciler.engine.rollback import Window
+from reconciler.engine.watcher import watch_files
+from reconciler.errors import DocumentError, LockedError, OpenClawError
+from reconciler.model import Key, Result
+from reconciler.planning.policy import Approvals
+
+RESYNC_SECONDS = 300.0
+# The key that stands for the document itself, and the one that stands for everything.
+DOCUMENT = Key("document", "openclaw.yaml")
+EVERYTHING = Key("host", "everything")
+# How long another writer is waited for, before the look is put off.
+LOCK_SECONDS = 1.0
+UNKNOWN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The document as it was loaded just now. `mark` is the same as long as nothing in it or in what it reads changed."""
+
+    source: Source
+    mark: str
+    files: tuple[str, ...]
+    remember: Callable[[], None]
+
+
+class Log(Protocol):
+    """Where the loop tells what it does: a constant event name and values."""
+
+    def info(self, event: str, **values: Any) -> None:
+        """Something happened as it should."""
+
+    def warning(self, event: str, **values: Any) -> None:
+        """Something is not as it should be."""
+
+
+class Loop:
+    """Keeps one host as its document declares it, until cancelled.
+
+    Args:
+        engine: applies.
+        load: reads the document and its secrets; raises DocumentError.
+        log: is told what goes on.
+        tell: is told the same as plain data, for those who listen to events; must not block.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        load: Callable[[], Awaitable[Found]],
+        files: tuple[str, ...],
+        log: Log,
+        tell: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self.engine = engine
+        self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
+        self._load = load
+        self._files = files
+        self._files_changed = trio.Event()
+        self._log = log
+        self._tell = tell
+        self._good: Found | None = None
+        self._told: str = ""
+        self._backoff: dict[Key, Backoff] = {}
+        self._windows: trio.Nursery | None = None
+        self._applied = trio.Event()
+
+    def poke(self, key: Key = EVERYTHING) -> None:
+        """Asks for a look, at once: whatever waited out a backoff waits no longer."""
+        if key in (EVERYTHING, DOCUMENT):
+            self._backoff.clear()
+        self._backoff.pop(key, None)
+        self.queue.add(key)
+
+    def watch_window(self, window: Window) -> None:
+        """Watches a run's window to its end beside everything else."""
+        if self._windows is not None:
+            self._windows.start_soon(self._finish, window)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; started once the first look is over."""
+        async with trio.open_nursery() as nursery:
+            self._windows = nursery
+            nursery.start_soon(self._watch_document)
+            nursery.start_soon(self._resync)
+            nursery.start_soon(self._watch_kinds)
+            self.queue.add(DOCUMENT)
+            await self._look(self.queue.take_nowait())
+            task_status.started()
+            while True:
+                await self._look(await self.queue.take())
+
+    async def _look(self, keys: tuple[Key, ...]) -> None:
+        try:
+            await self._reconcile()
+        except LockedError as err:
+            self._say("waiting_for_lock", err.message)
+            self.queue.add_after(EVERYTHING, LOCK_SECONDS)
+        except DocumentError as err:
+            self._invalid(err)
+        except OpenClawError as err:
+            self._say("not_applied", err.message, hint=err.hint)
+        except Exception as err:  # the boundary of the loop: the host must not be left alone because of one look
+            self._say("look_failed", f"a bug of ours: {type(err).__name__}")
+            self._retry(EVERYTHING, 300.0)
+        finally:
+            for key in keys:
+                self.queue.done(key)
+
+    async def _reconcile(self) -> None:
+        found, cause = await self._document()
+        source = await self._held_back(found.source)
+        waiting = frozenset(key for key, state in self._backoff.items() if state.until > trio.current_time())
+        request = Request(cause=cause, approvals=Approvals(person=False), waiting=waiting)
+        outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
+        self._good = found
+        self._applied.set()
+        await trio.to_thread.run_sync(found.remember)
+        self._settle(outcome)
+        if window is not None:
+            self.watch_window(window)
+
+    async def _document(self) -> tuple[Found, str]:
+        """The document to lead to, and why: what was saved just now, or the last good one while it is not valid."""
+        try:
+            found = await self._load()
+        except DocumentError as err:
+            good = self._good if self._good is not None else await trio.to_thread.run_sync(self._last_confirmed)
+            if good is None:
+                raise
+            self._invalid(err)
+            return good, "drift"
+        if self._good is None:
+            cause = "start"
+        else:
+            cause = "save" if found.mark != self._good.mark else "drift"
+        if cause != "drift":
+            # A change of the document is a reason to try at once what failed before.
+            self._backoff.clear()
+        if found.files != self._files:
+            self._files = found.files
+            self._files_changed.set()
+        return found, cause
+
+    def _last_confirmed(self) -> Found | None:
+        """What was in force before this process began, for a start with a document that is not valid."""
+        engine = self.engine
+        if not engine.host.state.journal.exists() or (generation := engine.journal().last_confirmed()) is None:
+            return None
+        goal = engine.goal_of(generation)[0]
+        return Found(source=lambda _salt: goal, mark="", files=self._files, remember=lambda: None)
+
+    def _invalid(self, err: DocumentError) -> None:
+        problems = [f"{getattr(item, 'line', 0)}: {getattr(item, 'message', '')}" for item in err.problems[:5]]
+        self._say("document_invalid", err.message, problems=problems)
+
+    async def _held_back(self, source: Source) -> Source:
+        """`source`, unless its document is quarantined: then the last confirmed generation stays in force."""
+        engine = self.engine
+        if not await trio.to_thread.run_sync(engine.host.state.journal.exists):
+            return source
+
+        def instead() -> Source:
+            journal = engine.journal()
+            rejected = journal.quarantined(source(journal.salt).digest)
+            confirmed = journal.last_confirmed()
+            if rejected is None:
+                return source
+            self._say("held_back", f"the document is held back: {rejected.reason}")
+            if confirmed is None:
+                raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
+            goal: Goal = engine.goal_of(confirmed)[0]
+            return lambda _salt: goal
+
+        return await trio.to_thread.run_sync(instead)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Says what happened and arranges the next look."""
+        now = trio.current_time()
+        failures = {step.action.key for step in outcome.steps if step.result == "failed"}
+        for key in failures:
+            cap = next(
+                (kind.backoff_cap_seconds for kind in self.engine.kinds if kind.name == key.kind), RESYNC_SECONDS
+            )
+            self._retry(key, cap)
+        for key in [key for key in self._backoff if key not in failures]:
+            self._backoff[key] = held(self._backoff[key], now=now)
+        if outcome.plan.unknown:
+            self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
+            self._say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))
+        elif not failures:
+            self._told = ""
+        for step in outcome.steps:
+            values = {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
+            if step.error:
+                self._log.warning("step", **values, error=step.error)
+            else:
+                self._log.info("step", **values, seconds=round(step.seconds, 3))
+        if outcome.run:
+            self._announce(outcome)
+
+    def _retry(self, key: Key, cap: float) -> None:
+        state = failed(
+            self._backoff.get(key, Backoff()), now=trio.current_time(), cap_seconds=cap, random=random.random()
+        )
+        self._backoff[key] = replace(state)
+        self.queue.add_after(key, state.until - trio.current_time())
+
+    async def _finish(self, window: Window) -> None:
+        try:
+            outcome = await self.engine.finish(window)
+        except OpenClawError as err:
+            self._say("window_failed", err.message)
+        else:
+            self._announce(outcome)
+            if outcome.result is not Result.CONFIRMED:
+                self.queue.add(EVERYTHING)
+
+    async def _watch_document(self) -> None:
+        while True:
+            self._files_changed = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_directories, self._files)
+                await self._files_changed.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _watch_directories(self, files: tuple[str, ...]) -> None:
+        try:
+            await watch_files(files, lambda: self.queue.add(DOCUMENT))
+        except OSError as err:
+            self._say(
+                "watch_failed", f"cannot watch the document: {err.strerror}; it is read every {RESYNC_SECONDS:g} s"
+            )
+            await trio.sleep_forever()
+
+    async def _watch_kinds(self) -> None:
+        # Before anything was applied there is nothing to watch, and no journal whose salt a world could have.
+        await self._applied.wait()
+        assert self._good is not None
+        world = self.engine.world(self._good.source(self.engine.journal().salt))
+        async with trio.open_nursery() as nursery:
+            for kind in self.engine.kinds:
+                nursery.start_soon(kind.watch, world, self.queue.add)
+
+    async def _resync(self) -> None:
+        while True:
+            await trio.sleep(RESYNC_SECONDS)
+            self.queue.add(EVERYTHING)
+
+    def _announce(self, outcome: Outcome) -> None:
+        values = {"run": outcome.run, "result": outcome.result.value, "generation": outcome.generation}
+        if outcome.reason:
+            values["reason"] = outcome.reason
+        good = outcome.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
+        (self._log.info if good else self._log.warning)("run", **values)
+        self._tell({"event": "run", **values})
+
+    def _say(self, event: str, text: str, **values: Any) -> None:
+        """Tells what is wrong, once: not again until it changes."""
+        if text != self._told:
+            self._told = text
+            self._log.warning(event, reason=text, **{name: value for name, value in values.items() if value})
+            self._tell({"event": event, "reason": text})
