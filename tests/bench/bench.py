@@ -141,14 +141,15 @@ def cold_rows(ours: Bed) -> list[Row]:
 
 
 def served_rows(ours: Bed) -> list[Row]:
-    """What a supervisor answers or does; it must run."""
-    bare = floor(ours, "bare", "pass")
+    """What a supervisor answers; it must run."""
     asked = ours_as(ours, "plan by socket", "plan")
+    return [Row(name="plan, through the socket", contender=asked, floor=floor(ours, "bare", "pass"), at_most=3)]
+
+
+def save_rows(ours: Bed) -> list[Row]:
+    """What a supervisor does by itself; not among the others, because a plan speaks differently inside a verify window."""
     saves = Contender(name="save to applied", measure=Saver(ours).measure)
-    return [
-        Row(name="plan, through the socket", contender=asked, floor=bare, at_most=3),
-        Row(name="save to applied (hot)", contender=saves, floor=None, at_most=0.250),
-    ]
+    return [Row(name="save to applied (hot)", contender=saves, floor=None, at_most=0.250)]
 
 
 class Saver:
@@ -195,9 +196,10 @@ def main(arguments: Sequence[str]) -> int:
 
     with bed(shlex.split(options.openclaw)) as ours:
         results = run_rounds(_only(cold_rows(ours), options.only), options.rounds)
-        if served := _only(served_rows(ours), options.only):
+        served, saves = _only(served_rows(ours), options.only), _only(save_rows(ours), options.only)
+        if served or saves:
             with supervisor(ours):
-                results += run_rounds(served, options.rounds)
+                results += [*run_rounds(served, options.rounds), *run_rounds(saves, options.rounds)]
     file = history_file()
     print(render(results, last_figures(file)))
     if not options.no_history:

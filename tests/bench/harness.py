@@ -61,8 +61,12 @@ class CommandFailedError(Exception):
     """A measured command did not succeed, so its time says nothing; the text has its last words."""
 
 
-def command(argv: Sequence[str | Path], env: Mapping[str, str], cwd: Path, expected: Sequence[int] = (0,)) -> Measure:
-    """Measures the wall time of a whole process, from before its start until it was collected."""
+def command(argv: Sequence[str | Path], env: Mapping[str, str], cwd: Path) -> Measure:
+    """Measures the wall time of a whole process, from before its start until it was collected.
+
+    The measure raises `CommandFailedError` where the process does not end with 0, or says anything on stderr: a command that
+    took another way than the one to be measured says so there.
+    """
     words = [str(word) for word in argv]
 
     def measure() -> float:
@@ -72,7 +76,7 @@ def command(argv: Sequence[str | Path], env: Mapping[str, str], cwd: Path, expec
                 words, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, check=False
             ).returncode
             seconds = time.perf_counter() - began
-            if status not in expected:
+            if status != 0 or errors.seek(0, os.SEEK_END):
                 raise CommandFailedError(f"{' '.join(words)} ended with {status}: {_tail(errors)}")
         return seconds
 
