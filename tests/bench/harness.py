@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import IO, Final
@@ -43,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one row: medians in seconds, `figure` in the unit of the goal."""
+    """What came of one row: medians in seconds, `figure` in the unit of the goal. `failure` says why there is none."""
 
     name: str
     seconds: float
@@ -51,10 +52,11 @@ class Result:
     figure: float
     at_most: float
     rounds: int
+    failure: str = ""
 
     @property
     def held(self) -> bool:
-        return self.figure <= self.at_most
+        return not self.failure and self.figure <= self.at_most
 
 
 class CommandFailedError(Exception):
@@ -91,19 +93,25 @@ def _tail(file: IO[bytes]) -> str:
 def run_rounds(rows: Sequence[Row], rounds: int) -> list[Result]:
     """Measures all rows and their floors in turns; one more round before the first counted one warms caches.
 
-    A floor that several rows share is measured once a round.
+    A floor that several rows share is measured once a round. A contender that fails is left out from then on: its row says
+    why, and the others go on.
     """
     contenders = {
         contender.name: contender for row in rows for contender in (row.floor, row.contender) if contender is not None
     }
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    failures: dict[str, str] = {}
     for number in range(rounds + 1):
         # Another one begins each time: whoever follows a heavy contender finds a hotter machine.
-        for name in _rotated(list(contenders), number):
-            measured = contenders[name].measure()
+        for name in _rotated([name for name in contenders if name not in failures], number):
+            try:
+                measured = contenders[name].measure()
+            except CommandFailedError as err:
+                failures[name] = str(err)
+                continue
             if number:
                 seconds[name].append(measured)
-    return [_result(row, seconds, rounds) for row in rows]
+    return [_result(row, seconds, failures, rounds) for row in rows]
 
 
 def _rotated(names: list[str], number: int) -> list[str]:
@@ -111,9 +119,11 @@ def _rotated(names: list[str], number: int) -> list[str]:
     return names[at:] + names[:at]
 
 
-def _result(row: Row, seconds: Mapping[str, Sequence[float]], rounds: int) -> Result:
-    own = median(seconds[row.contender.name])
-    floor = median(seconds[row.floor.name]) if row.floor is not None else None
+def _result(row: Row, seconds: Mapping[str, Sequence[float]], failures: Mapping[str, str], rounds: int) -> Result:
+    names = [contender.name for contender in (row.contender, row.floor) if contender is not None]
+    failure = next((failures[name] for name in names if name in failures), "")
+    own = nan if failure else median(seconds[row.contender.name])
+    floor = median(seconds[row.floor.name]) if row.floor is not None and not failure else None
     return Result(
         name=row.name,
         seconds=own,
@@ -121,6 +131,7 @@ def _result(row: Row, seconds: Mapping[str, Sequence[float]], rounds: int) -> Re
         figure=own / floor if floor is not None else own,
         at_most=row.at_most,
         rounds=rounds,
+        failure=failure,
     )
 
 
@@ -128,6 +139,9 @@ def render(results: Sequence[Result], earlier: Mapping[str, float]) -> str:
     """The table; `earlier` holds the figures of the last run on this host, by row."""
     lines = [f"{'':34} {'ours':>9} {'floor':>9} {'figure':>8} {'goal':>8} {'before':>8}"]
     for result in results:
+        if result.failure:
+            lines.append(f"{result.name:34} FAILED: {result.failure}")
+            continue
         floor = f"{result.floor_seconds * 1e3:6.1f} ms" if result.floor_seconds is not None else "-"
         before = _figure(result, earlier[result.name]) if result.name in earlier else "-"
         lines.append(
@@ -172,6 +186,7 @@ def remember(file: Path, results: Sequence[Result], at: str) -> None:
                 "rounds": r.rounds,
             }
             for r in results
+            if not r.failure
         ],
     }
     with file.open("a", encoding="utf-8") as log:

@@ -63,6 +63,21 @@ def test_the_history_of_a_host_keeps_the_newest_figure_of_each_row(tmp_path: Pat
     assert line.split() == ["plan", "2000.0", "ms", "1000.0", "ms", "x", "2.00", "x", "2.50", "x", "3.00"]
 
 
+def test_a_contender_that_fails_loses_its_own_row_only() -> None:
+    def fail() -> float:
+        raise CommandFailedError("no such command")
+
+    floor = scripted("floor", [1] * 9, [])
+    rows = [
+        Row(name="broken", contender=Contender(name="broken", measure=fail), floor=floor, at_most=2),
+        Row(name="sound", contender=scripted("sound", [1] * 9, []), floor=floor, at_most=2),
+    ]
+    broken, sound = run_rounds(rows, 3)
+    assert (broken.held, sound.held) == (False, True)
+    assert "broken" in render([broken, sound], {}).splitlines()[1]
+    assert "FAILED: no such command" in render([broken, sound], {}).splitlines()[1]
+
+
 @pytest.mark.real
 def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
     assert 0 < command([sys.executable, "-c", "pass"], os.environ, tmp_path)() < 30
