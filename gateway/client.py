@@ -120,19 +120,22 @@ class GatewayClient:
             raise CallError(method, error.code, error.message, error.details)
         return answer.payload
 
-    async def events(self) -> AsyncIterator[Event]:
-        """What the gateway says by itself, from the time of the connection on; ends by raising.
+    def events(self) -> Events:
+        """What the gateway says by itself, from the time of the connection on, for `async for`."""
+        return Events(self)
+
+    async def next_event(self) -> Event:
+        """Wait for the next event. Cancelled, none is lost.
 
         Raises:
             Disconnected: the connection ended and everything before was given out.
         """
-        while True:
-            while self._events:
-                yield self._events.popleft()
+        while not self._events:
             if self._ended is not None:
                 raise self._ended
             self._event_came = trio.Event()
             await self._event_came.wait()
+        return self._events.popleft()
 
     async def _send(self, message: str) -> None:
         from trio_websocket import ConnectionClosed
@@ -168,6 +171,21 @@ class GatewayClient:
             elif isinstance(frame, Response) and (pending := self._waiting.get(frame.id)) is not None:
                 pending.answer = frame
                 pending.done.set()
+
+
+class Events:
+    """The events of one client; no generator, so that leaving a loop leaves nothing behind to be closed."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: GatewayClient) -> None:
+        self._client = client
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await self._client.next_event()
 
 
 class _Pending:
@@ -207,14 +225,10 @@ async def open_client(
             auth = {name: value for name, value in (("token", token), ("password", password)) if value is not None}
             params = _connect_params(tuple(scopes), client_id, mode, version, auth)
             try:
-                ws = await _open_websocket(nursery, url, tls)
-                try:
+                async with _websocket(nursery, url, tls) as ws:
                     client = await _connect(ws, params)
                     nursery.start_soon(client._read)  # noqa: SLF001 - the other half of this function
                     yield client
-                finally:
-                    with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-                        await ws.aclose()
             except Exception as err:
                 failed = err
             nursery.cancel_scope.cancel()
@@ -224,7 +238,9 @@ async def open_client(
         raise failed
 
 
-async def _open_websocket(nursery: trio.Nursery, url: str, tls: ssl.SSLContext | None) -> WebSocketConnection:
+@asynccontextmanager
+async def _websocket(nursery: trio.Nursery, url: str, tls: ssl.SSLContext | None) -> AsyncIterator[WebSocketConnection]:
+    """An open WebSocket, its reader in `nursery`; it and its stream are closed at the end of the block."""
     from urllib.parse import urlsplit
 
     from trio_websocket import wrap_client_stream
@@ -235,12 +251,22 @@ async def _open_websocket(nursery: trio.Nursery, url: str, tls: ssl.SSLContext |
     secure = place.scheme == "wss"
     host, port = place.hostname or "", place.port or (443 if secure else 80)
     stream = await _open_stream(host, port, (tls or ssl.create_default_context()) if secure else None)
-    with trio.move_on_after(_UPGRADE_SECONDS):
-        return await wrap_client_stream(
-            nursery, stream, place.netloc, place.path or "/", max_message_size=MAX_MESSAGE_BYTES
-        )
-    await trio.aclose_forcefully(stream)
-    raise ClientError(f"cannot reach the gateway at {url}: no answer to the upgrade within {_UPGRADE_SECONDS:g} s")
+    try:
+        with trio.move_on_after(_UPGRADE_SECONDS) as limit:
+            ws = await wrap_client_stream(
+                nursery, stream, place.netloc, place.path or "/", max_message_size=MAX_MESSAGE_BYTES
+            )
+        if limit.cancelled_caught:
+            raise ClientError(f"cannot reach the gateway at {url}: no upgrade within {_UPGRADE_SECONDS:g} s")
+        try:
+            yield ws
+        finally:
+            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await ws.aclose()
+    finally:
+        # The library leaves the stream open where the peer closed first.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
 
 
 async def _open_stream(
