@@ -94,13 +94,19 @@ async def forget(host: Host) -> None:
 
 
 async def shut_down(keeper: KeeperClient) -> None:
-    """Ends all children and the keeper; returns when it is gone."""
-    await keeper.call("shutdown")
+    """Ends all children and the keeper; returns when its process is gone."""
     try:
-        async for _ in keeper.events():
-            pass
+        watched = os.pidfd_open(keeper.pid)
+    except ProcessLookupError:
+        return
+    try:
+        await keeper.call("shutdown")
+        # The connection ends a little before the process does.
+        await trio.lowlevel.wait_readable(watched)
     except KeeperGone:
         return
+    finally:
+        os.close(watched)
 
 
 def hold_of(by: str, who: str, why: str, section: str | None, at: float) -> dict[str, Any]:

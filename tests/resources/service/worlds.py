@@ -61,9 +61,9 @@ def service(
 
 
 def gateway(port: int | None, **more: Any) -> Gateway:
-    values: dict[str, Any] = {
-        name: None for name in ("bind", "host", "auth_mode", "password", "tls_enabled", "tls_cert", "tls_key")
-    }
+    values: dict[str, Any] = dict.fromkeys(
+        ("bind", "host", "auth_mode", "password", "tls_enabled", "tls_cert", "tls_key")
+    )
     return Gateway(port=port, **{**values, "token": TOKEN, "settings": {}, **more})
 
 

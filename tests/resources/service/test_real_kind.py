@@ -1,0 +1,612 @@
+"""The gateway as a resource, with real processes: what is planned, what becomes of it, what people are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource as rlimits
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from reconciler.desired import Desired, Limits, Restart, SecretRef, Stop
+from reconciler.errors import StaleError, TemporaryError, TerminalError
+from reconciler.kinds import AppliedField
+from reconciler.model import ABSENT, Action, Cause, Difference, Impact, Key, Secret
+from resources.service import control, prepared, proc
+from resources.service.keeper_client import ensure_keeper, look
+from resources.service.kind import ServiceKind
+from resources.service.spec import ServiceSpec, env_path, spec_path
+from resources.testing import make_desired
+from tests.beds.processes import Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
+from tests.resources.service.beds import DEADLINE, kill
+from tests.resources.service.worlds import CANARY, TOKEN, Bench, document, gateway, service
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench(environ={"TZ": "Europe/Berlin", "SECRET_OF_THE_SHELL": CANARY})
+    yield made
+    await trio.to_thread.run_sync(made.close)
+
+
+async def pid_of(bench: Bench) -> int:
+    child = (await look(bench.world.host)).child("gateway")
+    assert child is not None
+    assert child["pid"] is not None
+    return int(child["pid"])
+
+
+async def until_ready(bench: Bench, desired: Desired) -> None:
+    with trio.fail_after(DEADLINE):
+        while True:
+            if await bench.ready(desired) == "Ready":
+                return
+            await trio.sleep(0.02)
+
+
+async def until(what: str, there: Callable[[], object]) -> None:
+    await trio.to_thread.run_sync(wait_until, there, DEADLINE, what)
+
+
+async def kill_gateway(bench: Bench) -> int:
+    pid = await pid_of(bench)
+    await trio.to_thread.run_sync(kill, pid)
+    return pid
+
+
+async def kill_keeper(bench: Bench) -> None:
+    pid = (await look(bench.world.host)).keeper_pid
+    assert pid is not None
+    await trio.to_thread.run_sync(kill, pid)
+
+
+def gateways(bench: Bench) -> list[int]:
+    return [found.pid for found in processes_of_state(bench.root) if "keeper" not in " ".join(argv_of(found.pid))]
+
+
+def of(action: Action, path: str) -> Difference:
+    return next(item for item in action.differences if item.path == path)
+
+
+# -- start, and what it is started with --
+
+
+@pytest.mark.req("SVC-7", "PLAN-17")
+async def test_the_first_apply_starts_it_and_the_second_has_nothing_to_do(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    desired = document(free_port())
+    (action,) = await bench.apply(desired)
+    assert (action.verb, action.impact, action.cause) == ("start", Impact.NONE, Cause.CHANGE)
+    assert (of(action, "state").observed, of(action, "state").desired) == ("stopped", "running")
+    assert await bench.ready(desired) == "Ready"
+    assert not (await bench.step(desired)).differences
+    assert await bench.verbs(desired) == []
+    shown = await bench.shown(desired)
+    assert (shown["state"], shown["restarts"], shown["last_exit"]) == ("ready", 0, None)
+    assert shown["pid"] == await pid_of(bench)
+    assert list(shown)[:8] == ["manager", "runtime", "state", "pid", "restarts", "last_exit", "since", "limits"]
+
+
+async def test_its_environment_is_declared_and_private(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    odd = "two\nlines \\ and 'quotes'"
+    settings = {"channels": {"x": {"token": "${WORD}"}}}
+    desired = document(port, environment={"ODD": odd}, gateway_section=gateway(port, settings=settings))
+    await bench.apply(desired)
+    found = environ_of(await pid_of(bench))
+    assert found["OPENCLAW_GATEWAY_TOKEN"] == CANARY
+    assert (found["ODD"], found["WORD"], found["TZ"], found["NODE_ENV"]) == (odd, "one", "Europe/Berlin", "production")
+    assert found["OPENCLAW_STATE_DIR"] == str(bench.root)
+    assert found["OPENCLAW_RELOAD_MODE"] == "hot"
+    assert found["OPENCLAW_LOG_DIR"] == str(bench.root / "logs")
+    assert "SECRET_OF_THE_SHELL" not in found
+    assert env_path(bench.world.host).stat().st_mode & 0o777 == 0o600
+
+
+async def test_no_secret_is_in_what_others_may_read(bench: Bench, free_port: Callable[[], int]) -> None:
+    await bench.apply(document(free_port()))
+    await bench.apply(document(free_port()))
+    seen = await look(bench.world.host)
+    assert seen.keeper_pid is not None
+    assert CANARY not in str(seen.children)
+    assert CANARY not in str(environ_of(seen.keeper_pid))
+    for process in processes_of_state(bench.root):
+        assert CANARY not in str(argv_of(process.pid))
+    holding = {path.name.split(".")[0] for path in bench.root.rglob("*") if path.is_file() and CANARY in read(path)}
+    # The environment file and its backup, both 0600.
+    assert holding == {"gateway"}
+
+
+def read(path: Path) -> str:
+    return path.read_text(errors="replace")
+
+
+async def test_without_a_declared_port_that_of_openclaw_json_counts(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    bench.world.host.state.config.write_text(f"{{gateway: {{port: {port}}}}} // mine\n")
+    desired = document(port, gateway_section=gateway(None))
+    await bench.apply(desired)
+    assert (await bench.shown(desired))["port"] == port
+    assert await bench.ready(desired) == "Ready"
+
+
+async def test_declared_stopped_is_only_prepared_and_starts_later_with_one_difference(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    (prepared_first,) = await bench.apply(document(port, state="stopped"))
+    assert (prepared_first.verb, prepared_first.impact) == ("update", Impact.NONE)
+    assert await bench.verbs(document(port, state="stopped")) == []
+    assert processes_of_state(bench.root) == []
+    (action,) = await bench.apply(document(port))
+    assert [item.path for item in action.differences] == ["state"]
+    (stop,) = await bench.apply(document(port, state="stopped"))
+    assert (stop.verb, stop.impact) == ("stop", Impact.RESTART)
+    assert gateways(bench) == []
+    assert await bench.verbs(document(port, state="stopped")) == []
+    assert await bench.ready(document(port, state="stopped")) == "Stopped"
+
+
+@pytest.mark.parametrize(("code", "error"), [("78", TerminalError), ("3", TemporaryError)])
+async def test_a_start_that_fails_tells_the_exit_and_the_last_line_without_secrets(
+    bench: Bench, free_port: Callable[[], int], code: str, error: type[Exception]
+) -> None:
+    with pytest.raises(error) as caught:
+        await bench.apply(document(free_port(), environment={"FAIL": code}))
+    assert str(caught.value) == f"cannot start the gateway: exit code {code}; its last line: it is {code} ********"
+
+
+async def test_what_is_held_down_or_broken_is_shown_and_the_next_plan_starts_it(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    bad = document(port, environment={"FAIL": "78"})
+    with pytest.raises(TerminalError):
+        await bench.apply(bad)
+    observation = await bench.observe(bad)
+    assert observation.fields["state"] == "failed"
+    assert {(one.type, one.reason) for one in observation.conditions} == {("Degraded", "HeldDown")}
+    assert await bench.ready(bad) == "HeldDown"
+    (action,) = await bench.apply(document(port))
+    assert action.verb == "start"
+    assert await bench.ready(document(port)) == "Ready"
+
+
+@pytest.mark.req("SVC-12")
+async def test_a_crash_loop_is_probed_and_not_forgiven_until_the_document_changes(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    slow = Restart(delay_seconds=0.1, max_delay_seconds=60.0, burst=2, window_seconds=60.0, never_on_exit=())
+    bad = document(port, environment={"FAIL": "3"}, restart=slow)
+    with pytest.raises(TemporaryError):
+        await bench.apply(bad)
+
+    with trio.fail_after(DEADLINE):
+        while True:
+            if (await bench.observe(bad)).fields["state"] == "broken":
+                break
+            await trio.sleep(0.02)
+    before = (await look(bench.world.host)).children["gateway"]
+    with pytest.raises(TemporaryError) as caught:
+        await bench.apply(bad)
+    assert caught.value.delay_seconds == pytest.approx(60.0, abs=5)
+    after = (await look(bench.world.host)).children["gateway"]
+    assert len(after["exits"]) == len(before["exits"]) + 1
+    assert after["history"]["broken"]
+    await bench.apply(document(port, restart=slow))
+    assert not (await look(bench.world.host)).children["gateway"]["history"]["broken"]
+
+
+# -- restart, update, owed work --
+
+
+@pytest.mark.req("SVC-7")
+async def test_a_changed_port_is_a_restart_that_names_the_field_and_the_downtime(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    old, new = free_port(), free_port()
+    await bench.apply(document(old))
+    first = await pid_of(bench)
+    (action,) = await bench.apply(document(new))
+    assert (action.verb, action.impact, action.cause) == ("restart", Impact.RESTART, Cause.CHANGE)
+    moved = of(action, "config.gateway.port")
+    assert (moved.desired, moved.observed, moved.last_applied) == (new, old, old)
+    assert str(new) in action.because.text
+    assert action.because.path == ("gateway", "port")
+    words = {one.what: one for one in action.consequences}
+    assert f"process {first}" in words["process_restart"].text
+    assert words["downtime"].amount is not None
+    assert 0 < words["downtime"].amount < 5
+    assert f"port {old} is closed" in words["note"].text
+    assert await pid_of(bench) != first
+    assert await bench.ready(document(new)) == "Ready"
+    assert proc.port_owner(old) is None
+
+
+@pytest.mark.req("PLAN-13")
+async def test_a_restart_that_an_earlier_run_did_not_get_to_is_owed(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    first = await pid_of(bench)
+    desired = document(port, environment={"MODE": "b"})
+    step = await bench.step(desired)
+    assert step.resource is not None
+    spec: ServiceSpec = step.resource.spec
+    # The run died between the file and the restart, or the journal already says applied.
+    prepared.prepare(spec, bench.world, None)
+    bench.applied = {path: AppliedField(value) for path, value in step.resource.fields.items()}
+    (action,) = await bench.apply(desired)
+    assert (action.verb, action.cause) == ("restart", Cause.OWED)
+    assert (of(action, "environment.MODE").observed, of(action, "environment.MODE").cause) == (ABSENT, Cause.OWED)
+    assert await pid_of(bench) != first
+    assert await bench.verbs(desired) == []
+
+
+@pytest.mark.req("PLAN-13")
+async def test_where_nobody_knows_what_runs_only_the_digest_differs(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    step = await bench.step(document(port))
+    assert step.resource is not None
+    spec_path(bench.world.host, step.resource.spec.digest).unlink()
+    assert await bench.verbs(document(port)) == []
+    changed = document(port, environment={"MODE": "b"})
+    (action,) = await bench.apply(changed)
+    assert action.verb == "restart"
+    assert [item.path for item in action.differences] == ["spec"]
+    assert await bench.verbs(changed) == []
+
+
+async def test_a_rotated_secret_is_a_restart_and_is_not_shown(bench: Bench, free_port: Callable[[], int]) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    bench.secrets._values[str(TOKEN)] = "another-canary"
+    (action,) = (await bench.plan(desired)).actions
+    assert action.verb == "restart"
+    assert isinstance(of(action, "environment.OPENCLAW_GATEWAY_TOKEN").desired, Secret)
+    assert "canary" not in str(action)
+    await bench.apply(desired)
+    assert environ_of(await pid_of(bench))["OPENCLAW_GATEWAY_TOKEN"] == "another-canary"
+
+
+async def test_another_terminal_is_no_reason_to_restart(bench: Bench, free_port: Callable[[], int]) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    host = replace(bench.world.host, environ={**bench.world.host.environ, "PATH": "/elsewhere:/bin", "TZ": "UTC"})
+    bench.world = replace(bench.world, host=host)
+    assert await bench.verbs(desired) == []
+
+
+@pytest.mark.req("SVC-13")
+async def test_what_only_the_keeper_needs_changes_without_a_restart(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    pid = await pid_of(bench)
+    gentle = document(
+        port,
+        limits=Limits(memory_bytes=None, cpu_percent=None, files=333),
+        stop=Stop(drain_seconds=0.0, grace_seconds=7.0),
+        restart=Restart(delay_seconds=9.0, max_delay_seconds=90.0, burst=2, window_seconds=5.0, never_on_exit=()),
+    )
+    (action,) = await bench.apply(gentle)
+    assert (action.verb, action.impact) == ("update", Impact.NONE)
+    assert await pid_of(bench) == pid
+    assert rlimits.prlimit(pid, rlimits.RLIMIT_NOFILE)[0] == 333
+    told = (await look(bench.world.host)).children["gateway"]["spec"]
+    assert (told["restart"]["delay"], told["stop"]["grace"]) == (9.0, 7.0)
+    assert await bench.verbs(gentle) == []
+    assert (await bench.shown(gentle))["limits"]["files"] == {"declared": 333, "held": 333}
+
+
+@pytest.mark.req("SVC-13")
+async def test_limits_that_cannot_be_held_are_a_condition_and_never_a_difference(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    desired = document(free_port(), limits=Limits(memory_bytes=1 << 30, cpu_percent=150.0, files=10**9))
+    await bench.apply(desired)
+    observation = await bench.observe(desired)
+    (condition,) = [one for one in observation.conditions if one.type == "LimitNotHeld"]
+    assert all(word in condition.message for word in ("memory", "cpu", "files"))
+    assert await bench.verbs(desired) == []
+    assert await bench.ready(desired) == "Ready"
+    assert rlimits.prlimit(await pid_of(bench), rlimits.RLIMIT_AS)[0] == rlimits.RLIM_INFINITY
+
+
+async def test_the_undo_of_a_restart_brings_the_earlier_process_back(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    old, new = free_port(), free_port()
+    await bench.apply(document(old))
+    before = env_path(bench.world.host).read_bytes()
+    bench.world = replace(bench.world, run="run-2")
+    (action,) = await bench.apply(document(new))
+    assert action.undo is not None
+    back = replace(
+        action, verb=action.undo.verb, arguments=dict(action.undo.arguments), precondition=None, differences=()
+    )
+    await bench.kind.apply(back, None, bench.world)
+    assert env_path(bench.world.host).read_bytes() == before
+    assert await bench.ready(document(old)) == "Ready"
+    assert await bench.verbs(document(old)) == []
+
+
+async def test_a_plan_for_a_world_that_moved_is_refused(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    step = await bench.step(document(port, environment={"MODE": "b"}))
+    (action,) = bench.kind.plan(step).actions
+    await bench.apply(document(port, environment={"MODE": "c"}))
+    pid = await pid_of(bench)
+    with pytest.raises(StaleError, match="moved since the plan"):
+        await bench.kind.apply(action, step.resource, bench.world)
+    assert await pid_of(bench) == pid
+
+
+# -- deaths --
+
+
+@pytest.mark.req("SVC-7")
+async def test_a_killed_gateway_is_started_again_by_the_keeper(bench: Bench, free_port: Callable[[], int]) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    old = await kill_gateway(bench)
+    await until_ready(bench, desired)
+    shown = await bench.shown(desired)
+    assert (shown["restarts"], shown["last_exit"]["reason"]) == (1, "killed by SIGKILL")
+    assert gateways(bench) == [await pid_of(bench)] != [old]
+    assert await bench.verbs(desired) == []
+
+
+@pytest.mark.req("SVC-7")
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP])
+async def test_without_a_keeper_the_same_process_is_adopted(
+    bench: Bench, free_port: Callable[[], int], way: signal.Signals
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    pid = await pid_of(bench)
+    keeper = (await look(bench.world.host)).keeper_pid
+    assert keeper is not None
+    if way is signal.SIGKILL:
+        await kill_keeper(bench)
+    else:
+        os.kill(keeper, way)
+    assert (await bench.shown(desired))["state"] == "unheld"
+    (action,) = await bench.apply(desired)
+    assert (action.verb, action.impact, action.cause) == ("adopt", Impact.NONE, Cause.DRIFT)
+    assert [item.path for item in action.differences] == ["keeper"]
+    assert gateways(bench) == [pid]
+    assert await bench.ready(desired) == "Ready"
+    assert identify(keeper) is None
+    assert await bench.verbs(desired) == []
+
+
+async def test_with_keeper_and_gateway_dead_the_next_plan_starts_one(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    pid = await pid_of(bench)
+    await kill_keeper(bench)
+    await trio.to_thread.run_sync(kill, pid)
+    observation = await bench.observe(desired)
+    assert observation.fields["state"] == "crashed"
+    assert await bench.ready(desired) == "NotHeld"
+    (action,) = await bench.apply(desired)
+    assert [item.path for item in action.differences] == ["state"]
+    assert len(gateways(bench)) == 1
+    assert await bench.ready(desired) == "Ready"
+
+
+async def test_watching_reports_exits_and_the_death_of_the_keeper(bench: Bench, free_port: Callable[[], int]) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    send, receive = trio.open_memory_channel[Key](1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.kind.watch, bench.world, send.send_nowait)
+        with trio.fail_after(DEADLINE):
+            await receive.receive()
+            await kill_gateway(bench)
+            await receive.receive()
+            await until_ready(bench, desired)
+            with trio.move_on_after(0.1):
+                while True:
+                    await receive.receive()
+            await kill_keeper(bench)
+            assert await receive.receive() == Key("service", "gateway")
+            await ensure_keeper(bench.world.host)
+            # It is told when there is a keeper again.
+            await receive.receive()
+        nursery.cancel_scope.cancel()
+
+
+# -- a person's word --
+
+
+@pytest.mark.req("SVC-8")
+async def test_a_stop_by_a_person_suspends_it_until_he_starts_it(bench: Bench, free_port: Callable[[], int]) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    status = await control.stop(bench.world, "ann", "new disk")
+    assert (status["state"], status["pid"], status["hold"]["who"]) == ("stopped", None, "ann")
+    step = await bench.step(desired)
+    assert not step.differences
+    assert await bench.verbs(desired) == []
+    (condition,) = step.observation.conditions
+    assert (condition.type, condition.reason) == ("Suspended", "StoppedByOperator")
+    assert condition.message.startswith("stopped by ann at 2")
+    assert condition.message.endswith(": new disk")
+    assert await bench.ready(desired) == "Suspended"
+    assert (await control.start(bench.world))["state"] == "ready"
+    assert (await bench.step(desired)).observation.conditions == ()
+
+
+@pytest.mark.req("SVC-8")
+async def test_a_changed_service_section_ends_the_suspension(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    await control.stop(bench.world, "ann")
+    changed = document(port, environment={"MODE": "b"})
+    (action,) = await bench.apply(changed)
+    assert action.verb == "start"
+    assert of(action, "state").cause is Cause.DRIFT
+    assert await bench.ready(changed) == "Ready"
+
+
+@pytest.mark.req("SVC-8")
+async def test_restart_by_a_person_is_another_process_and_status_tells(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    await bench.apply(document(free_port()))
+    pid = await pid_of(bench)
+    status = await control.restart(bench.world)
+    assert status["state"] == "ready"
+    assert status["pid"] not in (None, pid)
+    assert await control.service_status(bench.world) == status
+
+
+@pytest.mark.req("SVC-8")
+async def test_what_was_never_applied_cannot_be_started_or_stopped(bench: Bench) -> None:
+    for command in (control.start(bench.world), control.stop(bench.world, "ann"), control.restart(bench.world)):
+        with pytest.raises(TerminalError, match="never applied"):
+            await command
+    assert (await control.service_status(bench.world))["state"] == "stopped"
+
+
+@pytest.mark.parametrize("keeper", ["alive", "dead"])
+async def test_the_end_of_a_supervisor_can_take_all_with_it(
+    bench: Bench, free_port: Callable[[], int], keeper: str
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    if keeper == "dead":
+        await kill_keeper(bench)
+    await control.stop_all(bench.world.host)
+    assert processes_of_state(bench.root) == []
+    await control.stop_all(bench.world.host)
+    # It is no hold: the next apply starts it.
+    assert await bench.verbs(desired) == ["start"]
+
+
+async def test_a_withdrawn_service_is_stopped_for_good_and_forgotten(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    await bench.apply(document(free_port()))
+    (action,) = (await bench.plan(make_desired())).actions
+    assert (action.verb, action.impact, action.undo) == ("remove", Impact.DESTROY, None)
+    await bench.kind.apply(action, None, bench.world)
+    assert processes_of_state(bench.root) == []
+    assert not env_path(bench.world.host).exists()
+    assert await bench.verbs(make_desired()) == []
+
+
+# -- found in planning --
+
+
+@pytest.mark.req("PLAN-17")
+async def test_a_port_that_somebody_holds_is_found_in_planning_with_its_holder(
+    bench: Bench, free_port: Callable[[], int], spawned: Spawned
+) -> None:
+    port = free_port()
+    code = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(1000)"
+    stranger = spawned.start([sys.executable, "-S", "-c", code])
+    await until("the stranger's port", lambda: proc.port_owner(port))
+    plan = await bench.plan(document(port))
+    (blocked,) = plan.blocked
+    assert blocked.code == "port_held"
+    name = Path(sys.executable).name
+    held = f"cannot listen on port {port}: process {stranger.pid} ({name}) of user {os.getuid()} holds it"
+    assert blocked.message == held
+    offered = int(blocked.hint.rpartition("port: ")[2].partition("}")[0])
+    assert proc.port_owner(offered) is None
+    assert list(bench.root.rglob("*")) == []
+
+
+@pytest.mark.req("PLAN-17")
+async def test_a_restart_into_a_held_port_is_found_in_planning_and_the_old_one_serves_on(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    old, new = free_port(), free_port()
+    await bench.apply(document(old))
+    with socket.create_server(("127.0.0.1", new)):
+        (blocked,) = (await bench.plan(document(new))).blocked
+    assert str(os.getpid()) in blocked.message
+    assert await bench.ready(document(old)) == "Ready"
+
+
+@pytest.mark.req("PLAN-17")
+async def test_a_tls_key_that_cannot_be_read_is_found_in_planning(bench: Bench, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    (bench.root / "cert.pem").write_text("x")
+    section = gateway(port, tls_enabled=True, tls_cert="cert.pem", tls_key="~/gone.pem")
+    (blocked,) = (await bench.plan(document(port, gateway_section=section))).blocked
+    assert blocked.code == "tls_unreadable"
+    path = bench.world.host.home / "gone.pem"
+    assert blocked.message == f"cannot use gateway.tls.keyPath: cannot read {path}: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [({"manager": "systemd"}, "manager_unavailable"), ({"runtime": "openclaw"}, "runtime_unavailable")],
+)
+async def test_what_this_version_does_not_drive_is_said_and_not_tried(
+    bench: Bench, free_port: Callable[[], int], more: dict[str, Any], code: str
+) -> None:
+    plan = await bench.plan(document(free_port(), **more))
+    assert [blocked.code for blocked in plan.blocked] == [code]
+    assert plan.actions == ()
+
+
+async def test_a_value_that_no_environment_can_hold_is_refused_without_being_shown(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    bench.secrets._values["env:BAD"] = "s3cret\0"
+    desired = document(free_port(), environment={"BAD": SecretRef("env", "BAD")})
+    with pytest.raises(TerminalError, match="the value of 'BAD' holds NUL") as caught:
+        await bench.apply(desired)
+    assert "s3cret" not in str(caught.value)
+    assert processes_of_state(bench.root) == []
+
+
+# -- the built-in gateway --
+
+
+async def test_the_built_in_gateway_is_started_asked_and_stopped(free_port: Callable[[], int]) -> None:
+    bench = Bench(kind=ServiceKind())
+    try:
+        port = free_port()
+        bench.world.host.state.config.write_text(
+            json.dumps({"gateway": {"port": port, "auth": {"mode": "token", "token": "${OPENCLAW_GATEWAY_TOKEN}"}}})
+        )
+        desired = document(port)
+        await bench.apply(desired)
+        await until_ready(bench, desired)
+        assert proc.port_owner(port) == await pid_of(bench)
+        await control.stop(bench.world, "ann")
+        ended = (await bench.shown(desired))["last_exit"]
+        assert ended["code"] == 0
+        assert ended["asked"]
+    finally:
+        await trio.to_thread.run_sync(bench.close)
+
+
+def test_the_default_program_does_not_look_for_modules_in_the_state_directory() -> None:
+    bench = Bench(kind=ServiceKind())
+    try:
+        (resource,) = bench.kind.declare(make_desired(service=service(1)), bench.world.host, bench.secrets)
+        assert resource.fields["argv"] == (sys.executable, "-P", "-m", "gateway", "run")
+        assert resource.needs == frozenset()
+    finally:
+        bench.close()
