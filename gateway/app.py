@@ -177,7 +177,8 @@ class Gateway:
                 await nursery.start(self._reloader.watch)
                 nursery.start_soon(self._server.tick)
                 nursery.start_soon(self._server.broadcast_health)
-                await nursery.start(self._serve, listeners, tls)
+                served = [trio.SSLListener(one, tls, https_compatible=True) for one in listeners] if tls else listeners
+                await nursery.start(trio.serve_listeners, self._server.serve, served)
                 self._say_ready(listeners, tls)
                 result = await self._obey(signals)
                 nursery.cancel_scope.cancel()
@@ -200,18 +201,6 @@ class Gateway:
             # Serving does not need it; a full disk must not take the gateway down.
             self._log.warn(f"cannot write gateway.pid: {err.strerror}")
         cleanup.callback(pid_file.remove)
-
-    async def _serve(
-        self,
-        listeners: list[trio.SocketListener],
-        tls: ssl.SSLContext | None,
-        *,
-        task_status: trio.TaskStatus[object],
-    ) -> None:
-        served: list[trio.abc.Listener[trio.abc.Stream]] = [
-            trio.SSLListener(listener, tls, https_compatible=True) if tls else listener for listener in listeners
-        ]
-        await trio.serve_listeners(self._server.serve, served, task_status=task_status)
 
     def _say_ready(self, listeners: list[trio.SocketListener], tls: ssl.SSLContext | None) -> None:
         places = [listener.socket.getsockname()[:2] for listener in listeners]

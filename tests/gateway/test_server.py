@@ -209,7 +209,7 @@ async def test_a_reload_by_rpc_tells_what_is_hot_and_what_is_owed_and_keeps_the_
 
 
 @pytest.mark.req("GW-6")
-async def test_a_deleted_config_is_an_accident_and_not_an_empty_one(inside: Inside) -> None:
+def test_a_deleted_config_is_an_accident_and_not_an_empty_one(inside: Inside) -> None:
     inside.path.unlink()
     outcome = inside.reloader.reload("test")
     assert outcome.error == ": the file is missing"
