@@ -56,8 +56,8 @@ def ask(
     """Has the supervisor at the socket `path` carry out a command line, and prints what it prints.
 
     Returns the exit code, or None when no supervisor serves `document` with the same environment: then nothing was done
-    and nothing was printed but, where a person should know it, one line on stderr. A first KeyboardInterrupt asks the
-    supervisor to finish its step, a second one propagates.
+    and nothing was printed but, where a person should know it, one line on stderr. A first Ctrl-C asks the supervisor
+    to finish its step, a second one is a KeyboardInterrupt.
     """
     try:
         exchange = _introduce(path, uid)
@@ -139,31 +139,60 @@ def _introduce(path: str, uid: int) -> Exchange:
 
 def _follow(exchange: Exchange, path: str, command: str) -> int:
     """Prints the stream of one command; from its first byte on there is no way back to doing it ourselves."""
-    interrupted = False
-    while True:
-        try:
-            line = exchange.line()
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            # The end of our half says "finish the step"; the other half still brings what it prints meanwhile.
-            interrupted = True
-            exchange.socket.shutdown(_socket.SHUT_WR)
-            continue
-        except (OSError, Unusable, ValueError):
-            break
-        if line is None:
-            break
-        # Outside of the `try`: a broken pipe of our own output is not the supervisor's.
-        if (code := _print(line, path)) is not None:
-            return code
+    with _Interrupts(exchange.socket) as interrupts:
+        while True:
+            try:
+                line = exchange.line()
+            except (OSError, Unusable, ValueError):
+                break
+            if line is None:
+                break
+            # Outside of the `try`: a broken pipe of our own output is not the supervisor's.
+            if (code := _print(line, path, interrupts)) is not None:
+                return code
     sys.stderr.write(
         f'openclaw: cannot follow "{command}" to its end: the supervisor went away; `openclaw status` tells how far it came\n'
     )
     return GONE
 
 
-def _print(line: bytes, path: str) -> int | None:
+class _Interrupts:
+    """Ctrl-C while a command runs elsewhere: the first ends our half of the connection, which says "finish the step", and the
+    other half still brings what is printed meanwhile; the second is a KeyboardInterrupt. A handler and no exception, so that
+    nothing is cut off that was being read or printed.
+    """
+
+    def __init__(self, sock: _socket.socket) -> None:
+        self._socket = sock
+        self.pressed = False
+        # Set while a person is asked: then the question is what is given up.
+        self.asking = False
+
+    def __enter__(self) -> _Interrupts:
+        import _signal  # type: ignore[import-not-found]  # what `signal` is made of, without its enums
+
+        self._signal = _signal
+        self._before = _signal.signal(_signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._signal.signal(self._signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: object) -> None:
+        if self.pressed or self.asking:
+            raise KeyboardInterrupt
+        self.finish()
+
+    def finish(self) -> None:
+        """Asks the supervisor to finish its step."""
+        self.pressed = True
+        try:
+            self._socket.shutdown(_socket.SHUT_WR)
+        except OSError:
+            pass  # it is gone already, and reading will tell
+
+
+def _print(line: bytes, path: str, interrupts: _Interrupts) -> int | None:
     """Does what one line of the stream says; the exit code if it is the last."""
     message = loads(line.decode())
     if "out" in message:
@@ -173,21 +202,33 @@ def _print(line: bytes, path: str) -> int | None:
         sys.stderr.write(message["err"])
         sys.stderr.flush()
     elif "ask" in message:
-        _answer(path, message["ask"])
+        _answer(path, message["ask"], interrupts)
     elif "exit" in message:
         return int(message["exit"])
     return None
 
 
-def _answer(path: str, question: str) -> None:
-    """Sends the next line of our stdin as the answer; the end of stdin is an answer too."""
-    text = sys.stdin.readline()
+def _answer(path: str, question: str, interrupts: _Interrupts) -> None:
+    """Sends the next line of our stdin as the answer; the end of stdin is an answer too, Ctrl-C is none."""
+    try:
+        interrupts.asking = True
+        # In this order: a Ctrl-C from here on raises, one from before was heard, and its question is no longer asked.
+        if interrupts.pressed:
+            return
+        text = sys.stdin.readline()
+    except KeyboardInterrupt:
+        interrupts.finish()
+        return
+    finally:
+        interrupts.asking = False
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         sock.connect(path)
         exchange = Exchange(sock)
         exchange.send("POST", f"/v1/answers/{question}", {"answer": text.rstrip("\n") if text else None})
         exchange.head()
+    except (OSError, ValueError, Unusable):
+        pass  # it is gone, and the stream will tell
     finally:
         sock.close()
 

@@ -336,6 +336,33 @@ async def test_ctrl_c_lets_the_step_finish_and_shows_it(supervisor: FakeSupervis
 
 
 @pytest.mark.real
+async def test_ctrl_c_at_a_question_gives_the_question_up(supervisor: FakeSupervisor, state: Path) -> None:
+    asked = trio.Event()
+
+    async def run(call: CommandCall, session: Session) -> int:
+        session.out("Apply? ")
+        asked.set()
+        return 130 if await session.ask() is None else 0
+
+    supervisor.command = run
+    async with served(supervisor, state), trio.open_nursery() as nursery:
+        start = partial(
+            trio.run_process,
+            [sys.executable, "-c", PROGRAM, "apply"],
+            env=environ(state),
+            cwd=state,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        process = await nursery.start(start)
+        assert await process.stdout.receive_some() == b"Apply? "
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+
+
+@pytest.mark.real
 async def test_a_reader_that_has_enough_ends_it_quietly(supervisor: FakeSupervisor, state: Path) -> None:
     async def run(call: CommandCall, session: Session) -> int:
         for _ in range(100):

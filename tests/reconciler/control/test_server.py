@@ -107,11 +107,11 @@ async def test_a_socket_on_which_somebody_answers_is_left_alone(supervisor: Fake
             client.connect(str(path))
 
 
-async def test_something_else_in_its_place_is_left_alone(supervisor: FakeSupervisor, path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True)
+async def test_something_else_in_its_place_is_left_alone(supervisor: FakeSupervisor, state: Path) -> None:
+    (state / "precious").write_text("data")
     with pytest.raises(NotPermittedError, match="something else"):
-        await serve(supervisor, path, crashed=supervisor.crashed)
-    path.rmdir()
+        await serve(supervisor, state / "precious", crashed=supervisor.crashed)
+    assert (state / "precious").read_text() == "data"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
