@@ -174,6 +174,23 @@ async def ensure_keeper(host: Host) -> None:
         raise TerminalError(f"cannot start the keeper: {lines[-1] if lines else f'exit code {done.returncode}'}")
 
 
+async def upgrade_keeper(host: Host) -> None:
+    """Makes the running keeper the program that is installed now, its children kept; returns when that one answers.
+
+    Raises:
+        KeeperGone: none runs, or the new one does not answer.
+        KeeperRefused: the installed program does not start; the old one goes on.
+    """
+    async with connect(host) as keeper:
+        try:
+            await keeper.call("upgrade")
+        except KeeperGone:
+            # By exec the old program's connections end. The listening socket stays, so the next call waits in its queue.
+            pass
+    async with connect(host):
+        return
+
+
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in _PASSED_ON if name in environ}
 

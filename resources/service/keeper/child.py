@@ -3,7 +3,7 @@
     stopped -> starting -> ready -> (exit) -> waiting | broken | held -> starting ...
     starting | ready -> stopping -> stopped | starting
 
-Every step is on disk before it is done, so that a successor goes on from there. The restart policy is in `policy`, forking
+Every step is on disk before it is done, so that a successor goes on from there. The restart policy is in `policy`, starting
 in `process`, taking over in `adopt`; here they are put together.
 """
 
@@ -174,7 +174,12 @@ class Child:
         record.adopted, record.last_refusal = False, None
         record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
         self._forget_exit_file()
-        self._enter("starting")
+        try:
+            # Without it on disk a successor could start a second copy beside this one: then rather none, for a while.
+            self._enter_on_disk("starting")
+        except OSError as err:
+            self._refused(f"cannot write its record: {err.strerror}")
+            return
         try:
             environ = process.environment(record.spec, record.attempt, self._keeper.notify_path)
             process.turn_output(record.spec["output"])
@@ -423,9 +428,15 @@ class Child:
         ]
 
     def _enter(self, state: str) -> None:
+        try:
+            self._enter_on_disk(state)
+        except OSError as err:
+            self._keeper.log(f"{self.record.name}: cannot write its record: {err.strerror}")
+
+    def _enter_on_disk(self, state: str) -> None:
         if self.record.state != state:
             self.record.state, self.record.since = state, time.time()
-        self._save()
+        self._keeper.store.save(self.record)
 
     def _save(self) -> None:
         try:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from resources.service.keeper import protocol
@@ -48,6 +49,10 @@ class Commands:
             answer = getattr(self, f"_{name}")(connection, message)
         except ProtocolError as err:
             connection.send({"id": number, **protocol.failure(err.code, str(err), version)})
+            return
+        except Exception:  # the crash boundary of a command: the children must not pay for a bug in one
+            self._keeper.log(f"bug in {name}: {traceback.format_exc()}")
+            connection.send({"id": number, **protocol.failure("bug", "see keeper.log", version)})
             return
         if answer is not None:
             connection.send({"id": number, "ok": True, **answer})

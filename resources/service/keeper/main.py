@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -31,6 +32,7 @@ MAX_CONNECTIONS = 64
 # An event is a few kilobytes; a subscriber that is this far behind will not catch up.
 MAX_UNSENT_BYTES = 4 << 20
 _CHECK_SECONDS = 20.0
+_ACCEPT_AGAIN_SECONDS = 1.0
 _CREDENTIALS = struct.Struct("3i")
 _USAGE = "usage: python -m resources.service.keeper --state DIR [--socket PATH] [--detach]"
 
@@ -234,7 +236,14 @@ class Keeper:
         assert self._listener is not None
         try:
             peer, _ = self._listener.accept()
-        except OSError:
+        except BlockingIOError:
+            return
+        except OSError as err:
+            # No descriptor is left: the socket stays readable, and looking again at once would be a busy loop.
+            listener = self._listener
+            self.log(f"cannot accept a connection: {err.strerror}")
+            self.loop.forget(listener)
+            self.loop.after(_ACCEPT_AGAIN_SECONDS, lambda: self.loop.watch(listener, self._on_connection))
             return
         uid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
         if uid not in (0, os.getuid()) or len(self.connections) >= MAX_CONNECTIONS:
@@ -280,10 +289,10 @@ def _remove(path: str) -> None:
 
 
 def _private_directories(path: str) -> None:
-    """Makes `path` with its parents, 0700; refuses a last one that others could write to.
+    """Makes `path` with its parents, 0700; refuses a place that somebody else could exchange.
 
     Raises:
-        PermissionError: it belongs to somebody else.
+        PermissionError: it, or the directory it lies in, belongs to another user, or is a link.
     """
     missing = []
     at = path
@@ -292,10 +301,13 @@ def _private_directories(path: str) -> None:
         at = os.path.dirname(at)
     for directory in reversed(missing):
         os.makedirs(directory, mode=0o700, exist_ok=True)
-    found = os.lstat(path)
-    if found.st_uid not in (0, os.getuid()):
-        raise PermissionError(f"{path} belongs to user {found.st_uid}")
-    if found.st_mode & 0o077:
+    for directory in (path, os.path.dirname(path)):
+        found = os.lstat(directory)
+        if found.st_uid not in (0, os.getuid()):
+            raise PermissionError(f"cannot use {directory}: it belongs to user {found.st_uid}")
+    if stat.S_ISLNK(os.lstat(path).st_mode):
+        raise PermissionError(f"cannot use {path}: it is a link")
+    if os.stat(path).st_mode & 0o077:
         os.chmod(path, 0o700)
 
 
@@ -338,7 +350,6 @@ def _detach(directory: str) -> Starter:
         raise SystemExit(0)
     os.close(read_end)
     os.setsid()
-    os.chdir("/")
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
@@ -356,8 +367,10 @@ def main(argv: list[str]) -> int:
         return 0
     state = os.path.abspath(options["state"])
     keeper_directory = f"{state}/reconciler/keeper"
-    socket_path = options.get("socket") or f"{keeper_directory}/keeper.sock"
+    socket_path = os.path.abspath(options.get("socket") or f"{keeper_directory}/keeper.sock")
     os.umask(0o077)
+    # Starting a child enters its directory and comes back here.
+    os.chdir("/")
     starter = Starter()
     try:
         _private_directories(keeper_directory)

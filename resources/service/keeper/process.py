@@ -1,7 +1,7 @@
-"""Starting a child and ending what is left of it. Standard library only; the only place that forks and signals.
+"""Starting a child and ending what is left of it. Standard library only; the only place that starts programs.
 
 The child is a session and a process group of its own, its output goes straight to a file, its environment is the
-environment file and nothing of ours. Between fork and exec only plain system calls run.
+environment file and nothing of ours.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from resources.service import proc
@@ -61,66 +63,69 @@ def environment(spec: dict[str, Any], attempt: str, notify_path: str) -> dict[by
     return {os.fsencode(name): os.fsencode(value) for name, value in values.items()}
 
 
+# Python ignores the first two; a program that inherits that would write into closed pipes for ever.
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+
+
 def spawn(spec: dict[str, Any], environ: dict[bytes, bytes]) -> int:
     """Starts the child and returns its pid once the program runs (exec has succeeded).
+
+    posix_spawn(3), which is three times as fast as a fork of this process. What it cannot set for the child is set here
+    and set back: nobody else runs in this process meanwhile.
 
     Raises:
         SpawnError: the directory, the output file or the program is not to be had; no process is left.
     """
     argv = [os.fsencode(word) for word in spec["argv"]]
-    read_end, write_end = os.pipe()
-    # The child keeps the write end until exec closes it: end of file means that the program runs.
-    pid = os.fork()
-    if pid == 0:
-        _become(spec, argv, environ, write_end)
-    os.close(write_end)
-    complaint = b""
+    doing = f"open the output file {spec['output']}"
+    out = None
     try:
-        while chunk := os.read(read_end, 1024):
-            complaint += chunk
-    finally:
-        os.close(read_end)
-    if complaint:
-        os.waitpid(pid, 0)
-        raise SpawnError(complaint.decode("utf-8", "replace"))
-    return pid
-
-
-def _become(spec: dict[str, Any], argv: list[bytes], environ: dict[bytes, bytes], write_end: int) -> None:
-    doing = "start a session"
-    try:
-        os.setsid()
-        # Python ignores these two; a program that inherits that would write into closed pipes for ever.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.umask(0o077)
-        doing = f"open the output file {spec['output']}"
-        _redirect(spec["output"])
+        out = os.open(spec["output"] or "/dev/null", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         doing = f"enter the directory {spec['cwd']}"
         os.chdir(spec["cwd"])
-        doing = "set the limit of open files"
-        if (files := spec["limits"].get("files")) is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, file_limit(files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         doing = f"run {spec['argv'][0]}"
-        os.execvpe(argv[0], argv, environ)
+        with _files_limited(spec["limits"].get("files")):
+            return os.posix_spawn(
+                _found(argv[0], environ.get(b"PATH", _DEFAULT_PATH)),
+                argv,
+                environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, out, 1),
+                    (os.POSIX_SPAWN_DUP2, out, 2),
+                ],
+                setsid=True,
+                setsigmask=(),
+                setsigdef=_DEFAULT_SIGNALS,
+            )
     except OSError as err:
-        os.write(write_end, f"cannot {doing}: {err.strerror}".encode("utf-8", "replace"))
-    except BaseException as err:
-        os.write(write_end, f"cannot {doing}: {type(err).__name__}".encode())
+        raise SpawnError(f"cannot {doing}: {err.strerror}") from err
     finally:
-        os._exit(127)
+        os.chdir("/")
+        if out is not None:
+            os.close(out)
 
 
-def _redirect(output: str | None) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    out = null if output is None else os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-    os.dup2(null, 0)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+def _found(program: bytes, path: bytes) -> bytes:
+    """Where the program lies: a name without a slash is looked for in the child's own PATH, not in ours."""
+    if b"/" in program:
+        return program
+    places = (os.path.join(directory, program) for directory in path.split(b":") if directory)
+    return next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), program)
+
+
+@contextmanager
+def _files_limited(files: int | None) -> Iterator[None]:
+    if files is None:
+        yield
+        return
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, file_limit(files, ours[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, ours)
 
 
 def file_limit(files: int, hard: int) -> tuple[int, int]:

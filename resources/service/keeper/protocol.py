@@ -151,12 +151,32 @@ def check_spec(spec: Any) -> dict[str, Any]:
             if isinstance(value, bool) or not isinstance(value, _NUMBER) or not 0 <= value < float("inf"):
                 raise ProtocolError("spec", f"{section}.{name} is not a number of at least 0")
     _check_ready(full["ready"])
+    _check_rest(full)
     return full
 
 
 def _check_argv(argv: Any, name: str) -> None:
     if not isinstance(argv, list) or not argv or not all(isinstance(word, str) and "\0" not in word for word in argv):
         raise ProtocolError("spec", f"{name} is not a list of words")
+
+
+def _check_rest(spec: dict[str, Any]) -> None:
+    """What the keeper would otherwise fall over later, when it has no one to complain to."""
+    for name in ("cwd", "env_file", "output", "exit_file", "spec_digest", "section"):
+        value = spec[name]
+        if not (isinstance(value, str) and "\0" not in value) and not (value is None and name != "cwd"):
+            raise ProtocolError("spec", f"{name} is not a text")
+    limits, port, never = spec["limits"], spec["port"], spec["restart"]["never_on_exit"]
+    if not isinstance(limits, dict) or not (limits.get("files") is None or _is_count(limits["files"])):
+        raise ProtocolError("spec", "limits.files is not a number of at least 1")
+    if port is not None and not (_is_count(port) and port < 65536):
+        raise ProtocolError("spec", "port is not a number from 1 to 65535")
+    if not isinstance(never, list) or not all(isinstance(code, int) for code in never):
+        raise ProtocolError("spec", "restart.never_on_exit is not a list of numbers")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _check_ready(ready: Any) -> None:

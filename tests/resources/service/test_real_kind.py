@@ -21,7 +21,7 @@ from reconciler.errors import StaleError, TemporaryError, TerminalError
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Action, Cause, Difference, Impact, Key, Secret
 from resources.service import control, prepared, proc
-from resources.service.keeper_client import ensure_keeper, look
+from resources.service.keeper_client import ensure_keeper, look, upgrade_keeper
 from resources.service.kind import ServiceKind
 from resources.service.spec import ServiceSpec, env_path, spec_path
 from resources.testing import make_desired
@@ -430,6 +430,21 @@ async def test_watching_reports_exits_and_the_death_of_the_keeper(bench: Bench, 
             # It is told when there is a keeper again.
             await receive.receive()
         nursery.cancel_scope.cancel()
+
+
+async def test_an_upgraded_keeper_is_the_same_process_with_the_same_child(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    before = await look(bench.world.host)
+    await upgrade_keeper(bench.world.host)
+    after = await look(bench.world.host)
+    assert after.keeper_pid == before.keeper_pid
+    assert after.children["gateway"]["pid"] == before.children["gateway"]["pid"]
+    assert "becomes the program" in (bench.world.host.state.keeper / "keeper.log").read_text()
+    assert await bench.verbs(desired) == []
+    assert await bench.ready(desired) == "Ready"
 
 
 # -- a person's word --

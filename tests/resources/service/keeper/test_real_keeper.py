@@ -437,6 +437,40 @@ def test_a_peer_that_sends_rubbish_is_cut_off_and_nobody_else(bed: Bed) -> None:
         assert client.ok("status")["children"]["gateway"]["state"] == "ready"
 
 
+def test_killed_at_any_moment_of_a_restart_there_is_one_copy_afterwards(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        bed.up(client, bed.spec(SLEEP))
+    for moment in range(10):
+        with bed.client() as client, bed.client() as other:
+            client.send("restart", name="gateway")
+            # The round trips of another peer are the clock: each lets the keeper do one thing more.
+            for _ in range(moment):
+                other.ok("status")
+        keeper.kill()
+        keeper.wait()
+        keeper = bed.keeper()
+        child = bed.wait_child("ready")
+        assert copies(bed) == [child["pid"]]
+        assert child["restarts"] == 0
+
+
+def test_without_room_for_its_record_a_child_is_not_started_but_tried_again(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+        # Where the temporary file would go: no write succeeds, as on a full disk.
+        obstacle = bed.state / "reconciler/keeper/children/.gateway.json.tmp"
+        obstacle.mkdir()
+        kill(child["pid"])
+        refused = wait_until(lambda: (c := bed.child())["last_refusal"] and c, DEADLINE, "the refusal")
+        assert refused["last_refusal"] == "cannot write its record: Is a directory"
+        assert copies(bed) == []
+        obstacle.rmdir()
+    again = bed.wait_child("ready")
+    assert copies(bed) == [again["pid"]]
+
+
 def test_a_keeper_at_rest_does_not_wake_up(bed: Bed) -> None:
     keeper = bed.keeper()
     with bed.client() as client:

@@ -80,6 +80,12 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory() -> None:
         ({"argv": ["a"], "stop": {"grace": "1"}}, "stop.grace is not a number"),
         ({"argv": ["a"], "ready": "port:0"}, "ready is neither"),
         ({"argv": ["a"], "ready": "soon"}, "ready is neither"),
+        ({"argv": ["a"], "cwd": None}, "cwd is not a text"),
+        ({"argv": ["a"], "output": 3}, "output is not a text"),
+        ({"argv": ["a"], "limits": {"files": "many"}}, "limits.files is not"),
+        ({"argv": ["a"], "limits": 3}, "limits.files is not"),
+        ({"argv": ["a"], "port": True}, "port is not a number"),
+        ({"argv": ["a"], "restart": {"never_on_exit": ["78"]}}, "restart.never_on_exit is not"),
     ],
 )
 def test_a_wrong_spec_is_refused(spec: Any, message: str) -> None:

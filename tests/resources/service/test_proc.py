@@ -1,0 +1,87 @@
+"""What is read of /proc about processes and ports, with real ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from resources.service import proc
+from tests.beds.processes import Spawned, wait_until
+from tests.resources.service.beds import DEADLINE
+
+pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
+
+
+def test_a_process_is_its_pid_and_its_start_time() -> None:
+    ticks = proc.start_ticks(os.getpid())
+    assert proc.is_alive(os.getpid(), ticks)
+    assert ticks is not None
+    assert not proc.is_alive(os.getpid(), ticks + 1)
+    assert not proc.is_alive(None, ticks)
+    assert not proc.is_alive(os.getpid(), None)
+
+
+def test_a_zombie_counts_as_gone() -> None:
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    try:
+        wait_until(lambda: proc.process_state(pid) == "Z", DEADLINE, "the zombie")
+        assert proc.start_ticks(pid) is None
+        assert pid not in proc.group_members(os.getpgid(0))
+    finally:
+        os.waitpid(pid, 0)
+    assert proc.process_state(pid) is None
+
+
+def test_a_program_is_named_without_its_arguments(spawned: Spawned) -> None:
+    popen = spawned.start(["sleep", "1000.25"])
+    wait_until(lambda: proc.program(popen.pid) == "sleep", DEADLINE, "exec")
+    assert proc.program(2**22 + 1) == "unknown program"
+
+
+def test_one_variable_is_read_exactly(spawned: Spawned) -> None:
+    popen = spawned.start(["sleep", "1000"], env={"A": "1=2\n3", "AB": "x", "PATH": os.environ["PATH"]})
+    wait_until(lambda: proc.program(popen.pid) == "sleep", DEADLINE, "exec")
+    assert proc.environ_value(popen.pid, "A") == "1=2\n3"
+    assert proc.environ_value(popen.pid, "B") is None
+    assert popen.pid in proc.processes_with("A", "1=2\n3")
+
+
+@pytest.mark.parametrize(
+    ("address", "dialled"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.1.2.3", "127.1.2.3"), ("::1", "::1"), ("::", "::1")],
+)
+def test_a_listener_is_found_with_its_owner_and_where_to_dial_it(
+    free_port: Callable[[], int], address: str, dialled: str
+) -> None:
+    port = free_port()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    if family == socket.AF_INET6 and not os.path.exists("/proc/net/if_inet6"):
+        pytest.skip("this machine has no IPv6")
+    assert proc.port_owner(port) is None
+    assert proc.listening_hosts(port) == ()
+    with socket.socket(family) as server:
+        server.bind((address, port))
+        assert proc.port_owner(port) is None
+        server.listen()
+        assert proc.port_owner(port) == os.getpid()
+        assert proc.port_owner(port, os.getpid()) == os.getpid()
+        assert proc.port_owner(port, 1) == os.getpid()
+        assert port in proc.listening_ports()
+        assert proc.listening_hosts(port) == (dialled,)
+        assert proc.group_owns_port(os.getpgid(0), port)
+    assert proc.port_owner(port) is None
+
+
+def test_the_port_of_a_childs_child_is_its_groups(spawned: Spawned, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    code = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(1000)"
+    shell = spawned.start(["sh", "-c", '"$0" -S -c "$1"; exit 1', sys.executable, code], start_new_session=True)
+    owner = wait_until(lambda: proc.port_owner(port), DEADLINE, "the listener")
+    spawned.take(owner)
+    assert owner != shell.pid
+    assert proc.group_owns_port(shell.pid, port)
+    assert not proc.group_owns_port(os.getpgid(0), port)
