@@ -29,12 +29,11 @@ class _Signals:
 
 def main() -> int:
     """Runs the command line of this process and returns its exit code. Never raises but SystemExit of the command itself."""
+    _open_streams()
     signals = _Signals()
     _end_on_sigterm(signals)
     try:
-        code = _run(sys.argv[1:])
-        sys.stdout.flush()
-        return code
+        return _finish(_run(sys.argv[1:]))
     except SystemExit as end:
         return _end(signals, end)
     except BaseException as err:
@@ -119,6 +118,20 @@ def terminal() -> dict[str, object]:
     }
 
 
+def _open_streams() -> None:
+    """Gives standard streams that were closed from outside to /dev/null: else the next file that is opened, a journal for one,
+    would get their number, and what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - for the whole process
+
+
 def _end_on_sigterm(signals: _Signals) -> None:
     """Lets SIGTERM end the process by an exception, so that `finally` runs; commands that serve take the signal themselves."""
     import _signal  # type: ignore[import-not-found]  # what `signal` is made of, without its enums
@@ -133,17 +146,22 @@ def _end_on_sigterm(signals: _Signals) -> None:
 
 
 def _end(signals: _Signals, end: SystemExit) -> int:
-    """The exit code that `end` asks for, once all output is out."""
+    """The exit code that `end` asks for."""
     if signals.terminated:
         return TERMINATED
+    if end.code is None or isinstance(end.code, int):
+        return _finish(end.code or 0)
+    sys.stderr.write(f"{end.code}\n")
+    return _finish(1)
+
+
+def _finish(code: int) -> int:
+    """`code`, once all output is out: what is still buffered would fail at exit, when no one can say why."""
     try:
         sys.stdout.flush()
     except OSError as err:
         return _output_failed(err)
-    if end.code is None or isinstance(end.code, int):
-        return end.code or 0
-    sys.stderr.write(f"{end.code}\n")
-    return 1
+    return code
 
 
 def _boundary(signals: _Signals, err: BaseException) -> int:
