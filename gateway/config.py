@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from gateway.wire import json5
 from gateway.wire.connect import AuthMode, Secret
 
 DEFAULT_PORT = 18789
-# The real product has no limit; a hundred times the largest config seen, and small enough to parse within a second.
-MAX_CONFIG_BYTES = 4 * 1024 * 1024
+# The real product has no limit. Twenty times the largest config seen, and less than a second of reading, during which
+# the event loop stands still.
+MAX_CONFIG_BYTES = 1024 * 1024
 SENTINEL = "__OPENCLAW_REDACTED__"
 
 LEVELS = ("silent", "fatal", "error", "warn", "info", "debug", "trace")
@@ -243,7 +245,7 @@ def _invalid(path: str, raw: bytes, issues: tuple[Issue, ...]) -> Snapshot:
 
 def _decode(raw: bytes) -> str:
     if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError((Issue("", f"the file is larger than {MAX_CONFIG_BYTES // 1024 // 1024} MiB"),))
+        raise ConfigError((Issue("", f"the file is larger than {MAX_CONFIG_BYTES // 1024} KiB"),))
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as err:
@@ -462,6 +464,7 @@ def redact(value: Any, *, sensitive: bool = False) -> Any:
     return value
 
 
+@lru_cache(maxsize=1)
 def redact_text(text: str) -> str:
     """The text of a valid config with the secrets replaced in place, comments and all else kept."""
     pieces: list[str] = []

@@ -6,6 +6,7 @@ connection. Heads and bodies are bounded, and so is the time for each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import orjson
 import trio
 
 from gateway.health import Health
-from gateway.transport import MAX_HEAD_BYTES, linger
+from gateway.transport import MAX_HEAD_BYTES, is_local_direct, linger
 from gateway.wire.connect import AuthMode, Secret
 
 # No route takes a body; a small one (a probe that posts) is read and dropped, so that the connection stays usable.
@@ -50,8 +51,8 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def answer(method: str, target: str, authorization: str | None, health: Health, secret: Secret) -> Response:
-    """The response to one request. `authorization` is that header; only `Bearer <secret>` is known."""
+def answer(method: str, target: str, *, trusted: bool, health: Health) -> Response:
+    """The response to one request; `trusted` ones see everything."""
     path = target.partition("?")[0]
     if path not in ("/health", "/health/live", "/health/ready"):
         return Response(status=404, body=b"Not Found")
@@ -62,12 +63,15 @@ def answer(method: str, target: str, authorization: str | None, health: Health, 
     status = 200 if health.ready() else 503
     if path == "/health/ready":
         return _json(status, {"status": "ready" if health.ready() else health.word()})
-    return _json(status, health.report() if _may_see(authorization, secret) else {"status": health.word()})
+    return _json(status, health.report() if trusted else {"status": health.word()})
 
 
-def _may_see(authorization: str | None, secret: Secret) -> bool:
-    scheme, _, value = (authorization or "").partition(" ")
-    return secret.mode is not AuthMode.NONE and scheme.lower() == "bearer" and secret.matches(value.strip())
+def is_trusted(headers: Mapping[str, str], address: str, secret: Secret) -> bool:
+    """Whether a request shows the secret; where there is none, whether a program of this host sends it."""
+    if secret.mode is AuthMode.NONE:
+        return "origin" not in headers and is_local_direct(address, headers.get("host"), frozenset(headers))
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and secret.matches(value.strip())
 
 
 def _json(status: int, data: Any) -> Response:
@@ -76,7 +80,7 @@ def _json(status: int, data: Any) -> Response:
     )
 
 
-async def serve(stream: trio.abc.Stream, head: bytes, health: Health, secret: Secret) -> None:
+async def serve(stream: trio.abc.Stream, head: bytes, address: str, health: Health, secret: Secret) -> None:
     """Answer the requests of one connection, the first of which begins with `head`, until either side has enough.
 
     It closes nothing: the caller owns the stream. Cancelled, it leaves in the middle of whatever it was doing.
@@ -94,13 +98,12 @@ async def serve(stream: trio.abc.Stream, head: bytes, health: Health, secret: Se
         if isinstance(request, Response):
             await _send(stream, conn, request, head_only=False)
             return
-        headers = dict(request.headers)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
         response = answer(
             request.method.decode("ascii", "replace"),
             request.target.decode("ascii", "replace"),
-            _text(headers.get(b"authorization")),
-            health,
-            secret,
+            trusted=is_trusted(headers, address, secret),
+            health=health,
         )
         wanted = await _drop_body(stream, conn)
         if not wanted:
@@ -169,7 +172,3 @@ async def _send(stream: trio.abc.Stream, conn: h11.Connection, response: Respons
         data += conn.send(h11.Data(data=response.body)) or b""
     data += conn.send(h11.EndOfMessage()) or b""
     await stream.send_all(data)
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1")

@@ -181,11 +181,12 @@ class Reloader:
 
 
 def configure_log(runtime: Runtime, settings: Settings) -> None:
-    """Make the log what the settings say."""
+    """Make the log what the settings say. A secret that waits for a restart is masked beside the one in use."""
+    started = runtime.config.started.settings
     runtime.log.configure(
         level=settings.level,
         console_level=settings.console_level,
         console_style=settings.console_style,
         directory=log_directory(settings.log_file, runtime.environ),
-        secrets=(settings.secret.value,),
+        secrets=(settings.secret.value, started.secret.value if started else ""),
     )

@@ -246,7 +246,7 @@ class Server:
             return
         headers = _upgrade(head)
         if headers is None:
-            await http.serve(stream, head, self._services.health, self._secret)
+            await http.serve(stream, head, peer_address(stream), self._services.health, self._secret)
         elif isinstance(headers, http.Response):
             await http.refuse(stream, headers)
         else:
@@ -274,8 +274,8 @@ class Server:
         try:
             if await self._handshake(session, visitor):
                 await self._converse(session, nursery)
-        except trio_websocket.ConnectionClosed:
-            pass
+        except (trio_websocket.ConnectionClosed, LocalProtocolError):
+            pass  # either side closed; where it was ours, in the middle of an answer, the close goes on below
         finally:
             self._sessions.discard(session)
             self._leave(session)

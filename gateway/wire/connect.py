@@ -1,7 +1,7 @@
 """Who is let in: the params of `connect`, and the decision on them, with the real product's texts and close codes.
 
 Pure: what the decision needs of the world (the secret, the nonce, the time, where the client sits) comes in as
-values. Order of the checks: schema, protocol, role, origin, secret, device, scopes.
+values. Order of the checks: schema, protocol, role, origin, device, secret, pairing, scopes.
 
 Device identity is not verified by this version (it needs Ed25519). Three consequences, each narrow and each in
 `docs/explanation/gateway-differences.md`: a device block is checked for everything but its signature and gives no
@@ -160,8 +160,9 @@ def decide(params: Any, secret: Secret, peer: Peer) -> Client | Refusal:
     refused = (
         _refuse_shape(data)
         or _refuse_origin(data["client"], peer)
-        or _refuse_secret(data, secret, peer)
         or _refuse_device(data, peer)
+        or _refuse_secret(data, secret, peer)
+        or _refuse_unpaired(data, peer)
     )
     return refused or _client(data, peer)
 
@@ -261,10 +262,14 @@ def _refuse_device(data: dict[str, Any], peer: Peer) -> Refusal | None:
         return _device_refusal("device nonce required")
     if nonce is not None and nonce != peer.nonce:
         return _device_refusal("device nonce mismatch")
-    if not peer.local:
-        # A device from elsewhere needs an approval, and this version keeps no devices to approve.
-        return Refusal(code=NOT_PAIRED, message="pairing required", cause="pairing-required")
     return None
+
+
+def _refuse_unpaired(data: dict[str, Any], peer: Peer) -> Refusal | None:
+    """A device from elsewhere needs an approval, and this version keeps no devices to approve."""
+    if data.get("device") is None or peer.local:
+        return None
+    return Refusal(code=NOT_PAIRED, message="pairing required", cause="pairing-required")
 
 
 def _device_refusal(message: str) -> Refusal:

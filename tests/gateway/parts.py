@@ -114,8 +114,13 @@ class Caller:
 async def caller(inside: Inside, *, lockstep: bool = False) -> AsyncIterator[Caller]:
     """A WebSocket to the gateway, nothing said yet but the challenge. `lockstep`: the wire holds nothing on its own."""
     near, far = lockstep_stream_pair() if lockstep else memory_stream_pair()
+
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        await inside.server.serve(far)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(inside.server.serve, far)
+        await nursery.start(serve)
         ws = await trio_websocket.wrap_client_stream(nursery, near, "localhost", "/any/path", max_message_size=2**25)  # type: ignore[arg-type]
         yield Caller(ws)
         await near.aclose()

@@ -117,7 +117,7 @@ def test_everything_wrong_is_said_with_its_path_and_nothing_of_it_is_in_force(
     ("raw", "message"),
     [
         (b"\xff\xfe{\x00}\x00", "the file is not UTF-8: byte 0 is not valid"),
-        (b"{" + b" " * MAX_CONFIG_BYTES + b"}", "the file is larger than 4 MiB"),
+        (b"{" + b" " * MAX_CONFIG_BYTES + b"}", "the file is larger than 1024 KiB"),
         (b"\xef\xbb\xbf{}", None),
         (b"{\r\n\t}\r\n", None),
     ],
