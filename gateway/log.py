@@ -81,7 +81,7 @@ class DailyFile:
             self._fd = -1
 
     def _append(self, line: bytes) -> int:
-        """One `write`; how much of it reached the file. The place where tests put a disk that is full."""
+        """One `write`; how much of it reached the file, which on a full disk is less than all."""
         return os.write(self._fd, line)
 
     def _open_current(self) -> None:

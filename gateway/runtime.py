@@ -22,8 +22,6 @@ class Runtime:
         listening: the URLs that are served, once they are.
         stopping: no new work is taken.
         health_version: rises with every health snapshot that was broadcast.
-        refresh_health: ask for a fresh snapshot in the background; set by the server.
-        reload: read the config now; set by the reloader.
     """
 
     version: str
