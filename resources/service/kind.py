@@ -34,7 +34,7 @@ class ServiceKind:
     name: ClassVar[str] = "service"
     sections: ClassVar[frozenset[str]] = frozenset({"service"})
     external: ClassVar[bool] = False
-    # The probe of a broken gateway (docs/explanation/design.md, the loop).
+    # A broken gateway is probed at least this often, so that it serves soon after its cause is gone.
     backoff_cap_seconds: ClassVar[float] = 45.0
 
     program: Callable[[Host], Program] = builtin_program

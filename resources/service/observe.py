@@ -216,7 +216,8 @@ def _condition(kind: str, reason: str, message: str) -> Condition:
 def _said(hold: Mapping[str, Any]) -> str:
     why = f": {hold['why']}" if hold.get("why") else ""
     at = f" at {moment(hold['at'])}" if hold.get("at") else ""
-    return f"stopped by {hold.get('who') or 'somebody'}{at}{why}"
+    role = "operator " if hold.get("by") == "operator" else ""
+    return f"stopped by {role}{hold.get('who') or 'somebody'}{at}{why}"
 
 
 def down_text(child: Child) -> str:
@@ -275,7 +276,8 @@ def _state_for_people(child: Child) -> str:
 
 def _limits_shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:
     limits = spec.service.limits if spec is not None else None
-    files: dict[str, Any] = {"declared": limits.files if limits is not None else None, "held": None}
+    told = child.record["spec"]["limits"].get("files") if child.record is not None else None
+    files: dict[str, Any] = {"declared": limits.files if limits is not None else told, "held": None}
     if child.pid is not None:
         try:
             files["held"] = rlimits.prlimit(child.pid, rlimits.RLIMIT_NOFILE)[0]

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from resources.service import proc
 from resources.service.keeper import process, protocol
@@ -88,16 +89,16 @@ def read_holder(path: str) -> tuple[int | None, int | None]:
     return None, None
 
 
-def answers(socket_path: str, seconds: float, give_up: object = None) -> bool:
+def answers(socket_path: str, seconds: float, give_up: Callable[[], bool]) -> bool:
     """Whether a keeper says hello on the socket within `seconds`; one that is just starting gets the whole time.
 
-    `give_up`, a function, ends the waiting early by returning True: there is nobody left to wait for.
+    `give_up` ends the waiting early by returning True: there is nobody left to wait for.
     """
     limit = time.monotonic() + seconds
     while (left := limit - time.monotonic()) > 0:
         if _hello(socket_path, left):
             return True
-        if callable(give_up) and give_up():
+        if give_up():
             return False
         time.sleep(_LOOK_SECONDS)
     return False

@@ -18,6 +18,7 @@ import trio
 
 from reconciler.desired import Desired, Limits, Restart, SecretRef, Stop
 from reconciler.errors import StaleError, TemporaryError, TerminalError
+from reconciler.host import StatePaths
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Action, Cause, Difference, Impact, Key, Secret
 from resources.service import control, prepared, proc
@@ -156,6 +157,21 @@ async def test_declared_stopped_is_only_prepared_and_starts_later_with_one_diffe
     assert gateways(bench) == []
     assert await bench.verbs(document(port, state="stopped")) == []
     assert await bench.ready(document(port, state="stopped")) == "Stopped"
+
+
+async def test_a_state_directory_too_deep_for_a_socket_gets_it_in_the_runtime_directory(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    deep = bench.directory / "state" / ("d" * 100)
+    host = replace(bench.world.host, state=StatePaths(deep))
+    bench.world = replace(bench.world, host=host)
+    desired = document(free_port())
+    await bench.apply(desired)
+    assert await bench.ready(desired) == "Ready"
+    assert {path.name for path in host.runtime_directory.rglob("*.sock")} == {"keeper.sock", "notify.sock"}
+    assert await bench.verbs(desired) == []
+    await control.stop_all(host)
+    assert list(host.runtime_directory.rglob("*.sock")) == []
 
 
 @pytest.mark.parametrize(("code", "error"), [("78", TerminalError), ("3", TemporaryError)])
@@ -461,7 +477,7 @@ async def test_a_stop_by_a_person_suspends_it_until_he_starts_it(bench: Bench, f
     assert await bench.verbs(desired) == []
     (condition,) = step.observation.conditions
     assert (condition.type, condition.reason) == ("Suspended", "StoppedByOperator")
-    assert condition.message.startswith("stopped by ann at 2")
+    assert condition.message.startswith("stopped by operator ann at 2")
     assert condition.message.endswith(": new disk")
     assert await bench.ready(desired) == "Suspended"
     assert (await control.start(bench.world))["state"] == "ready"

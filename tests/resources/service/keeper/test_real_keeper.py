@@ -414,6 +414,32 @@ def test_the_socket_is_for_this_user_and_its_folder_too(bed: Bed) -> None:
     assert bed.socket.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_peer_of_another_user_is_turned_away_even_where_the_files_let_him_in(bed: Bed) -> None:
+    if os.getuid() != 0:
+        # Only root can be somebody else; for all others the mode of the folder is all that can be seen.
+        assert bed.state.stat().st_mode & 0o077 == 0
+        return
+    bed.keeper()
+    for path in (bed.state, bed.state / "reconciler", bed.socket.parent):
+        path.chmod(0o711)
+    bed.socket.chmod(0o666)
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.settimeout(DEADLINE)
+            try:
+                stranger.connect(str(bed.socket))
+                answer = stranger.recv(1)
+            except ConnectionResetError:
+                answer = b""
+            except OSError:
+                answer = b"?"
+        os._exit(len(answer))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert "refused a connection of user 65534" in bed.log()
+
+
 def test_a_peer_of_the_version_before_is_understood_and_of_another_refused(bed: Bed) -> None:
     bed.keeper()
     with bed.client((protocol.VERSION - 1,)) as old:
