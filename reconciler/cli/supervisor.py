@@ -82,7 +82,6 @@ class Supervisor:
         self._news = trio.Event()
         self._names: tuple[str, ...] = ()
         self._identity: Identity | None = None
-        self._remembered = ""
         self.stopped = trio.Event()
         self.on_exit: str | None = None
         self.signal: int | None = None
@@ -134,16 +133,12 @@ class Supervisor:
         self._names = loaded.names
         source = self._runtime.source(loaded)
         mark = f"{loaded.digest}:{source(b'mark').digest}"
-        return Found(source=source, mark=mark, files=loaded.files, remember=lambda: self._remember(loaded, mark))
+        return Found(source=source, mark=mark, files=loaded.files, remember=lambda: self._remember(loaded))
 
-    def _remember(self, loaded: Loaded, mark: str) -> None:
+    def _remember(self, loaded: Loaded) -> None:
         from reconciler.document.load import write_cache
 
-        # The cache is keyed by bytes: a changed comment makes it worthless as well.
-        key = f"{mark}:{sorted(loaded.texts.items())!r}"
-        if key != self._remembered:
-            write_cache(self._session.host().state.cache, loaded, self._session.environ)
-            self._remembered = key
+        write_cache(self._session.host().state.cache, loaded, self._session.environ)
 
     # The control API (reconciler.control.calls.Handlers)
 

@@ -19,7 +19,7 @@ import trio
 from reconciler.engine import account, recovery
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal, located, unmanaged_notes
-from reconciler.engine.lock import WriterLock
+from reconciler.engine.lock import WriterLock, holder
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, roll_back
@@ -171,7 +171,10 @@ class Engine:
         Raises: as `apply`.
         """
         compared = False
-        if self._journal is None and not self.host.state.journal.exists():
+        if self._journal is not None or self.host.state.journal.exists():
+            if (outcome := await self._already(source, request)) is not None:
+                return outcome, None
+        else:
             # Nothing may be written before it is known that nothing forbids it, and a journal is something.
             await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
             compared = True
@@ -264,13 +267,40 @@ class Engine:
             tail = f" (and {len(more)} more)" if more else ""
             raise BlockedError(first.message + tail, hint=first.hint or None)
 
-    async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
-        """No action: at most there is a generation to record, because the document says something new that is true already."""
+    async def _already(self, source: Source, request: Request) -> Outcome | None:
+        """The outcome where there is nothing to do and nothing to record, found without the lock and without any write."""
+        reader = self._journal or await _thread(partial(Journal.open_reader, self.host.state.journal))
+        if reader is None:
+            return None
+        try:
+            goal = source(reader.salt)
+            planned = await self.plan(goal, reader)
+            plan = planned.plan
+            if plan.actions or plan.blocked or plan.unknown or request.expected is not None:
+                return None
+            left_open = await _thread(reader.open_runs)
+            if left_open and holder(self.host.state.ours / "verify.lock") is None:
+                return None
+            if not await self._is_known(goal, reader):
+                return None
+            if await _thread(partial(reader.quarantined, goal.digest)) is not None:
+                return None
+            return Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation)
+        finally:
+            if reader is not self._journal:
+                await _thread(reader.close)
+
+    async def _is_known(self, goal: Goal, journal: Journal) -> bool:
+        """True when this very document is in force, or applied and being watched."""
         last = await _thread(journal.last_generation)
         confirmed = await _thread(journal.last_confirmed)
-        number = confirmed.number if confirmed is not None else 0
-        watched = last is not None and last.result is Result.VERIFYING and last.digest == planned.goal.digest
-        known = watched or (confirmed is not None and confirmed.digest == planned.goal.digest)
+        watched = last is not None and last.result is Result.VERIFYING and last.digest == goal.digest
+        return watched or (confirmed is not None and confirmed.digest == goal.digest)
+
+    async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
+        """No action: at most there is a generation to record, because the document says something new that is true already."""
+        number = planned.plan.generation
+        known = await self._is_known(planned.goal, journal)
         if not known and not planned.plan.unknown and not planned.plan.actions:
             number = await self._record(planned.goal, request, journal, Result.CONFIRMED)
             await _thread(

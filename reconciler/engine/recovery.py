@@ -37,7 +37,8 @@ async def recover(engine: Engine, goal: Goal) -> None:
     """Ends every run that its writer left open. The caller holds the writer lock and is about to lead to `goal`.
 
     A window that nobody watches any more is waited out and confirmed or rolled back, unless the caller brings another
-    document: that supersedes it, and the rollback target stays the last confirmed generation.
+    document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
+    confirmed generation.
     """
     for found in await _thread(engine.journal().open_runs):
         for intent in found.intents:
@@ -117,6 +118,13 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
                 partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, "another document came")
             )
         await _end(engine, run, Result.SUPERSEDED, "another document came before its window was over")
+        return
+    if (await engine.plan(goal, journal)).plan.actions:
+        # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
+        # The run that comes now leads there again, and opens a window of its own.
+        reason = "the host moved before its window was over, and nobody watched"
+        await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
+        await _end(engine, run, Result.SUPERSEDED, reason)
         return
     steps = tuple(
         StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)

@@ -1,0 +1,198 @@
+"""One operator's host for end-to-end tests: a document, a state directory, and the real `openclaw` in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.beds.processes import Spawned, wait_until
+
+OPENCLAW = Path(sys.executable).parent / "openclaw"
+TOKEN = "e2e-token-0123456789abcdef0123456789abcdef"
+
+DOCUMENT = """\
+version: 1
+service: {{manager: embedded, restart: {{delay: 200ms, max_delay: 2s}}, stop: {{drain: 2s, grace: 2s}}}}
+gateway:
+  port: {port}
+  auth: {{mode: token, token: {{env: E2E_TOKEN}}}}
+logging:
+  level: info
+policy: {{verify: {verify}}}
+"""
+
+
+@dataclass
+class Answer:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass
+class Site:
+    """A host. `state` is its state directory, the document lies beside it in `home`."""
+
+    home: Path
+    state: Path
+    port: int
+    spawned: Spawned
+    base: Mapping[str, str]
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def document(self) -> Path:
+        return self.home / "openclaw.yaml"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            **self.base,
+            "OPENCLAW_STATE_DIR": str(self.state),
+            "E2E_TOKEN": TOKEN,
+            "USER": "operator",
+            **self.extra,
+        }
+
+    def write(self, text: str | None = None, *, verify: str = "1s", **values: Any) -> str:
+        """Writes the document: `text`, or the usual one with these values. Returns it."""
+        text = text if text is not None else DOCUMENT.format(port=values.pop("port", self.port), verify=verify)
+        self.document.write_text(text, encoding="utf-8")
+        return text
+
+    def edit(self, old: str, new: str) -> None:
+        """Replaces a part of the document, as an editor does that writes in place."""
+        text = self.document.read_text()
+        assert old in text
+        self.document.write_text(text.replace(old, new))
+
+    def run(self, *argv: str | Path, timeout: float = 60, cwd: Path | None = None, stdin: str = "") -> Answer:
+        """Runs `openclaw ARGV` to its end."""
+        done = subprocess.run(
+            [OPENCLAW, *argv],
+            cwd=cwd or self.home,
+            env=self.environ,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def apply(self, *argv: str, code: int = 0) -> Any:
+        """`openclaw apply --yes --json`, whose exit code must be `code`; its answer."""
+        answer = self.run("apply", "--yes", "--json", *argv)
+        assert answer.code == code, (answer.code, answer.out, answer.err)
+        return answer.json if answer.out else None
+
+    def plan(self, *argv: str, code: int = 0) -> Any:
+        """`openclaw plan --json`, whose exit code must be `code`; its answer."""
+        answer = self.run("plan", "--json", *argv)
+        assert answer.code == code, (answer.code, answer.out, answer.err)
+        return answer.json
+
+    def service(self) -> Any:
+        """`openclaw service status --json`."""
+        answer = self.run("service", "status", "--json")
+        assert answer.code == 0, answer.err
+        return answer.json
+
+    def config(self) -> Any:
+        """What the running gateway says its config is (`config.get`)."""
+        answer = self.run("gateway", "call", "config.get")
+        assert answer.code == 0, answer.err
+        return answer.json["config"]
+
+    def supervisor(self, *argv: str) -> Supervisor:
+        """Starts `openclaw run` and waits until it has looked once."""
+        log = self.home / "supervisor.log"
+        with log.open("ab") as file:
+            process = self.spawned.start(
+                [OPENCLAW, "run", *argv],
+                cwd=self.home,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        supervisor = Supervisor(self, process, log)
+        wait_until(
+            lambda: '"watching"' in supervisor.text() or process.poll() is not None, 20, "the supervisor watches"
+        )
+        assert process.poll() is None, supervisor.text()
+        return supervisor
+
+    def health(self, port: int | None = None, secret: str | None = None) -> tuple[int, Any]:
+        """Status and body of `GET /health`; status 0 where nobody answers."""
+        request = urllib.request.Request(f"http://127.0.0.1:{port or self.port}/health")
+        if secret is not None:
+            request.add_header("Authorization", f"Bearer {secret}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as err:
+            with err:
+                return err.code, json.load(err)
+        except OSError:
+            return 0, None
+
+    def gateway_pid(self) -> int | None:
+        """The process of the gateway, as it says itself."""
+        _status, body = self.health(secret=TOKEN)
+        return body.get("pid") if body else None
+
+    def wait_healthy(self, port: int | None = None) -> None:
+        """Waits until the gateway answers that it is well."""
+        wait_until(lambda: self.health(port)[0] == 200, 20, f"a healthy gateway on {port or self.port}")
+
+    def generations(self) -> list[Any]:
+        """`openclaw history --json`, newest first."""
+        answer = self.run("history", "--json")
+        assert answer.code == 0, answer.err
+        found: list[Any] = answer.json["generations"]
+        return found
+
+
+@dataclass
+class Supervisor:
+    """A running `openclaw run`."""
+
+    site: Site
+    process: subprocess.Popen[Any]
+    log: Path
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def events(self) -> list[Any]:
+        """The lines of its log."""
+        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+
+    def wait_event(self, found: Callable[[Any], bool], what: str, seconds: float = 20) -> Any:
+        """Waits for a log line."""
+        return wait_until(lambda: next((event for event in self.events() if found(event)), None), seconds, what)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Ends it and returns its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,217 @@
+"""Plan and apply on a real gateway: what is shown is what happens, once, and a second time nothing does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.beds.site import OPENCLAW, TOKEN, Site
+from tests.beds.strace import strace_writes
+
+pytestmark = pytest.mark.real
+
+
+def files_of(directory: Path) -> dict[str, tuple[int, int]]:
+    """Every file below `directory` with inode and mtime, without SQLite's side files and what a running gateway writes."""
+    skipped = ("-wal", "-shm", ".log")
+    return {
+        str(path.relative_to(directory)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not path.name.endswith(skipped) and "keeper" not in path.parts
+    }
+
+
+@pytest.mark.req("PLAN-1", "PLAN-2", "SVC-7")
+def test_from_nothing_to_a_running_gateway_and_then_nothing_more(site: Site) -> None:
+    site.write()
+    planned = site.plan()
+    assert [action["id"] for action in planned["actions"]] == ["gateway-config/gateway:write", "service/gateway:start"]
+    assert not (site.state / "reconciler").exists()
+    done = site.apply()
+    assert done["result"] == "confirmed"
+    assert [action["id"] for action in done["actions"]] == [action["id"] for action in planned["actions"]]
+    assert site.health() == (200, {"status": "ok"})
+    before = files_of(site.state)
+    again = site.apply()
+    assert again["actions"] == []
+    assert again["run"] is None
+    assert files_of(site.state) == before
+    answer = site.run("plan")
+    assert answer.out == "No changes: the host is as openclaw.yaml declares it (generation 1).\n"
+    assert (answer.code, answer.err) == (0, "")
+    assert site.run("plan", "--detailed-exitcode").code == 0
+
+
+@pytest.mark.req("PLAN-1", "PLAN-12", "PLAN-18", "PLAN-8")
+def test_commands_that_read_change_nothing(site: Site) -> None:
+    site.write()
+    site.apply()
+    commands = (
+        ["plan"],
+        ["plan", "--json"],
+        ["status"],
+        ["drift"],
+        ["validate"],
+        ["why", "service/gateway"],
+        ["history"],
+        ["diff", "1"],
+    )
+    for command in commands:
+        traced = strace_writes([OPENCLAW, *command], env=site.environ, cwd=site.home)
+        assert traced.returncode == 0, (command, traced.stderr)
+        assert traced.changes == (), command
+
+
+@pytest.mark.req("PLAN-1")
+def test_differences_are_exit_2_where_it_is_asked_for(site: Site) -> None:
+    site.write()
+    assert site.run("plan", "--detailed-exitcode").code == 2
+    assert site.run("plan").code == 0
+
+
+@pytest.mark.req("PLAN-10", "DOC-6")
+def test_comments_order_and_spaces_plan_nothing(site: Site) -> None:
+    text = site.write()
+    site.apply()
+    version, rest = text.split("\n", 1)
+    site.write(f"# a comment\n\n{rest}\n{version}   # at the end now\n")
+    assert site.plan()["actions"] == []
+    assert site.apply()["actions"] == []
+    assert len(site.generations()) == 1
+
+
+@pytest.mark.req("PLAN-10")
+def test_a_foreign_key_keeps_its_bytes_and_a_withdrawn_one_goes_back(site: Site) -> None:
+    site.write()
+    site.apply()
+    config = site.state / "openclaw.json"
+    text = config.read_text()
+    foreign = text.replace('"gateway": {', '// mine\n  "agents": {\'defaults\': {"x":   1,},},\n  "gateway": {', 1)
+    foreign = foreign.replace('"level": "info"', '"level": "info",\n    "consoleLevel": "error"', 1)
+    config.write_text(foreign)
+    site.edit("  level: info", "  level: info\n  console: {level: warn}")
+    site.apply()
+    assert config.read_text() == foreign.replace('"consoleLevel": "error"', '"consoleLevel": "warn"')
+    site.edit("\n  console: {level: warn}", "")
+    site.apply()
+    assert config.read_text() == foreign
+
+
+@pytest.mark.req("PLAN-2")
+def test_a_kept_plan_is_applied_exactly_and_once(site: Site) -> None:
+    site.write()
+    assert site.run("plan", "--out", "p.json").code == 0
+    assert (site.home / "p.json").stat().st_mode & 0o777 == 0o600
+    site.edit("level: info", "level: debug")
+    stale = site.run("apply", "p.json")
+    assert stale.code == 4, stale.err
+    assert "the document" in stale.err
+    assert not (site.state / "reconciler").exists()
+    site.edit("level: debug", "level: info")
+    done = site.run("apply", "p.json", "--json")
+    assert done.code == 0, done.err
+    kept = json.loads((site.home / "p.json").read_text())
+    assert [item["id"] for item in done.json["actions"]] == [item["id"] for item in kept["plan"]["actions"]]
+    again = site.run("apply", "p.json")
+    assert again.code == 4
+    assert "applied already" in again.err or "stale" in again.err
+
+
+@pytest.mark.req("PLAN-2")
+def test_a_kept_plan_names_what_moved_on_the_host(site: Site) -> None:
+    site.write()
+    site.apply()
+    site.edit("level: info", "level: debug")
+    assert site.run("plan", "--out", "p.json").code == 0
+    config = site.state / "openclaw.json"
+    config.write_text(config.read_text().replace('"level": "info"', '"level": "warn"'))
+    stale = site.run("apply", "p.json")
+    assert stale.code == 4
+    assert "gateway-config/gateway" in stale.err
+    assert '"warn"' in config.read_text()
+
+
+@pytest.mark.req("PLAN-1", "PLAN-2")
+def test_an_edited_plan_and_an_apply_without_a_terminal_are_refused(site: Site) -> None:
+    site.write()
+    assert site.run("plan", "--out", "p.json").code == 0
+    path = site.home / "p.json"
+    path.write_text(path.read_text().replace("18", "19", 1))
+    refused = site.run("apply", "p.json")
+    assert (refused.code, "edited" in refused.err) == (64, True)
+    refused = site.run("apply")
+    assert refused.code == 3
+    assert "--yes" in refused.err
+    assert refused.out == ""
+
+
+@pytest.mark.req("PLAN-1", "SVC-8", "GW-6")
+def test_a_new_port_is_a_restart_with_its_downtime_and_the_old_one_is_closed(site: Site, free_port: object) -> None:
+    assert callable(free_port)
+    site.write()
+    site.apply()
+    new = free_port()
+    site.write(port=new)
+    planned = site.plan()
+    restart = next(action for action in planned["actions"] if action["verb"] == "restart")
+    assert restart["impact"] == "restart"
+    downtime = [item for item in restart["consequences"] if item["what"] == "downtime"]
+    assert len(downtime) == 1
+    assert 0 < downtime[0]["amount"] < 30
+    assert restart["because"]["file"] == "openclaw.yaml"
+    assert restart["because"]["line"] == 4
+    site.apply()
+    assert site.health(new)[0] == 200
+    assert site.health(site.port)[0] == 0
+
+
+@pytest.mark.req("GW-6", "PLAN-13")
+def test_a_hot_change_keeps_the_process(site: Site) -> None:
+    site.write()
+    site.apply()
+    pid = site.gateway_pid()
+    site.edit("level: info", "level: debug")
+    done = site.apply()
+    assert [action["id"] for action in done["actions"]] == [
+        "gateway-config/gateway:write",
+        "gateway-config/gateway:reload",
+    ]
+    assert site.config()["logging"]["level"] == "debug"
+    assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("PLAN-17")
+def test_a_held_port_is_found_in_planning_and_its_holder_named(site: Site) -> None:
+    with socket.create_server(("127.0.0.1", site.port)):
+        site.write()
+        for command in (["plan"], ["apply", "--yes"]):
+            answer = site.run(*command)
+            assert answer.code == 3, (command, answer.out, answer.err)
+            assert f"process {os.getpid()} (" in answer.err
+        assert not (site.state / "reconciler").exists()
+        assert not (site.state / "openclaw.json").exists()
+    site.apply()
+
+
+@pytest.mark.req("PLAN-8")
+def test_a_commit_applies_and_history_says_who_and_which(site: Site) -> None:
+    git = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-C", str(site.home)]
+    site.write()
+    subprocess.run([*git, "init", "-q"], check=True, env=site.environ)
+    hook = site.home / ".git" / "hooks" / "post-commit"
+    hook.write_text(
+        f"#!/bin/sh\nexec {OPENCLAW} --file {site.document} apply --yes "
+        '--author "$(git log -1 --format=%an)" --commit "$(git rev-parse HEAD)" >apply.log 2>&1\n'
+    )
+    hook.chmod(0o755)
+    subprocess.run([*git, "add", "openclaw.yaml"], check=True, env=site.environ)
+    subprocess.run([*git, "commit", "-q", "-m", "first"], check=True, env=site.environ, timeout=60)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    first = site.generations()[0]
+    assert (first["author"], first["commit"], first["cause"], first["result"]) == ("Ada", commit, "commit", "confirmed")
+    assert TOKEN not in (site.home / "apply.log").read_text()
