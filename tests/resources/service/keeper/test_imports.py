@@ -1,0 +1,37 @@
+"""The keeper lives for months and must be small: it loads the standard library and itself, all of it at its start."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from resources.service import keeper
+from tests.beds.processes import run
+
+FOLDER = Path(keeper.__file__).parent
+
+
+@pytest.mark.req("SVC-7")
+def test_it_loads_the_standard_library_and_itself_only() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import resources.service.keeper.main; print(*set(sys.modules) - before)"
+    )
+    done = run([sys.executable, "-P", "-c", code])
+    assert done.returncode == 0, done.stderr
+    loaded = {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
+    own = {"resources", "resources.service", "resources.service.proc"}
+    assert {name for name in loaded - own if not name.startswith("resources.service.keeper")} == set()
+    assert not {"argparse", "asyncio", "ctypes", "logging", "subprocess", "threading"} & set(done.stdout.split())
+
+
+@pytest.mark.req("SVC-7")
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
+def test_it_imports_nothing_later(path: Path) -> None:
+    """An upgrade replaces files under a running keeper: what it would load then is of another version."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    late = [node for one in functions for node in ast.walk(one) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert late == []
