@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from reconciler.document import units
 from reconciler.document.masking import REFERENCE, looks_secret
-from reconciler.document.problems import closest, safe
+from reconciler.document.problems import safe
 from reconciler.document.units import BadValue, kind_of
 
 SECRET_EXPECTED = "{env: NAME}, {file: PATH}, {exec: [PROGRAM, ARGUMENT]} or ${NAME}"  # noqa: S105 - how a reference is written
@@ -47,7 +47,13 @@ class Checked:
             raise PydanticCustomError(
                 err.code,
                 "{message}",
-                {"message": err.message, "expected": err.expected, "hint": err.hint},
+                {
+                    "message": err.message,
+                    "expected": err.expected,
+                    "hint": err.hint,
+                    "given": err.given,
+                    "words": err.words,
+                },
             ) from None
 
 
@@ -123,15 +129,14 @@ def choice(*words: str) -> Checked:
         if not isinstance(value, str):
             hint = f'quote it: "{word}"' if (word := _word(value)) in words else ""
             raise BadValue(f"use {_shown(value)} here", expected=expected, hint=hint, code="wrong_type")
-        near = closest(value, words)
-        raise BadValue(f"use {_shown(value)} here", expected=expected, hint=f"did you mean '{near}'?" if near else "")
+        raise BadValue(f"use {_shown(value)} here", expected=expected, given=value, words=lambda: words)
 
     return Checked(check, {"type": "string", "enum": list(words)})
 
 
 def text(what: str = "a text", *, pattern: str | None = None, limit: int = 4096, empty: bool = False) -> Checked:
     """A text; `pattern` must match all of it."""
-    compiled = re.compile(pattern) if pattern else None
+    compiled = re.compile(pattern, re.ASCII) if pattern else None
 
     def check(value: Any) -> str:
         if not isinstance(value, str):

@@ -113,10 +113,10 @@ def _read(text: str, name: str) -> Mapping | None:
 def _with(data: Any, path: DocumentPath, value: Any) -> Any:
     """A copy of `data` with `value` at `path`."""
     data = copy.deepcopy(data)
-    at = data
+    at: Any = data
     for part, below in itertools.pairwise(path):
         child = at.get(part) if isinstance(at, dict) and isinstance(part, str) else None
-        if isinstance(at, list) and isinstance(part, int) and 0 <= part < len(at):
+        if _has_item(at, part):
             child = at[part]
         if child is None and isinstance(at, dict) and isinstance(below, str):
             child = at[part] = {}
@@ -124,13 +124,15 @@ def _with(data: Any, path: DocumentPath, value: Any) -> Any:
             _refuse(path, f"'{safe(str(part))}' holds no other values")
         at = child
     last = path[-1]
-    if (isinstance(at, dict) and isinstance(last, str)) or (
-        isinstance(at, list) and isinstance(last, int) and 0 <= last < len(at)
-    ):
+    if (isinstance(at, dict) and isinstance(last, str)) or _has_item(at, last):
         at[last] = value
     else:
         _refuse(path, "there is no such place")
     return data
+
+
+def _has_item(at: Any, part: str | int) -> bool:
+    return isinstance(at, list) and isinstance(part, int) and 0 <= part < len(at)
 
 
 def _refuse(path: DocumentPath, why: str) -> NoReturn:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -30,7 +30,8 @@ class Loaded:
     """One valid document.
 
     Attributes:
-        path: the main file as the operator named it.
+        path: the main file as it is opened.
+        name: the main file as the operator named it; every place is shown with it.
         desired: the desired state.
         digest: of the desired state with its overrides, without secrets.
         texts: each file's text; the key is its path relative to the main file's directory.
@@ -38,9 +39,11 @@ class Loaded:
         files: absolute paths of all files, the main one first.
         names: the environment variables that matter: overrides that may apply, and references to secrets.
         contents: the files' bytes by absolute path, as they were read.
+        cached: whether the cache made it; then there is no need to write it again.
     """
 
     path: str
+    name: str
     desired: Desired
     digest: str
     texts: Mapping[str, str]
@@ -48,6 +51,7 @@ class Loaded:
     files: tuple[str, ...]
     names: tuple[str, ...]
     contents: Mapping[str, bytes] = field(repr=False)
+    cached: bool = False
     _tree: list[MappingNode] = field(default_factory=list, repr=False, compare=False)
 
     def locate(self, path: DocumentPath) -> Position | None:
@@ -96,7 +100,7 @@ class Loaded:
             from reconciler.document.sources import read_document
             from reconciler.document.validate import mark_secrets
 
-            root = read_document(self.path, self.contents).root
+            root = read_document(self.path, self.contents, name=self.name).root
             assert root is not None, "these very bytes were valid before"
             _override(root, self.overrides)
             mark_secrets(root)
@@ -104,8 +108,10 @@ class Loaded:
         return self._tree[0]
 
 
-def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, cache: Path | None = None) -> Loaded:
-    """The document at `path` under the environment `environ`.
+def load(
+    path: str | os.PathLike[str], environ: Mapping[str, str], *, cache: Path | None = None, name: str | None = None
+) -> Loaded:
+    """The document at `path` under the environment `environ`; texts call it `name`, else as `path` does.
 
     `cache` is a file that `write_cache` may have written; it is only read, and ignored unless it is ours, private and
     fits every byte. Blocks on files; up to a second for the largest document.
@@ -113,16 +119,20 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, cache: Pat
     Raises:
         DocumentError: with all problems, in the order of their places.
     """
-    name = os.fspath(path)
+    opened = os.fspath(path)
+    name = opened if name is None else name
     if cache is not None:
         from reconciler.document.cache import read_cache
 
-        cached = read_cache(cache, os.path.abspath(name) if "\0" not in name else name, environ)
+        cached = read_cache(cache, os.path.abspath(opened) if "\0" not in opened else opened, environ)
         if cached is not None:
-            return _loaded(name, cached.canonical, cached.declared, cached.contents, cached.texts, cached.overrides)
+            found = _loaded(
+                opened, name, cached.canonical, cached.declared, cached.contents, cached.texts, cached.overrides
+            )
+            return replace(found, cached=True)
     from reconciler.document.sources import read_document
 
-    return _validated(name, read_document(name), environ)
+    return _validated(opened, name, read_document(opened, name=name), environ)
 
 
 def load_text(text: str, environ: Mapping[str, str], *, name: str = "openclaw.yaml") -> Loaded:
@@ -133,10 +143,12 @@ def load_text(text: str, environ: Mapping[str, str], *, name: str = "openclaw.ya
     """
     from reconciler.document.sources import read_text
 
-    return _validated(name, read_text(text, name), environ)
+    return _validated(name, name, read_text(text, name), environ)
 
 
-def load_edited(path: str | os.PathLike[str], environ: Mapping[str, str], edit: Edit) -> Loaded:
+def load_edited(
+    path: str | os.PathLike[str], environ: Mapping[str, str], edit: Edit, *, name: str | None = None
+) -> Loaded:
     """What `load` would give if `edit` were written; for checking an edit before it is.
 
     Raises:
@@ -144,15 +156,18 @@ def load_edited(path: str | os.PathLike[str], environ: Mapping[str, str], edit: 
     """
     from reconciler.document.sources import read_document
 
-    name = os.fspath(path)
-    return _validated(name, read_document(name, {edit.file: edit.text.encode()}), environ)
+    opened = os.fspath(path)
+    name = opened if name is None else name
+    return _validated(opened, name, read_document(opened, {edit.file: edit.text.encode()}, name=name), environ)
 
 
 def write_cache(cache: Path, loaded: Loaded, environ: Mapping[str, str]) -> bool:
     """Writes what lets the next `load` skip the schema; False when that was not possible, which is no failure.
 
-    Only commands that write anyway call it; its directory must exist.
+    Only commands that write anyway call it; its directory must exist. What came from the cache is there already.
     """
+    if loaded.cached:
+        return True
     from reconciler.document import cache as store
 
     desired = loaded.desired
@@ -170,7 +185,7 @@ def write_cache(cache: Path, loaded: Loaded, environ: Mapping[str, str]) -> bool
     )
 
 
-def _validated(name: str, reading: Reading, environ: Mapping[str, str]) -> Loaded:
+def _validated(path: str, name: str, reading: Reading, environ: Mapping[str, str]) -> Loaded:
     problems: list[Problem] = list(reading.problems)
     root = reading.root
     if root is None or not reading.whole:
@@ -183,12 +198,13 @@ def _validated(name: str, reading: Reading, environ: Mapping[str, str]) -> Loade
     result = validate(root)
     problems += result.problems
     if problems:
-        _fail(name, problems, reading)
+        _fail(name, problems, reading, result.uncounted)
     texts = {source.key: source.text for source in reading.sources}
-    return _loaded(name, result.canonical, result.declared, reading.contents, texts, overrides, root)
+    return _loaded(path, name, result.canonical, result.declared, reading.contents, texts, overrides, root)
 
 
 def _loaded(
+    path: str,
     name: str,
     canonical: Mapping[str, Any],
     declared: frozenset[DocumentPath],
@@ -202,7 +218,8 @@ def _loaded(
 
     named = {reference.value for _, reference in references(canonical) if reference.source == "env"}
     return Loaded(
-        path=name,
+        path=path,
+        name=name,
         desired=from_canonical(canonical, declared),
         digest=digest({"canonical": canonical, "declared": sorted(map(list, declared))}),
         texts=texts,
@@ -237,11 +254,11 @@ def _override(root: MappingNode, overrides: tuple[Override, ...]) -> tuple[Overr
     return tuple(applied)
 
 
-def _fail(name: str, problems: list[Problem], reading: Reading) -> NoReturn:
+def _fail(name: str, problems: list[Problem], reading: Reading, uncounted: int = 0) -> NoReturn:
     from reconciler.document.problems import safe, sort_problems
 
-    ordered = sort_problems(problems, [source.name for source in reading.sources])
-    count = len(set(problems))
+    ordered = sort_problems(problems, [source.name for source in reading.sources], uncounted=uncounted)
+    count = len(set(problems)) + uncounted
     raise DocumentError(f"cannot use {safe(name)}: {count} problem{'s' if count > 1 else ''}", ordered)
 
 

@@ -48,6 +48,9 @@ _SHAPES: Final = re.compile(
     r"|(?i:bearer|basic)\s+[\w.\-+/=]{8,}"
     r"|\b\d{8,10}:[\w\-]{30,}"
 )
+# No shape is shorter, and no key stands further in: searching megabytes would take a second.
+_SHORTEST: Final = 8
+_SEARCHED: Final = 65_536
 _URL_SECRET: Final = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^/\s:@]*:)([^/\s@]+)(@)", re.IGNORECASE)
 
 
@@ -67,6 +70,14 @@ def is_sensitive_variable(name: str) -> bool:
     return _VARIABLE.search(name) is not None
 
 
+def resembles_secret(name: str) -> bool:
+    """True when `name` may be a mistyped name of a secret."""
+    from difflib import get_close_matches
+
+    folded = name.replace("_", "").replace("-", "").lower()[:64]
+    return is_sensitive(name) or bool(get_close_matches(folded, _ENDINGS, n=1, cutoff=0.75))
+
+
 def is_reference_text(text: str) -> bool:
     """True for exactly `${NAME}`, or the same behind an authorization scheme."""
     return REFERENCE.fullmatch(text.removeprefix("Bearer ").removeprefix("Basic ")) is not None
@@ -74,7 +85,10 @@ def is_reference_text(text: str) -> bool:
 
 def looks_secret(value: Any) -> bool:
     """True for a text with the shape of a well-known key, or a URL with a password."""
-    return isinstance(value, str) and (_SHAPES.search(value) is not None or _URL_SECRET.search(value) is not None)
+    if not isinstance(value, str) or len(value) < _SHORTEST:
+        return False
+    head = value[:_SEARCHED]
+    return _SHAPES.search(head) is not None or ("@" in head and _URL_SECRET.search(head) is not None)
 
 
 def mask_text(text: str) -> str:
@@ -87,9 +101,6 @@ def mask_line(line: str, before: str = "") -> str:
 
     `before` is the line above: a text may go on from there.
     """
-    if len(line) > 10_000:
-        # Nobody reads such a line, and it may hold anything.
-        return line[:40] + MASK if not _PAIR.match(line.lstrip()) else MASK
     found = False
     at = 0
     while match := _PAIR.search(line, at):
@@ -128,7 +139,8 @@ def _harmless(value: str) -> bool:
     """References, openings of mappings, and words that cannot be a secret."""
     bare = value.split(" #", 1)[0].strip().rstrip(",}] ").strip("\"'")
     return (
-        value[0] in "{|>*#"
+        value == "{"
+        or value[0] in "|>*#"
         or bare in {"", "null", "~", "true", "false", MASK}
         or is_reference_text(bare + ("}" if bare.startswith("${") and not bare.endswith("}") else ""))
     )

@@ -27,6 +27,8 @@ MAX_DEPTH: Final = 60
 MAX_NODES: Final = 200_000
 # A 64-bit number has at most 20 digits; more is a mistake, and costs Python quadratic time.
 _MAX_DIGITS: Final = 20
+# Lines beyond this are quoted from a part of them, so that masking does not search megabytes for each problem.
+_LONG: Final = 2_000
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL = re.compile(r"0o[0-7]+")
@@ -75,6 +77,8 @@ class Source:
     def shown(self, number: int, column: int) -> tuple[str, int]:
         """One line with every secret in it masked, and where `column` went."""
         line, at = self.line(number), column
+        if len(line) > _LONG:
+            return self._shown_of_long(number, column)
         text = line
         for start, end in sorted(self.masked.get(number, ()), reverse=True):
             until = len(line) + 1 if end is None else end
@@ -83,6 +87,17 @@ class Source:
                 at = at - (until - start) + len(MASK) if column >= until else start
         masked = mask_text(text) if self.mapped else mask_line(text, self.line(number - 1))
         return masked, min(at, len(masked) + 1)
+
+    def _shown_of_long(self, number: int, column: int) -> tuple[str, int]:
+        """The surroundings of a column in a line that no person wrote; masked whole where a secret is near."""
+        start = max(0, column - 1 - _LONG // 2)
+        window = self.line(number)[start : start + _LONG]
+        near = any(
+            first <= start + _LONG and (end is None or end > start) for first, end in self.masked.get(number, ())
+        )
+        if near or not self.mapped:
+            return MASK, 1
+        return mask_text(window), column - start
 
     def problem(
         self, line: int, column: int, code: str, message: str, *, path: str = "", expected: str = "", hint: str = ""

@@ -6,7 +6,7 @@ control characters made visible, secrets masked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,11 @@ class Problem:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
-def sort_problems(problems: Iterable[Problem], files: Sequence[str] = ()) -> tuple[Problem, ...]:
+def sort_problems(problems: Iterable[Problem], files: Sequence[str] = (), *, uncounted: int = 0) -> tuple[Problem, ...]:
     """`problems` without repetitions, by place: files in the order of `files`, others (the environment) after them.
 
-    More than `MAX_PROBLEMS` are cut, and the last one says how many were left out.
+    More than `MAX_PROBLEMS` are cut, and the last one says how many were left out, with the `uncounted` that were never
+    made into problems.
     """
     rank = {name: number for number, name in enumerate(files)}
     last = len(rank)
@@ -64,7 +65,7 @@ def sort_problems(problems: Iterable[Problem], files: Sequence[str] = ()) -> tup
     )
     if len(ordered) <= MAX_PROBLEMS:
         return tuple(ordered)
-    left_out = len(ordered) - MAX_PROBLEMS
+    left_out = len(ordered) - MAX_PROBLEMS + uncounted
     more = Problem(
         file=ordered[MAX_PROBLEMS].file,
         line=ordered[MAX_PROBLEMS].line,
@@ -85,6 +86,8 @@ def render_problem(problem: Problem) -> str:
         indent = display_width(problem.text[: problem.caret])
         lines.append(f"  {number} | {problem.text}".rstrip())
         lines.append(f"  {' ' * len(number)} | {' ' * indent}^")
+    if problem.path:
+        lines.append(f"  at: {problem.path}")
     if problem.expected:
         lines.append(f"  expected: {problem.expected}")
     if problem.hint:
@@ -155,6 +158,22 @@ def display_width(text: str) -> int:
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
     )
+
+
+class Suggestions:
+    """Finds what was probably meant, as long as that stays cheap: a document may hold 50,000 mistakes.
+
+    `skipped` counts the mistakes that nobody looked at because there were too many before.
+    """
+
+    def __init__(self, comparisons: int = 5_000) -> None:
+        self.left = comparisons
+        self.skipped = 0
+
+    def near(self, word: str, words: Collection[str]) -> str | None:
+        """As `closest`; None once the comparisons are used up."""
+        self.left -= len(words) + 1
+        return closest(word, words) if self.left >= 0 else None
 
 
 def closest(word: str, words: Iterable[str]) -> str | None:

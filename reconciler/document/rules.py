@@ -17,7 +17,7 @@ from reconciler.document.masking import (
     is_sensitive_variable,
     looks_secret,
 )
-from reconciler.document.problems import closest, safe
+from reconciler.document.problems import Suggestions, safe
 from reconciler.model import DocumentPath
 
 
@@ -65,12 +65,21 @@ _RESERVED_VARIABLES: Final = (
 _LOOPBACK: Final = ("127.", "::1")
 
 
-def check_rules(data: dict[str, Any], canonical: dict[str, Any]) -> list[Issue]:
+def check_rules(data: dict[str, Any], canonical: dict[str, Any], suggestions: Suggestions) -> list[Issue]:
     """All contradictions. `data` is the document as written, `canonical` the sections of it that the schema accepts."""
     return [
         issue
-        for rule in (_service, _gateway, _settings, _auth, _notifications, _audit, _source, _diagnostics)
-        for issue in rule(data, canonical)
+        for issues in (
+            _service(data, canonical),
+            _gateway(canonical),
+            _settings(data),
+            _auth(data, suggestions),
+            _notifications(data, suggestions),
+            _audit(data),
+            _source(data),
+            _diagnostics(canonical),
+        )
+        for issue in issues
     ]
 
 
@@ -116,7 +125,7 @@ def _service(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]
         )
 
 
-def _gateway(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _gateway(canonical: dict[str, Any]) -> Iterator[Issue]:
     gateway = canonical.get("gateway")
     if gateway is None:
         return
@@ -158,7 +167,7 @@ def _gateway(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]
         )
 
 
-def _settings(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _settings(data: dict[str, Any]) -> Iterator[Issue]:
     settings = _mapping(data, "gateway").get("settings")
     if not isinstance(settings, dict):
         return
@@ -223,7 +232,7 @@ def _literal(path: DocumentPath) -> Issue:
     )
 
 
-def _auth(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _auth(data: dict[str, Any], suggestions: Suggestions) -> Iterator[Issue]:
     profiles = _mapping(data, "auth", "profiles")
     for name, profile in profiles.items():
         if not name.partition(":")[0] and not (isinstance(profile, dict) and profile.get("provider")):
@@ -237,12 +246,13 @@ def _auth(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
     for provider, names in _mapping(data, "auth", "order").items():
         if not isinstance(names, list):
             continue
+        seen: set[str] = set()
         for number, name in enumerate(names):
             path = ("auth", "order", provider, number)
             if not isinstance(name, str):
                 continue
             if name not in profiles:
-                near = closest(name, profiles)
+                near = suggestions.near(name, profiles)
                 yield Issue(
                     path,
                     "unknown_name",
@@ -252,8 +262,9 @@ def _auth(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
                 )
             elif _provider(name, profiles[name]) != provider:
                 yield Issue(path, "conflict", f"use '{safe(name)}' for '{safe(provider)}': it is of another provider")
-            elif names.index(name) != number:
+            elif name in seen:
                 yield Issue(path, "conflict", f"use '{safe(name)}' twice in one order")
+            seen.add(name)
 
 
 def _provider(name: str, profile: Any) -> str:
@@ -261,13 +272,13 @@ def _provider(name: str, profile: Any) -> str:
     return declared if isinstance(declared, str) else name.partition(":")[0]
 
 
-def _notifications(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _notifications(data: dict[str, Any], suggestions: Suggestions) -> Iterator[Issue]:
     channels = _mapping(data, "notifications", "channels")
     routes = _mapping(data, "notifications").get("routes")
     for number, route in enumerate(routes if isinstance(routes, list) else ()):
         target = route.get("to") if isinstance(route, dict) else None
         if isinstance(target, str) and target and target not in channels:
-            near = closest(target, channels)
+            near = suggestions.near(target, channels)
             yield Issue(
                 ("notifications", "routes", number, "to"),
                 "unknown_name",
@@ -277,13 +288,13 @@ def _notifications(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[
             )
 
 
-def _audit(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _audit(data: dict[str, Any]) -> Iterator[Issue]:
     declared = _mapping(data, "audit")
     if declared.get("at") is not None and declared.get("every") is not None:
         yield Issue(("audit", "at"), "conflict", "use both 'every' and 'at'", hint="remove one of the two")
 
 
-def _source(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _source(data: dict[str, Any]) -> Iterator[Issue]:
     address = _mapping(data, "source").get("git")
     if looks_secret(address):
         yield Issue(
@@ -295,7 +306,7 @@ def _source(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
         )
 
 
-def _diagnostics(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
+def _diagnostics(canonical: dict[str, Any]) -> Iterator[Issue]:
     otel = (canonical.get("diagnostics") or {}).get("otel")
     if otel is not None and otel["flush"] < 1:
         yield Issue(("diagnostics", "otel", "flush"), "bad_value", "export more than once a second", "1s or longer")

@@ -41,15 +41,23 @@ class SecretValues:
 
     def digest(self, reference: SecretRef) -> Secret:
         """The digest of the secret behind `reference`, keyed by the salt; KeyError for one that was never resolved."""
+        return self.digest_text(self._values[reference])
+
+    def digest_text(self, value: str) -> Secret:
+        """The digest of a secret that was found on the host, comparable with that of a reference."""
         # _blake2 is a builtin module of CPython; it is what hashlib would give after several milliseconds of import.
         from _blake2 import blake2b
 
-        value = self._values[reference].encode("utf-8", "surrogateescape")
-        return Secret(blake2b(value, key=self._salt[:64], digest_size=32).hexdigest())
+        data = value.encode("utf-8", "surrogateescape")
+        return Secret(blake2b(data, key=self._salt[:64], digest_size=32).hexdigest())
 
     def reveal(self, reference: SecretRef) -> str:
         """The value; KeyError for one that was never resolved."""
         return self._values[reference]
+
+    def salted(self, salt: bytes) -> SecretValues:
+        """The same values with digests under another salt."""
+        return SecretValues(self._values, salt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +87,7 @@ def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds:
 
         count = len(err.problems)
         raise DocumentError(
-            f"cannot resolve the secrets of {safe(loaded.path)}: {count} problem{'s' if count > 1 else ''}",
+            f"cannot resolve the secrets of {safe(loaded.name)}: {count} problem{'s' if count > 1 else ''}",
             err.problems,
         ) from None
 
@@ -262,13 +270,13 @@ def _read_until(process: Popen[bytes], deadline: float) -> bytes | None:
 
 
 def _end(process: Popen[bytes]) -> None:
-    """Ends the process with all that it started, unless it has ended by itself, and leaves no zombie."""
+    """Ends the process with all that it started, unless it was seen to end in time, and leaves no zombie."""
     import signal
 
     if process.stdout is not None:
         process.stdout.close()
-    # Not waited for yet, so the number cannot be another's.
-    if process.poll() is None:
+    # Not waited for yet, so the number cannot be another's; its children may live even if it has ended itself.
+    if process.returncode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):

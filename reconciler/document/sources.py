@@ -20,9 +20,18 @@ MAX_INCLUDE_DEPTH: Final = 10
 MAX_INCLUDES: Final = 100
 
 
+# The longer marks first: UTF-32 begins with the mark of UTF-16.
+_OTHER_ENCODINGS: Final = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+
+
 def decode(data: bytes, name: str, key: str) -> tuple[Source, Problem | None]:
     """The text of a file as a source; with a problem (and an empty or partial text) when it is not UTF-8."""
-    for mark, encoding in ((b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
+    for mark, encoding in _OTHER_ENCODINGS:
         if data.startswith(mark):
             source = Source(name, key, "")
             return source, source.problem(
@@ -63,8 +72,8 @@ class Reading:
     whole: bool = True
 
 
-def read_document(path: str, contents: Mapping_[str, bytes] | None = None) -> Reading:
-    """Reads `path` and all that it includes. Never raises for what is in the files; see `Reading.problems`.
+def read_document(path: str, contents: Mapping_[str, bytes] | None = None, *, name: str | None = None) -> Reading:
+    """Reads `path`, shown as `name`, and all that it includes. Never raises for what is in the files; see `Reading.problems`.
 
     A file in `contents` (absolute path to bytes) is not opened: as it was at an earlier reading, or as it shall be.
 
@@ -73,7 +82,7 @@ def read_document(path: str, contents: Mapping_[str, bytes] | None = None) -> Re
     named; a symbolic link is not resolved first).
     """
     reader = _Reader(path, contents)
-    reader.reading.root = reader.read(path, path, None, None, ())
+    reader.reading.root = reader.read(path, path if name is None else name, None, None, ())
     return reader.reading
 
 
@@ -125,13 +134,13 @@ class _Reader:
             source = self._source(path, absolute, name, place, parent)
             if source is None:
                 return None
-            tree = self._compose(source)
+            tree = self._compose(source, main=place is None)
             known = self.trees[absolute] = (source, tree)
         source, tree = known
         return self._with_includes(source, tree, os.path.dirname(path), os.path.dirname(name), chain)
 
     def understand(self, source: Source, directory: str | None, chain: tuple[tuple[str, str], ...]) -> Mapping | None:
-        tree = self._compose(source)
+        tree = self._compose(source, main=True)
         return self._with_includes(source, tree, directory, "", chain)
 
     def _refuse(self, parent: Source, place: Scalar, code: str, message: str, hint: str = "") -> None:
@@ -171,7 +180,7 @@ class _Reader:
             return None
         return source
 
-    def _compose(self, source: Source) -> Mapping | None:
+    def _compose(self, source: Source, *, main: bool) -> Mapping | None:
         node, problems = compose(source)
         self.reading.problems.extend(problems)
         if node is None and problems:
@@ -186,7 +195,7 @@ class _Reader:
                 0,
                 "empty",
                 "use an empty document",
-                expected="at least the line 'version: 1'",
+                expected="at least the line 'version: 1'" if main else "at least one section, or {}",
                 hint="an empty file is never taken for a wish to remove everything",
             )
             self.reading.problems.append(empty)

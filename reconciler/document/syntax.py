@@ -78,9 +78,10 @@ _TEXTS: dict[str, tuple[str, str, str]] = {
     "found undefined tag handle": ("use a tag: tags are not supported", "", "quote a text that begins with !"),
     "did not find expected tag URI": ("use a tag: tags are not supported", "", "quote a text that begins with !"),
 }
-# Complaints about something that was opened and never closed: the place to look at is where it began.
+# Complaints about something that was begun and never ended: the place to look at is where it began.
 _UNCLOSED = frozenset(
     {
+        "could not find expected ':'",
         "did not find expected ',' or ']'",
         "did not find expected ',' or '}'",
         "found unexpected end of stream",

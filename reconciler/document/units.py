@@ -7,15 +7,17 @@ expected. A bare number is refused wherever it could mean two things; the hint n
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 # systemd.resource-control(5) and systemd.exec(5): K, M, G, T are powers of 1024.
 _SIZE_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s?([kmgt]?)(i?b)?", re.IGNORECASE)
-_WINDOW = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})(?:\s+(\S+))?")
-_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?([kmgt]?)(i?b)?", re.IGNORECASE)
+_WINDOW = re.compile(r"([0-9]{1,2}):([0-9]{2})\s*-\s*([0-9]{1,2}):([0-9]{2})(?:\s+(\S+))?")
+_DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 # A number with more digits than this is a mistake, and converting it is where Python spends quadratic time.
 _MAX_TEXT = 64
 _MAX_SECONDS = 10 * 366 * 86400
@@ -37,14 +39,27 @@ class BadValue(ValueError):
         message: what is wrong, to follow "cannot ".
         expected: what would have been right; may be empty.
         hint: what to do; may be empty.
+        given: the word that is not known, where that is what is wrong.
+        words: gives the words that are known; looking for the one that was meant is left to whoever reports.
     """
 
-    def __init__(self, message: str, *, expected: str = "", hint: str = "", code: str = "bad_value") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str = "",
+        hint: str = "",
+        code: str = "bad_value",
+        given: str = "",
+        words: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.expected = expected
         self.hint = hint
+        self.given = given
+        self.words = words
 
 
 def tidy(number: float) -> int | float:
@@ -109,7 +124,7 @@ def parse_percent(value: Any) -> int | float:
             f"read the bare number {value} as a percentage", expected=PERCENT_EXPECTED, hint=f"name the unit: {value}%"
         )
     text = _text(value, PERCENT_EXPECTED)
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s?%", text)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s?%", text)
     if match is None:
         hint = f"name the unit: {text}%" if text.isdecimal() else ""
         raise BadValue(f"read {text!r} as a percentage", expected=PERCENT_EXPECTED, hint=hint)
@@ -143,7 +158,7 @@ def parse_window(value: Any) -> dict[str, str]:
 
 def check_zone(zone: str) -> str:
     """`zone` if this host's zone data knows it."""
-    from zoneinfo import ZoneInfo, available_timezones
+    from zoneinfo import ZoneInfo
 
     try:
         ZoneInfo(zone)
@@ -154,14 +169,20 @@ def check_zone(zone: str) -> str:
         pass
     else:
         return zone
-    from reconciler.document.problems import closest
-
-    near = closest(zone, available_timezones())
     raise BadValue(
         f"find the time zone {zone!r}",
         expected="an IANA time zone such as Europe/Berlin or UTC",
-        hint=f"did you mean {near!r}?" if near else "",
+        given=zone,
+        words=known_zones,
     )
+
+
+@cache
+def known_zones() -> frozenset[str]:
+    """All zones of this host; walks the zone data once."""
+    from zoneinfo import available_timezones
+
+    return frozenset(available_timezones())
 
 
 _CRON_FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Any, get_args
 
 from reconciler.document.masking import (
@@ -17,9 +18,10 @@ from reconciler.document.masking import (
     is_sensitive_list,
     is_sensitive_variable,
     looks_secret,
+    resembles_secret,
 )
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, find, plain
-from reconciler.document.problems import Problem, closest, safe
+from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
 from reconciler.document.units import kind_of
 from reconciler.model import DocumentPath
@@ -28,16 +30,21 @@ from reconciler.values import join_path
 _NO_RETENTION = {"age": None, "total": None, "files": None, "compress_after": None}
 # Union members are named in pydantic's places, after this many parts: tunnels.NAME.<type>, auth.profiles.NAME.<type>.
 _TAGGED = {"tunnels": 2, "auth": 3}
-_LITERAL_VARIABLES = ("service", "environment")
+# Mistakes of one sort that are looked at; far more than are shown, so that those that come first in the text are among them.
+_MAX_ISSUES = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """The canonical document with the paths that were declared, and the problems; canonical means nothing with problems."""
+    """The canonical document with the paths that were declared, and the problems; canonical means nothing with problems.
+
+    `uncounted` is how many more there are beyond those that can be shown.
+    """
 
     canonical: dict[str, Any]
     declared: frozenset[DocumentPath]
     problems: tuple[Problem, ...]
+    uncounted: int = 0
 
 
 def validate(root: Mapping) -> Validated:
@@ -45,20 +52,26 @@ def validate(root: Mapping) -> Validated:
     mark_secrets(root)
     data: dict[str, Any] = plain(root)
     issues: list[Issue] = []
-    canonical = _sections(data, issues)
-    issues += check_rules(data, canonical)
-    for issue in issues:
-        if issue.code == "unknown_key" and (is_sensitive(str(issue.path[-1])) or issue.beside_secret):
+    suggestions = Suggestions()
+    canonical = _sections(data, issues, suggestions)
+    contradictions = check_rules(data, canonical, suggestions)
+    suggestions.skipped += max(0, len(contradictions) - _MAX_ISSUES)
+    issues += contradictions[:_MAX_ISSUES]
+    placed = sorted(((_place(root, issue), issue) for issue in dict.fromkeys(issues)), key=_order)
+    shown = placed[: MAX_PROBLEMS + 1]
+    for _, issue in shown:
+        if issue.code == "unknown_key" and (issue.beside_secret or resembles_secret(str(issue.path[-1]))):
             # A mistyped name beside a secret's own may well stand before a secret.
             _mark_below(find(root, issue.path)[0])
     return Validated(
         canonical=canonical,
         declared=frozenset(_declared(root)),
-        problems=tuple(_locate(root, issue) for issue in issues),
+        problems=tuple(_problem(place, issue) for place, issue in shown),
+        uncounted=len(placed) - len(shown) + suggestions.skipped,
     )
 
 
-def _sections(data: dict[str, Any], issues: list[Issue]) -> dict[str, Any]:
+def _sections(data: dict[str, Any], issues: list[Issue], suggestions: Suggestions) -> dict[str, Any]:
     """The canonical form of all sections that are valid; what is wrong goes to `issues`."""
     from reconciler.document.checked import check_version
     from reconciler.document.schema import SECTIONS
@@ -85,14 +98,16 @@ def _sections(data: dict[str, Any], issues: list[Issue]) -> dict[str, Any]:
             continue
         if name.startswith("x-"):
             canonical[name] = value
+        elif name not in SECTIONS and len(issues) >= _MAX_ISSUES:
+            suggestions.skipped += 1
         elif name not in SECTIONS:
-            near = closest(name, [*SECTIONS, "version", "include"])
+            near = suggestions.near(name, [*SECTIONS, "version", "include"])
             issues.append(_unknown((name,), near, "a section of the document, or a name that begins with x-"))
         elif not isinstance(value, dict):
             hint = f"write '{name}: {{}}', or remove the line" if value is None else ""
             issues.append(Issue((name,), "wrong_type", f"use {kind_of(value)} as a section", "a mapping", hint))
         else:
-            section = _section(name, value, issues)
+            section = _section(name, value, issues, suggestions)
             if section is not None:
                 canonical[name] = section
     if "policy" not in data:
@@ -103,7 +118,7 @@ def _sections(data: dict[str, Any], issues: list[Issue]) -> dict[str, Any]:
     return canonical
 
 
-def _section(name: str, value: dict[str, Any], issues: list[Issue]) -> Any:
+def _section(name: str, value: dict[str, Any], issues: list[Issue], suggestions: Suggestions) -> Any:
     from pydantic import ValidationError
 
     from reconciler.document.schema import SECTIONS
@@ -111,14 +126,16 @@ def _section(name: str, value: dict[str, Any], issues: list[Issue]) -> Any:
     try:
         dumped = SECTIONS[name].model_validate({name: value} if name == "tunnels" else value).model_dump()
     except ValidationError as err:
-        for error in err.errors(include_url=False, include_context=True, include_input=True):
+        errors = err.errors(include_url=False, include_context=True, include_input=True)
+        suggestions.skipped += max(0, len(errors) - _MAX_ISSUES)
+        for error in errors[:_MAX_ISSUES]:
             path = error["loc"] if name == "tunnels" else (name, *error["loc"])
-            issues.append(_issue(path, error))
+            issues.append(_issue(path, error, suggestions))
         return None
     return dumped[name] if name == "tunnels" else dumped
 
 
-def _issue(path: tuple[str | int, ...], error: Any) -> Issue:
+def _issue(path: tuple[str | int, ...], error: Any, suggestions: Suggestions) -> Issue:
     """One of pydantic's errors in our words."""
     real = _untagged(path)
     context = error.get("ctx", {})
@@ -128,8 +145,8 @@ def _issue(path: tuple[str | int, ...], error: Any) -> Issue:
             inside = safe(join_path(real[:-1]))
             return Issue(real, "missing", f"find '{name}' in '{inside}'", f"{name}: ...")
         case "extra_forbidden":
-            known = _fields(path[:-1])
-            near = closest(str(real[-1]), known)
+            known = _fields(path[:-1]) if suggestions.left > 0 else []
+            near = suggestions.near(str(real[-1]), known)
             expected = f"one of {', '.join(sorted(known))}" if known else ""
             return _unknown(real, near, expected, beside_secret=any(map(_holds_secret, known)))
         case "union_tag_not_found":
@@ -137,7 +154,7 @@ def _issue(path: tuple[str | int, ...], error: Any) -> Issue:
             return Issue((*real, "type"), "missing", f"find 'type' in '{inside}'", f"type: one of {_tags(real)}")
         case "union_tag_invalid":
             words = _tags(real)
-            near = closest(str(context.get("tag", "")), words.split(", "))
+            near = suggestions.near(str(context.get("tag", "")), words.split(", "))
             hint = f"did you mean '{near}'?" if near else ""
             return Issue((*real, "type"), "bad_value", "use this type", f"one of {words}", hint)
         case "list_type" | "too_short":
@@ -146,7 +163,10 @@ def _issue(path: tuple[str | int, ...], error: Any) -> Issue:
             hint = "write {} or remove the line" if error["input"] is None else ""
             return Issue(real, "wrong_type", f"use {kind_of(error['input'])} here", "a mapping", hint)
         case _ if "message" in context:
-            return Issue(real, error["type"], context["message"], context["expected"], context["hint"])
+            hint = context["hint"]
+            if context["given"] and (near := suggestions.near(context["given"], context["words"]())):
+                hint = f"did you mean '{safe(near)}'?"
+            return Issue(real, error["type"], context["message"], context["expected"], hint)
         case _:
             return Issue(real, "bad_value", "use this value here", "")
 
@@ -180,13 +200,19 @@ def _untagged(path: tuple[str | int, ...]) -> DocumentPath:
 
 
 def _tags(path: DocumentPath) -> str:
+    return _tags_of(path[0] == "tunnels")
+
+
+@cache
+def _tags_of(tunnels: bool) -> str:
     from reconciler.document import schema
 
-    union = schema.Tunnel if path[0] == "tunnels" else schema.Profile
+    union = schema.Tunnel if tunnels else schema.Profile
     models = get_args(get_args(union)[0])
     return ", ".join(get_args(model.model_fields["type"].annotation)[0] for model in models)
 
 
+@lru_cache(maxsize=64)
 def _fields(path: tuple[str | int, ...]) -> list[str]:
     """The names that a mapping at `path` (with union tags, as pydantic gives it) may have."""
     from pydantic import BaseModel
@@ -234,15 +260,24 @@ def _inside(annotation: Any) -> Iterator[Any]:
 # -- places --
 
 
-def _locate(root: Mapping, issue: Issue) -> Problem:
+def _place(root: Mapping, issue: Issue) -> Node:
     node, name, found = find(root, issue.path)
-    exact = found == len(issue.path)
-    place: Node | Scalar = node
-    if (issue.on_name or not exact) and name is not None:
-        place = name
-    elif isinstance(node, Scalar) and node.value is None and node.plain and name is not None and node.line != name.line:
+    if name is None:
+        return node
+    if issue.on_name or found != len(issue.path):
+        return name
+    if isinstance(node, Scalar) and node.value is None and node.plain and node.line != name.line:
         # An empty value stands where the next thing begins; its name is what people look for.
-        place = name
+        return name
+    return node
+
+
+def _order(pair: tuple[Node, Issue]) -> tuple[str, int, int, str, str]:
+    place, issue = pair
+    return place.source.name, place.line, place.column, issue.code, issue.message
+
+
+def _problem(place: Node, issue: Issue) -> Problem:
     return place.source.problem(
         place.line,
         place.column,
