@@ -255,13 +255,18 @@ def _subclasses(root: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def pages() -> dict[str, str]:
-    """Every generated page by its file name."""
+    """Every generated file by its path from docs/reference."""
+    import json
+
     from reconciler import errors
     from reconciler.document import environment
     from reconciler.document.jsonschema import document_schema
 
+    schema = document_schema()
     return {
-        "settings.md": render_settings(document_schema(), table_of(environment.__doc__ or "")),
+        # Shipped with the program: making it from the models costs ten times what reading it does.
+        "../../reconciler/document/openclaw.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+        "settings.md": render_settings(schema, table_of(environment.__doc__ or "")),
         "exit-codes.md": render_exit_codes(errors.OpenClawError),
     }
 

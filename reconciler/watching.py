@@ -44,7 +44,6 @@ async def watch_directories(paths: Iterable[str], report: Callable[[set[str]], N
                 watch_filter=None,
                 stop_event=stop,
                 ignore_permission_denied=True,
-                raise_interrupt=False,
             ):
                 report({path for _change, path in changes})
             nursery.cancel_scope.cancel()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # What a slow listener may miss before it is told how many.
 MAX_EVENTS = 256
 # Variables beside those of the document by which a command line could mean something else.
-ALWAYS = ("HOME", "OPENCLAW_STATE_DIR", "OPENCLAW_PROFILE", "OPENCLAW_FILE", "PATH", "USER")
+ALWAYS = ("HOME", "OPENCLAW_STATE_DIR", "OPENCLAW_PROFILE")
 
 
 class FarConsole:

@@ -288,7 +288,7 @@ class Engine:
             return Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation)
         finally:
             if reader is not self._journal:
-                await _thread(reader.close)
+                reader.close()
 
     async def _is_known(self, goal: Goal, journal: Journal) -> bool:
         """True when this very document is in force, or applied and being watched."""

@@ -142,13 +142,16 @@ class Loop:
 
     async def _document(self) -> tuple[Found, str]:
         """The document to lead to, and why: what was saved just now, or the last good one while it is not valid."""
+        invalid: DocumentError | None = None
         try:
             found = await self._load()
         except DocumentError as err:
+            invalid = err
+        if invalid is not None:
             good = self._good if self._good is not None else await trio.to_thread.run_sync(self._last_confirmed)
             if good is None:
-                raise
-            self._invalid(err)
+                raise invalid
+            self._invalid(invalid)
             return good, "drift"
         if self._good is None:
             cause = "start"

@@ -45,7 +45,8 @@ def save_in_two_halves(document: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
         # The other half comes when the watcher has long seen the first one, as an editor on a slow disk would have it.
-        wait_until(lambda began=time.monotonic(): time.monotonic() - began > 0.3, 1, "a pause between the halves")  # type: ignore[misc]
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 0.3, 1, "a pause between the halves")
         file.write(text[half:])
 
 
