@@ -43,7 +43,6 @@ async def watch_directories(paths: Iterable[str], report: Callable[[set[str]], N
                 recursive=False,
                 watch_filter=None,
                 stop_event=stop,
-                ignore_permission_denied=True,
             ):
                 report({path for _change, path in changes})
             nursery.cancel_scope.cancel()
