@@ -11,11 +11,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 
 from reconciler.desired import Desired, SecretRef
 from reconciler.errors import TemporaryError, TerminalError
 from reconciler.kinds import Observation
 from reconciler.model import Cause, Impact
+from resources.files import replace_file
 from resources.gateway_config import running
 from resources.gateway_config.kind import GatewayConfigKind
 from resources.gateway_config.running import Address, ask, listener_is_ours, reload
@@ -130,7 +132,7 @@ async def test_a_file_that_the_gateway_refuses_is_said_with_its_reason(bed: Bed)
     with pytest.raises(TerminalError, match="hookz"):
         await bed.case.kind.apply(told, seen.wanted[0].resource, bed.case.world)
     after = await look(bed.case, changed)
-    assert [(item.type, item.reason) for item in after.observations[0].conditions] == [("Degraded", "ConfigRejected")]
+    assert [(item.type, item.reason) for item in after.observations[0].conditions] == [("Degraded", "Rejected")]
     resource = after.wanted[0].resource
     assert resource is not None
     health = await bed.case.kind.probe(resource.key, resource, bed.case.world)
@@ -178,3 +180,37 @@ async def test_something_else_on_our_own_port_is_no_gateway(free_port: Callable[
     with socket.create_server(("127.0.0.1", port)), pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "ANSWER_SECONDS", 0.2)
         assert await ask(Address(host="127.0.0.1", port=port)) is None
+
+
+async def test_a_change_of_the_file_is_reported_and_of_others_not(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    reports: list[object] = []
+    send, receive = trio.open_memory_channel[object](100)
+
+    def report(key: object) -> None:
+        reports.append(key)
+        send.send_nowait(key)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(GatewayConfigKind().watch, world, report)
+        with trio.fail_after(20):
+            await receive.receive()
+            # The first report says that it is about to watch; the kernel is asked right after.
+            while len(reports) < 2:
+                replace_file(world.host.state.config, b"{}", 0o600)
+                with trio.move_on_after(0.3):
+                    await receive.receive()
+            await trio.sleep(0.5)
+            seen = len(reports)
+            replace_file(world.host.state.root / "other.json", b"{}", 0o600)
+            with trio.move_on_after(0.6):
+                await receive.receive()
+        assert len(reports) == seen
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_a_directory_watching_ends_by_itself(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    world.host.state.root.rmdir()
+    with trio.fail_after(10):
+        await GatewayConfigKind().watch(world, lambda _key: None)

@@ -158,7 +158,7 @@ def _open_files(pid: int) -> list[str]:
 
 @pytest.mark.req("LOG-3")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-async def test_files_of_others_are_left_alone_unless_we_are_root(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_others_are_left_alone_unless_we_are_root(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = write(logs, "openclaw-2026-01-01.log", age=1)
     os.chown(theirs, 12345, 12345)
     with shell.opened(str(logs)) as descriptor:
@@ -258,7 +258,7 @@ async def test_a_compressed_file_holds_the_same_with_mode_and_time(tmp_path: Pat
 
 
 @pytest.mark.req("LOG-2")
-async def test_a_file_that_is_written_while_it_is_compressed_stays(tmp_path: Path, logs: Path) -> None:
+def test_a_file_that_is_written_while_it_is_compressed_stays(tmp_path: Path, logs: Path) -> None:
     path = write(logs, "openclaw-2026-01-01.log", age=300, data=b"line\n" * 1_000_000)
     write(logs, "openclaw-2026-01-02.log", age=1)
     with shell.opened(str(logs)) as descriptor:

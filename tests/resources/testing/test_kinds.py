@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 from reconciler.desired import SecretRef
 from reconciler.errors import TemporaryError, TerminalError
@@ -185,6 +186,7 @@ async def test_a_missing_program_is_said_and_tried_no_more(tmp_path: Path) -> No
 
 async def test_the_hooks_of_the_fake_raise_before_and_after_the_change(tmp_path: Path) -> None:
     async def fail(action: Action) -> None:
+        await trio.lowlevel.checkpoint()
         raise TemporaryError(f"cannot {action.verb}: asked to fail")
 
     kind = FakeKind(before_apply=fail)
