@@ -61,7 +61,9 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> 
     assert built.returncode == 0, built.stdout + built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
+    script = f"{wheel.name.rpartition('-py3')[0]}.data/scripts/openclaw"
+    assert script in names
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name and name != script} == set(PACKAGES)
     checked = run([Path(sys.executable).parent / "check-wheel-contents", "--toplevel", ",".join(PACKAGES), wheel])
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

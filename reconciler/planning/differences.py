@@ -22,14 +22,11 @@ def differences(resource: Resource | None, observation: Observation, applied: Ap
         return ()
     declared: Mapping[str, Value] = resource.fields if resource is not None else {}
     observed = observation.fields
-    if resource is not None and declared == observed and declared.keys() >= applied.keys():
-        # The whole answer in the common case, at the speed of one dict comparison. `==` holds True for 1, but a
-        # field never changes its type between two loads of one schema.
-        return ()
+    defaulted = resource.defaulted if resource is not None else frozenset()
     found = [
-        _declared(path, desired, observed.get(path, ABSENT), applied.get(path), path in resource.defaulted)
+        _declared(path, desired, observed.get(path, ABSENT), applied.get(path), path in defaulted)
         for path, desired in declared.items()
-        if resource is not None and not same(desired, observed.get(path, ABSENT))
+        if not same(desired, observed.get(path, ABSENT))
     ]
     found += [
         Difference(
