@@ -7,10 +7,8 @@ take the port while the gateway is down and collect the secret.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -21,14 +19,13 @@ from reconciler.errors import OpenClawError, TemporaryError, TerminalError
 from reconciler.kinds import World
 from resources.gateway_config.edit import node_at
 from resources.gateway_config.fields import DEFAULT_PORT, ConfigSpec
+from resources.service.listeners import listeners
 
 if TYPE_CHECKING:
     import ssl
 
 # A gateway on this host answers within milliseconds; one that hangs must not hold up a plan.
 ANSWER_SECONDS = 3.0
-_LISTEN = "0A"
-_TABLES = ("tcp", "tcp6")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +124,9 @@ def tls_of(where: Address) -> ssl.SSLContext | None:
 
 
 def listener_is_ours(port: int) -> bool:
-    """Whether something listens on this TCP port here, and all that does belongs to our user (proc(5), net/tcp)."""
-    owners = set(_owners(port))
+    """Whether something listens on this TCP port here, and all that does belongs to our user."""
+    owners = {found.uid for found in listeners(port)}
     return bool(owners) and (owners <= {os.geteuid()} or os.geteuid() == 0)
-
-
-def _owners(port: int) -> Iterator[int]:
-    for name in _TABLES:
-        with suppress(OSError):
-            for line in Path("/proc/self/net", name).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield int(fields[7])
 
 
 def _scalar(root: Node | None, *path: str) -> object:

@@ -1,4 +1,4 @@
-"""Reads of /proc: who a process is, whether it still is that one, and who listens on a TCP port.
+"""Who a process is, whether it still is that one, and who listens on a TCP port: reads of /proc and the kernel's answers.
 
 Standard library only, because the keeper imports it. Reads, and never signals. A process is its pid *and* its start time
 (proc(5), field 22 of stat), so that a pid which the kernel handed out again is never taken for the first one. A zombie
@@ -8,12 +8,10 @@ counts as gone: where nobody reaps, it stays in /proc for ever.
 from __future__ import annotations
 
 import os
-import socket
-import sys
+
+from resources.service.listeners import listeners
 
 _GONE_STATES = ("Z", "X")
-# proc(5), /proc/net/tcp: TCP_LISTEN in the kernel's include/net/tcp_states.h.
-_LISTEN = "0A"
 
 
 def read_text(path: str) -> str | None:
@@ -111,48 +109,17 @@ def boot_id() -> str:
 
 def listening_inodes(port: int) -> frozenset[str]:
     """The socket inodes that listen on a TCP port, whatever the address (IPv4 and IPv6)."""
-    found = set()
-    suffix = f":{port:04X}"
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in (read_text(table) or "").splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == _LISTEN and fields[1].endswith(suffix):
-                found.add(fields[9])
-    return frozenset(found)
+    return frozenset(found.inode for found in listeners(port))
 
 
 def listening_ports() -> frozenset[int]:
     """All TCP ports that somebody listens on."""
-    return frozenset(
-        int(fields[1].rpartition(":")[2], 16)
-        for table in ("/proc/net/tcp", "/proc/net/tcp6")
-        for line in (read_text(table) or "").splitlines()[1:]
-        if (fields := line.split())[3] == _LISTEN
-    )
+    return frozenset(found.port for found in listeners())
 
 
 def listening_hosts(port: int) -> tuple[str, ...]:
-    """The addresses that somebody listens on with this port, as a client on this host would dial them, IPv4 first.
-
-    A wildcard is dialled by loopback.
-    """
-    found = []
-    for table, family in (("/proc/net/tcp", socket.AF_INET), ("/proc/net/tcp6", socket.AF_INET6)):
-        for line in (read_text(table) or "").splitlines()[1:]:
-            fields = line.split()
-            address, _, number = fields[1].rpartition(":")
-            if fields[3] == _LISTEN and int(number, 16) == port:
-                found.append(_dialled(family, address))
-    return tuple(dict.fromkeys(found))
-
-
-def _dialled(family: int, address: str) -> str:
-    # The kernel prints each 32-bit word of the address in the byte order of the machine.
-    words = (address[at : at + 8] for at in range(0, len(address), 8))
-    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
-    if not any(packed):
-        return "127.0.0.1" if family == socket.AF_INET else "::1"
-    return socket.inet_ntop(family, packed)
+    """The addresses that somebody listens on with this port, as a client on this host would dial them, IPv4 first."""
+    return tuple(dict.fromkeys(found.host for found in listeners(port)))
 
 
 def holds_inode(pid: int, inodes: frozenset[str]) -> bool:

@@ -21,6 +21,7 @@ from resources.files import replace_file
 from resources.gateway_config import running
 from resources.gateway_config.kind import GatewayConfigKind
 from resources.gateway_config.running import Address, ask, listener_is_ours, reload
+from resources.service.listeners import listeners
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.beds.processes import Spawned, wait_until
 from tests.resources.contract import Case, carry_out, look
@@ -168,7 +169,7 @@ def test_the_listener_of_another_user_is_never_told_a_secret(
         "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
     )
     spawned.start([sys.executable, "-c", program, str(port)])
-    wait_until(lambda: set(running._owners(port)) == {12345}, 10, "the other user's listener")
+    wait_until(lambda: {found.uid for found in listeners(port)} == {12345}, 10, "the other user's listener")
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     assert not listener_is_ours(port)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
