@@ -52,7 +52,7 @@ def _ask(family: int, port: int) -> list[Listener]:
     body = _REQUEST.pack(
         family, socket.IPPROTO_TCP, 0, 1 << _LISTEN, port.to_bytes(2, "big"), b"", b"", b"", 0, 0xFFFFFFFFFFFFFFFF
     )
-    found = []
+    found: list[Listener] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as kernel:
         kernel.settimeout(_ANSWER_SECONDS)
         kernel.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, 1, 0) + body)
