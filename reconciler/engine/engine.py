@@ -17,17 +17,18 @@ from uuid import uuid4
 import trio
 
 from reconciler.engine import account, recovery
+from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal, located, unmanaged_notes
 from reconciler.engine.lock import WriterLock, holder
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, roll_back
-from reconciler.engine.steps import Steps
+from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import Verdict, verify
-from reconciler.errors import BlockedError, StaleError
+from reconciler.errors import BlockedError, RollbackFailedError, StaleError
 from reconciler.host import Host
-from reconciler.journal import Journal
+from reconciler.journal import Journal, JournalFullError
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Action, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
@@ -90,6 +91,7 @@ class Engine:
         self._journal: Journal | None = None
         self._watch_lock = WriterLock(host.state.ours / "verify.lock", command=command, now=now)
         self._watchers = 0
+        self._ballast = Ballast(host.state.ours / "ballast")
 
     def world(self, goal: Goal, run: str = "") -> World:
         """What the kinds act in for `goal`."""
@@ -103,7 +105,9 @@ class Engine:
             OpenClawError: it cannot be written.
         """
         if self._journal is None:
-            journal = Journal.open_writer(self.host.state.journal, now=self.now())
+            opened = partial(Journal.open_writer, self.host.state.journal, now=self.now())
+            # Whether the disk may be full is known by what is planned, and that only once the journal is read.
+            journal = self._ballast.spend_on(opened)
             owner = journal.document
             if owner is not None and owner != str(self.document):
                 journal.close()
@@ -131,6 +135,8 @@ class Engine:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+            # What was given up and not needed is taken back before anybody else takes it.
+            self._ballast.take_on(0 if self._ballast.spent else SPARE_BYTES)
 
     async def plan(self, goal: Goal, journal: Journal | None, notes: tuple[Note, ...] = ()) -> Planned:
         """Observes everything and plans. Changes nothing.
@@ -140,6 +146,7 @@ class Engine:
         """
         applied: Mapping[Key, Applied] = await _thread(journal.applied) if journal is not None else {}
         last = await _thread(journal.last_confirmed) if journal is not None else None
+        lost = await _thread(lambda: journal.history_lost) if journal is not None else None
         wanted = wanted_of(goal.resources, applied, self.kinds)
         observations = await observe(wanted, self.kinds, self.world(goal))
         plan = make_plan(
@@ -150,6 +157,8 @@ class Engine:
             document_digest=goal.digest,
             notes=(*unmanaged_notes(goal.desired), *notes),
         )
+        if lost is not None:
+            plan = _harmless(plan)
         return Planned(plan=located(plan, goal.locate), goal=goal, wanted=wanted, observations=observations)
 
     async def apply(self, source: Source, request: Request, *, wait_seconds: float = 0.0) -> Outcome:
@@ -171,13 +180,12 @@ class Engine:
         Raises: as `apply`.
         """
         compared = False
-        if self._journal is not None or self.host.state.journal.exists():
-            if (outcome := await self._already(source, request)) is not None:
-                return outcome, None
-        else:
+        if self._journal is None and not self.host.state.journal.exists():
             # Nothing may be written before it is known that nothing forbids it, and a journal is something.
             await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
             compared = True
+        elif not await self._may_take_ballast() and (outcome := await self._already(source, request)) is not None:
+            return outcome, None
         async with self._writer(wait_seconds):
             journal = self.journal()
             goal = source(journal.salt)
@@ -185,8 +193,9 @@ class Engine:
             planned = await self.plan(goal, journal)
             # A plan made before there was a journal has other digests of secrets; it was compared above.
             await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
-            plan = _without(planned.plan, request.waiting)
+            plan = _without(_as_agreed(planned.plan, request.expected), request.waiting)
             if plan.actions:
+                self._keep_room(plan)
                 ended = await self._effects(replace(planned, plan=plan), request, journal)
             else:
                 ended = await self._nothing(planned, request, journal), None
@@ -215,17 +224,33 @@ class Engine:
 
     async def settle(self, window: Window, verdict: Verdict) -> Outcome:
         """Confirms a run or goes back, by what its window showed. The caller holds the writer lock."""
-        journal = self.journal()
-        await _thread(partial(account.record_health, journal, window, verdict, self.now()))
+        journal, reason = self.journal(), verdict.reason
+        try:
+            await _thread(partial(account.record_health, journal, window, verdict, self.now()))
+        except JournalFullError:
+            # Whatever filled the disk came with this run or during its window: as good as sick.
+            if not (window.left_seconds > 0 and self._ballast.give_up()):
+                raise
+            await _thread(journal.fold)
+            reason = "; ".join(filter(None, (reason, "the disk of the state directory ran full meanwhile")))
         failed = [step for step in window.steps if step.result != "done"]
-        if not verdict.healthy and window.goal.desired.policy.rollback:
-            return await roll_back(self, window, verdict.reason)
-        if not verdict.healthy:
-            return await self._end(window, Result.FAILED, verdict.reason)
+        if reason and window.goal.desired.policy.rollback:
+            return await self._back(window, reason)
+        if reason:
+            return await self._end(window, Result.FAILED, reason)
         if failed:
             return await self._end(window, Result.PARTIAL, failed[0].error or "")
         await _thread(partial(journal.release, window.goal.digest))
+        await _thread(partial(journal.set_history_lost, None))
         return await self._end(window, Result.CONFIRMED, "")
+
+    async def _back(self, window: Window, reason: str) -> Outcome:
+        try:
+            return await roll_back(self, window, reason)
+        except JournalFullError as err:
+            raise RollbackFailedError(
+                f"cannot go back: {reason}; {err.message}", hint="free some space: the next run goes on from there"
+            ) from err
 
     async def end_run(self, window: Window, result: Result, reason: str) -> None:
         """Writes the end of a run and of its generation into the journal."""
@@ -251,6 +276,21 @@ class Engine:
     async def _writer(self, wait_seconds: float) -> AsyncIterator[None]:
         async with WriterLock(self.host.state.lock, command=self.command, now=self.now).hold(wait_seconds):
             yield
+            if self._journal is not None:
+                await _thread(self._ballast.take_on)
+
+    async def _may_take_ballast(self) -> bool:
+        """True where this process keeps the journal open and the ballast that it once gave up has room again."""
+        return self._journal is not None and await _thread(lambda: self._ballast.wanting)
+
+    def _keep_room(self, plan: Plan) -> None:
+        """Refuses on a full disk whatever makes no room: the ballast is for what does.
+
+        Raises:
+            JournalFullError: there was no room but the ballast's.
+        """
+        if self._ballast.spent and not any(frees(action) for action in plan.actions):
+            raise JournalFullError("cannot apply: the disk is full", hint="free some space, then try again")
 
     async def _refuse(self, planned: Planned, request: Request, journal: Journal | None) -> None:
         if request.expected is not None:
@@ -307,6 +347,7 @@ class Engine:
                 partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
             )
             await _thread(partial(journal.release, planned.goal.digest))
+            await _thread(partial(journal.set_history_lost, None))
         return Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=number)
 
     async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
@@ -321,20 +362,21 @@ class Engine:
             world=self.world(goal, run),
             report=self.report,
             begun={plan.actions[0].id},
+            ballast=self._ballast,
         )
-        await _thread(
-            partial(
-                journal.begin_run,
-                run,
-                cause=request.cause,
-                author=request.author,
-                commit=request.commit,
-                plan_digest=request.expected_digest or plan_digest(plan),
-                document_digest=goal.digest,
-                at=self.now(),
-                first_intent=plan.actions[0],
-            )
+        begin = partial(
+            journal.begin_run,
+            run,
+            cause=request.cause,
+            author=request.author,
+            commit=request.commit,
+            plan_digest=request.expected_digest or plan_digest(plan),
+            document_digest=goal.digest,
+            at=self.now(),
+            first_intent=plan.actions[0],
         )
+        makes_room = any(frees(action) for action in plan.actions)
+        await _thread(partial(self._ballast.spend_on, begin) if makes_room else begin)
         if request.expected_digest is not None:
             await _thread(partial(journal.mark_plan_used, request.expected_digest, self.now()))
         results = await execute(plan.actions, steps.perform, stopping=self.stopping)
@@ -407,6 +449,12 @@ class Engine:
         return window.outcome(result, reason)
 
 
+def _harmless(plan: Plan) -> Plan:
+    """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it."""
+    kept = tuple(action for action in plan.actions if action.undo is not None)
+    return replace(plan, actions=kept, withdrawals=())
+
+
 def _without(plan: Plan, waiting: frozenset[Key]) -> Plan:
     """`plan` without the actions of keys that wait out their backoff, and without what needs them."""
     if not waiting:
@@ -419,6 +467,14 @@ def _without(plan: Plan, waiting: frozenset[Key]) -> Plan:
         else:
             kept.append(action)
     return replace(plan, actions=tuple(kept))
+
+
+def _as_agreed(plan: Plan, expected: Plan | None) -> Plan:
+    """`plan` with every irreversible action as it stood in the plan that was agreed to: what came since was agreed by nobody."""
+    if expected is None:
+        return plan
+    agreed = {action.id: action for action in expected.actions if action.undo is None}
+    return replace(plan, actions=tuple(agreed.get(action.id, action) for action in plan.actions))
 
 
 def _compare(expected: Plan, found: Plan) -> None:

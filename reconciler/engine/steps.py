@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.observe import observe_kind
 from reconciler.engine.requests import Progress, Report
@@ -40,6 +41,7 @@ class Steps:
     world: World
     report: Report
     begun: set[str] = field(default_factory=set)
+    ballast: Ballast | None = None
 
     async def perform(self, action: Action) -> StepResult:
         """Does one action and tells how it ended; never raises for an action that fails.
@@ -105,8 +107,11 @@ class Steps:
         self, action: Action, fields: Mapping[str, AppliedField], forgotten: tuple[str, ...]
     ) -> StepResult:
         now = self.world.now
-        if action.id not in self.begun:
-            await self._write(self.journal.intend, self.run, action, now())
+        try:
+            await self._intend(action)
+        except OpenClawError as err:
+            # Without an intent on disk nothing may be done.
+            return StepResult(action=action, result="failed", error=err.message, hint=err.hint)
         try:
             # The step is shielded from the caller: its own deadline is the bound.
             with trio.fail_after(action.deadline_seconds):
@@ -119,8 +124,21 @@ class Steps:
         await self._write(self.journal.done, self.run, action.id, "done", now(), applied=fields, forgotten=forgotten)
         return StepResult(action=action, result="done")
 
+    async def _intend(self, action: Action) -> None:
+        if action.id in self.begun:
+            return
+        call = partial(self.journal.intend, self.run, action, self.world.now())
+        if self.ballast is not None and frees(action):
+            call = partial(self.ballast.spend_on, call)
+        await self._write(call)
+
     async def _write(self, method: Any, *arguments: Any, **named: Any) -> None:
         await trio.to_thread.run_sync(partial(method, *arguments, **named))
+
+
+def frees(action: Action) -> bool:
+    """Whether the action makes room on the disk."""
+    return any(consequence.what == "bytes_freed" for consequence in action.consequences)
 
 
 def account(

@@ -79,6 +79,10 @@ class Journal:
         """Closes it; any later call fails."""
         self._store.close()
 
+    def fold(self) -> None:
+        """Makes the room that its log takes on the disk usable again, as far as that is possible: for a disk that is full."""
+        self._store.fold()
+
     def __enter__(self) -> Journal:
         return self
 

@@ -54,6 +54,11 @@ class Store:
         with self._lock:
             self._connection.close()
 
+    def fold(self) -> None:
+        """Folds the log into the file, so that its room on the disk is used anew. What prevents that is no harm."""
+        with self._lock, suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows that a question is answered with.
 
@@ -139,20 +144,49 @@ def open_reader(path: Path) -> Store | None:
     if not path.exists():
         return None
     with _translated_system(path), _translated(path):
-        connection: sqlite3.Connection | None = None
         try:
-            connection = _open(path, "ro")
-            if _pragma(connection, "application_id") != APPLICATION_ID:
-                raise sqlite3.DatabaseError("it holds no journal")
-            # Also the first look at a page of data: what is damaged early is found here.
-            connection.execute("SELECT count(*) FROM meta").fetchone()
+            try:
+                connection = _looked_at(path, "ro")
+            except sqlite3.OperationalError as err:
+                if not (_lacks_side_files(err) and _is_closed(path)):
+                    raise
+                connection = _looked_at(path, "ro&immutable=1")
             return Store(connection, path, reading=True)
         except sqlite3.DatabaseError as err:
-            if connection is not None:
-                connection.close()
             if not _is_damage(err):
                 raise
             return Store(_empty(f"the journal is damaged: {err}"), path, reading=True)
+
+
+def _looked_at(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection that has read the head and a page of data: what is damaged early is found here."""
+    connection = _open(path, mode)
+    try:
+        if _pragma(connection, "application_id") != APPLICATION_ID:
+            raise sqlite3.DatabaseError("it holds no journal")
+        connection.execute("SELECT count(*) FROM meta").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _lacks_side_files(err: sqlite3.Error) -> bool:
+    """Whether SQLite could not make what even a reader needs beside the file: the disk is full, or mounted for reading."""
+    code = getattr(err, "sqlite_errorcode", 0)
+    return code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF in (
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_READONLY,
+    )
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether all that was written is in the file itself: the last who closes it folds the log in and removes it."""
+    try:
+        return os.stat(f"{path}-wal").st_size == 0
+    except FileNotFoundError:
+        return True
 
 
 def _empty(reason: str) -> sqlite3.Connection:
@@ -312,7 +346,7 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as err:
         code = getattr(err, "sqlite_errorcode", 0)
         if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
-            raise JournalFullError(f'cannot write the journal "{path}": the disk is full') from err
+            raise _full(path) from err
         raise JournalError(f'cannot use the journal "{path}": {err}') from err
 
 
@@ -323,5 +357,11 @@ def _translated_system(path: Path) -> Iterator[None]:
         yield
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise JournalFullError(f'cannot write the journal "{path}": the disk is full') from err
+            raise _full(path) from err
         raise JournalError(f'cannot use the journal "{path}": {err.strerror or err}') from err
+
+
+def _full(path: Path) -> JournalFullError:
+    return JournalFullError(
+        f'cannot write the journal "{path}": the disk is full', hint="free some space, then try again"
+    )

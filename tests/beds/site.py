@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Site:
     spawned: Spawned
     base: Mapping[str, str]
     extra: dict[str, str] = field(default_factory=dict)
+    # Makes the command line by which a program is started elsewhere (in a namespace), from its own and a directory.
+    inside: Callable[[Sequence[str | Path], Path], Sequence[str | Path]] = lambda argv, _cwd: argv
 
     @property
     def document(self) -> Path:
@@ -83,7 +85,7 @@ class Site:
     def run(self, *argv: str | Path, timeout: float = 60, cwd: Path | None = None, stdin: str = "") -> Answer:
         """Runs `openclaw ARGV` to its end."""
         done = subprocess.run(
-            [OPENCLAW, *argv],
+            self.inside([OPENCLAW, *argv], cwd or self.home),
             cwd=cwd or self.home,
             env=self.environ,
             input=stdin,
@@ -123,7 +125,7 @@ class Site:
         log = self.home / "supervisor.log"
         with log.open("ab") as file:
             process = self.spawned.start(
-                [OPENCLAW, "run", *argv],
+                self.inside([OPENCLAW, "run", *argv], self.home),
                 cwd=self.home,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,

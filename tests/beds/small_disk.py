@@ -1,11 +1,12 @@
-"""A small file system that really runs full, for one program: a tmpfs in a mount namespace of its own.
+"""A small file system that really runs full: a tmpfs in a mount namespace of its own, for one program or for several.
 
 Nobody else sees the mount, and the kernel takes it away with the last process in it, so that nothing stays behind a
 test that is killed. Knows nothing of the program under test.
 
     python -m tests.beds.small_disk MEBIBYTES DIRECTORY PROGRAM [ARGUMENT...]
 
-mounts over DIRECTORY (empty, made by the caller) and becomes PROGRAM; it is meant to be started by `run_on_small_disk`.
+mounts over DIRECTORY (empty, made by the caller) and becomes PROGRAM; it is meant to be started by `run_on_small_disk`
+and `SmallDisk`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.beds.needs import needs_programs, needs_root
-from tests.beds.processes import run
+from tests.beds.processes import Spawned, run
 
 _ROOT = Path(__file__).parents[2]
+_UNSHARE = ("unshare", "--mount", "--propagation", "private")
 
 
 def run_on_small_disk(
@@ -33,18 +35,47 @@ def run_on_small_disk(
     """
     needs_root("a mount namespace")
     needs_programs("unshare", "mount")
-    head: list[str | Path] = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        sys.executable,
-        "-m",
-        __name__,
-        str(mebibytes),
-        directory,
-    ]
+    head: list[str | Path] = [*_UNSHARE, sys.executable, "-m", __name__, str(mebibytes), directory]
     return run([*head, *argv], env=env, cwd=_ROOT)
+
+
+class SmallDisk:
+    """A tmpfs over `directory` for as long as a process of `spawned` lives; skips the test where that cannot be had.
+
+    Attributes:
+        path: how a process outside of the namespace reaches what lies on the disk.
+    """
+
+    def __init__(self, spawned: Spawned, mebibytes: int, directory: Path) -> None:
+        needs_root("a mount namespace")
+        needs_programs("unshare", "mount", "nsenter")
+        self.directory = directory
+        # It says that the mount is there, then does nothing for as long as it is left alone.
+        keep = "printf ready; exec sleep infinity"
+        holder = spawned.start(
+            [*_UNSHARE, sys.executable, "-m", __name__, str(mebibytes), directory, "sh", "-c", keep],
+            cwd=_ROOT,
+            stdout=subprocess.PIPE,
+        )
+        assert holder.stdout is not None
+        assert holder.stdout.read(5) == b"ready"
+        self._pid = holder.pid
+        self.path = Path(f"/proc/{self._pid}/root{directory}")
+
+    def inside(self, argv: Sequence[str | Path], cwd: Path) -> list[str | Path]:
+        """The command line that runs `argv` where the disk is mounted, in `cwd`; it stays one process."""
+        enter = 'cd "$0" && exec "$@"'
+        return ["nsenter", "--target", str(self._pid), "--mount", "sh", "-c", enter, cwd, *argv]
+
+    def remount(self, *options: str) -> None:
+        """Mounts it anew with other options, for example `ro`."""
+        done = run(self.inside(["mount", "-o", ",".join(("remount", *options)), self.directory], Path("/")))
+        assert done.returncode == 0, done.stderr
+
+    def free_bytes(self) -> int:
+        """What is left for everybody."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
 
 
 def fill(directory: Path) -> Path:
