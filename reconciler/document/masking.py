@@ -39,6 +39,8 @@ _VARIABLE: Final = re.compile(
 # Names that are secrets only in our own sections (`auth.profiles.*.key`), where a quoted line must still hide them.
 _OWN: Final = frozenset({"key", "access", "refresh"})
 
+# Where a block text begins there is nothing behind the mark but its indicators.
+_BLOCK_OPENS: Final = re.compile(r"[|>][-+1-9]{0,2}\s*(?:#|$)")
 _REFERENCE_OPENS: Final = re.compile(r"\{\s*(?:$|[\"']?(?:env|file|exec)\b)")
 _PAIR: Final = re.compile(r"""(["']?)([A-Za-z_][\w.\-]*)\1\s*[:=]\s*""")
 # Shapes of well-known keys, wherever they stand.
@@ -105,7 +107,7 @@ def mask_line(line: str, before: str = "") -> str:
     at = 0
     while match := _PAIR.search(line, at):
         found = True
-        if not _hides(match[2]):
+        if not hides(match[2]):
             at = match.end()
             continue
         rest = line[match.end() :]
@@ -117,12 +119,13 @@ def mask_line(line: str, before: str = "") -> str:
             at = match.end() + len(MASK)
     if not found and line.strip() and not line.lstrip().startswith("#"):
         previous = [match[2] for match in _PAIR.finditer(before[:10_000])]
-        if previous and _hides(previous[-1]):
+        if previous and hides(previous[-1]):
             return line[: len(line) - len(line.lstrip())] + MASK
     return mask_text(line)
 
 
-def _hides(name: str) -> bool:
+def hides(name: str) -> bool:
+    """True when what follows `name` in a line of any section may be a secret; too often rather than too rarely."""
     last = name.rpartition(".")[2]
     return is_sensitive(last) or is_sensitive_variable(last) or last in _OWN
 

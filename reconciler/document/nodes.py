@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from reconciler.document.masking import mask_line, mask_text
+from reconciler.document.masking import hides, mask_line, mask_text
 from reconciler.document.problems import Problem, quote, safe
 from reconciler.model import MASK, DocumentPath
 from reconciler.values import join_path
@@ -311,6 +311,8 @@ class _Composer:
         text: str = event.value
         line, column = start.line + 1, start.column + 1
         is_plain = event.implicit[0] and not event.style
+        if (event.tag or event.anchor) and self._awaits_secret():
+            self._decorated_secret(event, line, column)
         self._tagged(event, line, column)
         value = self._resolve(text, line, column) if is_plain else text
         if not is_plain and "\0" in text:
@@ -354,14 +356,15 @@ class _Composer:
     def _alias(self, event: Any) -> None:
         mark = event.start_mark
         line, column = mark.line + 1, mark.column + 1
-        name = safe(event.anchor)
+        secret = self._awaits_secret()
+        name = MASK if secret else safe(event.anchor)
         if event.anchor in self.open_anchors:
             self._stop(line, column, "bad_alias", f"use *{name} inside of what &{name} names")
         target = self.anchors.get(event.anchor)
         if target is None:
             from reconciler.document.problems import closest
 
-            near = closest(event.anchor, self.anchors)
+            near = closest(event.anchor, self.anchors) if not secret else None
             hint = f"did you mean *{safe(near)}?" if near else 'quote a text that begins with *: "*..."'
             self._stop(line, column, "bad_alias", f"find the anchor &{name}", hint=hint)
         if not isinstance(target, Scalar):
@@ -482,14 +485,33 @@ class _Composer:
 
     def _tagged(self, event: Any, line: int, column: int) -> None:
         if event.tag is not None and event.tag != "!":
-            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            tag = MASK if self._awaits_secret() else safe(event.tag.replace("tag:yaml.org,2002:", "!!"))
             self._report(
                 line,
                 column,
                 "tag",
-                f"use the tag {safe(tag)}: tags are not supported",
+                f"use the tag {tag}: tags are not supported",
                 hint="quote a value that is meant as a text",
             )
+
+    def _awaits_secret(self) -> bool:
+        """Whether the value that comes next stands below a name that says secret."""
+        return any(name is not None and isinstance(name.value, str) and hides(name.value) for name in self.names)
+
+    def _decorated_secret(self, event: Any, line: int, column: int) -> None:
+        """A secret that begins with `&` or `!` reads as an anchor or a tag; as such it must not be shown either."""
+        end = event.end_mark
+        if not event.value:
+            until = end.column + 1 if end.line + 1 == line else None
+            self.source.masked.setdefault(line, set()).add((column, until))
+            if event.anchor:
+                self._report(
+                    line,
+                    column,
+                    "secret_literal",
+                    "use an anchor without a value for a secret",
+                    expected="{env: NAME}, {file: PATH}, {exec: [PROGRAM, ARGUMENT]} or ${NAME}",
+                )
 
     # -- problems --
 

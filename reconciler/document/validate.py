@@ -318,7 +318,9 @@ def mark_secrets(root: Mapping) -> None:
                 _mark(node)
         elif isinstance(node, Sequence):
             hidden = hidden or (bool(path) and is_sensitive_list(path[-1]))
-            waiting.extend((path, item, hidden) for item in node.items)
+            # A name or a path is no list: whatever stands in one is not taken for either.
+            below = path[:-1] if path and path[-1] in {"env", "file"} else path
+            waiting.extend((below, item, hidden) for item in node.items)
         else:
             for name, (_, item) in node.entries.items():
                 below = (*path, name)

@@ -10,7 +10,7 @@ from reconciler.model import Action, Cause, Condition, Difference, Status
 from reconciler.values import public
 
 # What only a run can know; everything else is seen afresh.
-_KEPT = frozenset({"RolledBack", "Contested", "HistoryLost"})
+_KEPT = frozenset({"RolledBack", "Contested"})
 
 
 def conditions(
@@ -22,6 +22,7 @@ def conditions(
     kept: Iterable[Condition],
     external: bool,
     generation: int,
+    history_lost: str | None = None,
 ) -> tuple[Condition, ...]:
     """Ready, Synced, Drifted, Degraded where it applies, what the kind saw, and what the journal keeps of earlier runs.
 
@@ -42,6 +43,8 @@ def conditions(
                 message=", ".join(_moved(item) for item in drifted),
             )
         )
+    if history_lost is not None:
+        found.append(Condition(type="HistoryLost", status=Status.TRUE, reason="JournalLost", message=history_lost))
     found += observation.conditions
     found += [item for item in before.values() if item.type in _KEPT]
     return tuple(_since(item, before.get(item.type), generation) for item in found)

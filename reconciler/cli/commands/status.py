@@ -60,6 +60,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         engine = runtime.engine()
         planned = await engine.plan(goal, journal)
         kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
+        lost = journal.history_lost if journal is not None else None
         notes = (*notes, *notes_of(journal), *planned.plan.notes)
     finally:
         if journal is not None:
@@ -77,6 +78,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
                 kept=kept.get(key, ()),
                 external=external[key.kind],
                 generation=planned.plan.generation,
+                history_lost=lost,
             ),
             detail=planned.observations[key].shown,
         )

@@ -311,3 +311,20 @@ async def test_a_kind_that_cannot_be_observed_is_unknown_and_nothing_is_planned_
 async def test_needs_in_a_circle_are_refused_by_name(host: Harness) -> None:
     with pytest.raises(OpenClawError, match="fake/a:set -> fake/b:set -> fake/a:set"):
         await host.apply({"a": fake(1, needs=("b",)), "b": fake(1, needs=("a",))})
+
+
+@pytest.mark.req("PLAN-5", "PLAN-16")
+async def test_a_corrupt_journal_is_moved_aside_and_nothing_is_deleted_in_that_run(host: Harness) -> None:
+    await host.apply({"a": fake(1), "b": fake(2)})
+    host.engine.close()
+    path = host.world.host.state.journal
+    for side in ("-wal", "-shm"):
+        path.with_name(path.name + side).unlink(missing_ok=True)
+    path.write_bytes(b"not a database at all" * 1000)
+    host.fresh()
+    # `b` is gone from the document, but who knows whether we ever made it.
+    outcome = await host.apply({"a": fake(1)})
+    assert outcome.result is Result.CONFIRMED
+    assert host.kind.state == {"a": {"v": 1}, "b": {"v": 2}}
+    assert list(path.parent.glob("journal.sqlite.corrupt-*"))
+    assert reader(host).history_lost is None

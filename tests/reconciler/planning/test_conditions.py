@@ -1,0 +1,76 @@
+"""The conditions of a resource: what is seen now, what is kept of earlier runs, and since when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reconciler.kinds import Health, Observation
+from reconciler.model import ABSENT, Cause, Condition, Difference, Key, Status
+from reconciler.planning.conditions import conditions
+
+KEY = Key("fake", "a")
+DIFFERENCE = Difference(path="v", desired=1, observed=2, last_applied=1, cause=Cause.DRIFT)
+
+
+def made(**named: Any) -> dict[str, Condition]:
+    given: dict[str, Any] = {
+        "observation": Observation(key=KEY),
+        "differences": (),
+        "actions": (),
+        "health": Health(ready=True),
+        "kept": (),
+        "external": False,
+        "generation": 3,
+        **named,
+    }
+    found = conditions(**given)
+    assert len({item.type for item in found}) == len(found)
+    return {item.type: item for item in found}
+
+
+@pytest.mark.req("PLAN-12")
+def test_a_resource_that_is_well_is_ready_and_synced_and_nothing_else() -> None:
+    found = made()
+    assert found.keys() == {"Ready", "Synced"}
+    assert {item.status for item in found.values()} == {Status.TRUE}
+    assert {item.observed_generation for item in found.values()} == {3}
+
+
+@pytest.mark.req("PLAN-9", "PLAN-12")
+def test_drift_is_a_condition_of_its_own_and_change_is_not() -> None:
+    assert made(differences=(DIFFERENCE,))["Drifted"].message == "v is 2, not 1"
+    change = Difference(path="v", desired=1, observed=2, last_applied=ABSENT, cause=Cause.CHANGE)
+    found = made(differences=(change,))
+    assert "Drifted" not in found
+    assert (found["Synced"].status, found["Synced"].message) == (Status.FALSE, "v")
+
+
+@pytest.mark.req("PLAN-12")
+def test_what_cannot_be_observed_is_unknown_and_never_guessed() -> None:
+    found = made(observation=Observation(key=KEY, unknown="the door is locked"))
+    assert (found["Synced"].status, found["Synced"].message) == (Status.UNKNOWN, "the door is locked")
+
+
+@pytest.mark.req("PLAN-12")
+def test_since_is_kept_as_long_as_status_and_reason_are() -> None:
+    kept = (
+        Condition(type="Ready", status=Status.TRUE, reason="Ready", message="", since="earlier", observed_generation=1),
+    )
+    assert (made(kept=kept)["Ready"].since, made(kept=kept)["Ready"].observed_generation) == ("earlier", 1)
+    sick = made(kept=kept, health=Health(ready=False, reason="NoAnswer", message="silence"))["Ready"]
+    assert (sick.since, sick.observed_generation) == ("", 3)
+
+
+@pytest.mark.req("PLAN-12")
+def test_a_rollback_stays_told_and_others_that_are_sick_are_degraded() -> None:
+    kept = (Condition(type="RolledBack", status=Status.TRUE, reason="NotHealthy", message="no", since="then"),)
+    found = made(kept=kept, external=True, health=Health(ready=False, reason="PeerGone", message="it left"))
+    assert found["RolledBack"].since == "then"
+    assert found["Degraded"].reason == "PeerGone"
+
+
+@pytest.mark.req("PLAN-12")
+def test_a_lost_history_is_told_on_everything() -> None:
+    assert made(history_lost="the disk")["HistoryLost"].message == "the disk"
