@@ -143,7 +143,8 @@ def _harmless(value: str) -> bool:
     bare = value.split(" #", 1)[0].strip().rstrip(",}] ").strip("\"'")
     return (
         value == "{"
-        or value[0] in "|>*#"
+        or value[0] == "#"
+        or _BLOCK_OPENS.match(value) is not None
         or bare in {"", "null", "~", "true", "false", MASK}
         or is_reference_text(bare + ("}" if bare.startswith("${") and not bare.endswith("}") else ""))
     )

@@ -342,6 +342,12 @@ class Engine:
         number = planned.plan.generation
         known = await self._is_known(planned.goal, journal)
         if not known and not planned.plan.unknown and not planned.plan.actions:
+            # Nothing is to be done, but a generation that does not serve is none to go back to.
+            verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)
+            if not verdict.healthy:
+                return Outcome(
+                    run="", result=Result.FAILED, plan=planned.plan, generation=number, reason=verdict.reason
+                )
             number = await self._record(planned.goal, request, journal, Result.CONFIRMED)
             await _thread(
                 partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())

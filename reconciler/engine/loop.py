@@ -208,7 +208,10 @@ class Loop:
             self._retry(key, cap)
         for key in [key for key in self._backoff if key not in failures]:
             self._backoff[key] = held(self._backoff[key], now=now)
-        if outcome.plan.unknown:
+        if outcome.result is Result.FAILED and not outcome.run:
+            self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
+            self._say("not_ready", outcome.reason)
+        elif outcome.plan.unknown:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
             self._say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))
         elif not failures:

@@ -45,6 +45,8 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 def outcome_text(outcome: Outcome, *, colour: bool) -> str:
     """The closing line of `openclaw apply`."""
     if not outcome.run:
+        if outcome.reason:
+            return f"No changes, but not confirmed: {outcome.reason}\n"
         return "No changes: nothing to do.\n"
     done = sum(step.result == "done" for step in outcome.steps)
     good = outcome.exit_code == 0

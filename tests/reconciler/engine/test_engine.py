@@ -328,3 +328,17 @@ async def test_a_corrupt_journal_is_moved_aside_and_nothing_is_deleted_in_that_r
     assert host.kind.state == {"a": {"v": 1}, "b": {"v": 2}}
     assert list(path.parent.glob("journal.sqlite.corrupt-*"))
     assert reader(host).history_lost is None
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_document_that_changes_nothing_is_confirmed_only_while_everything_serves(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    host.kind.state["b"] = {"v": 2}
+    host.kind.health["b"] = Health(ready=False, reason="Sick", message="it coughs")
+    outcome = await host.apply({"a": fake(1), "b": fake(2)})
+    assert (outcome.result, outcome.exit_code, outcome.run) == (Result.FAILED, 1, "")
+    assert "it coughs" in outcome.reason
+    assert len(reader(host).generations()) == 1
+    host.kind.health.clear()
+    assert (await host.apply({"a": fake(1), "b": fake(2)})).exit_code == 0
+    assert len(reader(host).generations()) == 2
