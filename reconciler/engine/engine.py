@@ -125,10 +125,10 @@ class Engine:
         """True while a window is watched: then stopping loses nothing but the verdict."""
         return self._watchers > 0
 
-    async def hold_back(self, digest: str, reason: str, run: str) -> None:
-        """Quarantines a document by its digest: it is applied again only by the word of an operator, or once it changes."""
+    async def let_go(self, digest: str) -> None:
+        """Ends the quarantine of a document: what was to take its place did not."""
         async with self._writer(HOUR_SECONDS):
-            await _thread(partial(self.journal().quarantine, digest, reason, run, self.now()))
+            await _thread(partial(self.journal().release, digest))
 
     def close(self) -> None:
         """Closes the journal, if it was opened."""
@@ -193,6 +193,8 @@ class Engine:
             planned = await self.plan(goal, journal)
             # A plan made before there was a journal has other digests of secrets; it was compared above.
             await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
+            if request.holds_back is not None:
+                await _thread(partial(journal.quarantine, *request.holds_back, "", self.now()))
             plan = _without(_as_agreed(planned.plan, request.expected), request.waiting)
             if plan.actions:
                 self._keep_room(plan)
@@ -316,7 +318,7 @@ class Engine:
             goal = source(reader.salt)
             planned = await self.plan(goal, reader)
             plan = planned.plan
-            if plan.actions or plan.blocked or plan.unknown or request.expected is not None:
+            if plan.actions or plan.blocked or plan.unknown or request.expected is not None or request.holds_back:
                 return None
             left_open = await _thread(reader.open_runs)
             if left_open and holder(self.host.state.ours / "verify.lock") is None:

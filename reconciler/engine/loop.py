@@ -33,6 +33,10 @@ LOCK_SECONDS = 1.0
 UNKNOWN_SECONDS = 5.0
 
 
+class _OvertakenError(OpenClawError):
+    """What this look was to lead to is no longer what is wanted: look again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """The document as it was loaded just now. `mark` is the same as long as nothing in it or in what it reads changed."""
@@ -116,6 +120,8 @@ class Loop:
         except LockedError as err:
             self._say("waiting_for_lock", err.message)
             self.queue.add_after(EVERYTHING, LOCK_SECONDS)
+        except _OvertakenError:
+            self.queue.add(EVERYTHING)
         except DocumentError as err:
             self._invalid(err)
         except OpenClawError as err:
@@ -178,24 +184,47 @@ class Loop:
         self._say("document_invalid", err.message, problems=problems)
 
     async def _held_back(self, source: Source) -> Source:
-        """`source`, unless its document is quarantined: then the last confirmed generation stays in force."""
+        """`source`, unless its document is quarantined: then what came instead of it stays in force."""
         engine = self.engine
         if not await trio.to_thread.run_sync(engine.host.state.journal.exists):
             return source
 
         def instead() -> Source:
             journal = engine.journal()
-            rejected = journal.quarantined(source(journal.salt).digest)
-            confirmed = journal.last_confirmed()
-            if rejected is None:
-                return source
-            self._say("held_back", f"the document is held back: {rejected.reason}")
-            if confirmed is None:
-                raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
-            goal: Goal = engine.goal_of(confirmed)[0]
-            return lambda _salt: goal
+            digest = source(journal.salt).digest
+            number = self._number_instead(digest)
+            if number is None:
+                goal: Goal | None = None
+            else:
+                generation = journal.generation(number)
+                assert generation is not None
+                goal = engine.goal_of(generation)[0]
+
+            def unless_overtaken(salt: bytes) -> Goal:
+                # Asked again under the writer lock: a person may have gone back while this look waited for it.
+                if self._number_instead(digest) != number:
+                    raise _OvertakenError("cannot apply: another writer came first")
+                return goal if goal is not None else source(salt)
+
+            return unless_overtaken
 
         return await trio.to_thread.run_sync(instead)
+
+    def _number_instead(self, digest: str) -> int | None:
+        """The generation to keep in force instead of a document that is held back; None where it is not."""
+        journal = self.engine.journal()
+        rejected = journal.quarantined(digest)
+        if rejected is None:
+            return None
+        self._say("held_back", f"the document is held back: {rejected.reason}")
+        newest = journal.last_generation()
+        # One whose window is still open took the document's place a moment ago; what was confirmed before it is past.
+        if newest is not None and newest.result is Result.VERIFYING and journal.quarantined(newest.digest) is None:
+            return newest.number
+        confirmed = journal.last_confirmed()
+        if confirmed is None:
+            raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
+        return confirmed.number
 
     def _settle(self, outcome: Outcome) -> None:
         """Says what happened and arranges the next look."""

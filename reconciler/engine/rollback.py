@@ -23,7 +23,6 @@ from reconciler.errors import OpenClawError
 from reconciler.journal import Run
 from reconciler.kinds import Resource
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
-from reconciler.planning.policy import window_seconds
 from reconciler.serial import plan_digest
 
 if TYPE_CHECKING:
@@ -99,7 +98,8 @@ async def resume_roll_back(engine: Engine, run: Run) -> None:
     intents = await _thread(partial(journal.actions_of, run.id))
     try:
         if target is not None:
-            failure = await _restore(engine, run.id, (), target, run.reason)
+            touched = dict.fromkeys(intent.action.key for intent in intents)
+            failure = await _restore(engine, run.id, touched, target, run.reason)
         else:
             generation = await _thread(partial(journal.generation, run.generation or 0))
             steps = tuple(
@@ -159,8 +159,9 @@ async def _restore(
     await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
     touched = [step for step in results if step.result != "skipped"]
     gates = await _thread(partial(account.gates, journal, goal, touched))
-    seconds = window_seconds(planned.plan.actions, goal.desired.policy)
-    verdict = await verify(gates, engine.kinds, engine.world(goal, run), seconds)
+    # What the rejected generation made sick must be well again, whatever this way back had to do for it.
+    gates |= {key: goal.resources[key] for key in gate_keys if key in goal.resources}
+    verdict = await verify(gates, engine.kinds, engine.world(goal, run), goal.desired.policy.verify_seconds)
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
     back = Window(
         run=run, goal=goal, plan=planned.plan, steps=results, generation=target.number, gates=gates, left_seconds=0.0

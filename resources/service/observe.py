@@ -143,6 +143,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
     return Detail(
         pid=child.pid,
         port=port,
+        suspended=child.suspended(spec),
         startup_seconds=startup,
         holder=_holder(port, child),
         unreadable=tuple((field, why) for field, path in spec.tls_files if (why := _unreadable(path)) is not None),

@@ -39,11 +39,12 @@ class Detail:
 
     `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
     measured at its last start. `unreadable` holds TLS files: field of openclaw.json and why. `program_missing` is why
-    the program cannot be started.
+    the program cannot be started. `suspended` says that a person stopped it, and that this still holds.
     """
 
     pid: int | None
     port: int
+    suspended: bool = False
     startup_seconds: float | None = None
     holder: Holder | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
@@ -75,6 +76,9 @@ def _actions(step: Step, resource: Resource, spec: ServiceSpec, detail: Detail) 
     keeper = tuple(item for item in differences if item.path == "keeper")
     if len(policy) + len(keeper) < len(differences):
         if detail.pid is None:
+            # Between two starts of a crash loop the new spec is tried at once; a stop by hand goes on holding.
+            if spec.service.state == "running" and not detail.suspended:
+                return (_start(step, resource, spec, differences, detail),)
             return (_update(step, resource, differences),)
         return (_restart(step, resource, spec, differences, detail),)
     adopt = (_adopt(step, resource, keeper),) if keeper else ()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,6 @@ pytestmark = pytest.mark.real
 
 def certificate(site: Site) -> tuple[Path, Path]:
     """A certificate whose key cannot be used: it belongs to another one."""
-    import subprocess
-
     made = []
     for name in ("one", "two"):
         key, cert = site.home / f"{name}.key", site.home / f"{name}.pem"
@@ -99,17 +100,46 @@ def test_diff_shows_what_lies_between_two_generations(site: Site) -> None:
     assert site.run("diff", "1", "9").code == 64
 
 
-@pytest.mark.req("PLAN-7", "PLAN-17")
-def test_a_port_taken_between_plan_and_bind_is_rolled_back(site: Site, free_port: object) -> None:
-    assert callable(free_port)
+class PortThief:
+    """Takes a port as soon as the gateway's config names it: after the plan looked, before the restarted gateway binds."""
+
+    def __init__(self, config: Path, port: int) -> None:
+        self._config, self._port = config, port
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._steal)
+        self.taken: socket.socket | None = None
+
+    def __enter__(self) -> PortThief:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self.taken is not None:
+            self.taken.close()
+
+    def _steal(self) -> None:
+        while not self._over.wait(0.001):
+            if f'"port": {self._port}' in self._config.read_text():
+                self.taken = socket.create_server(("127.0.0.1", self._port))
+                return
+
+
+@pytest.mark.req("PLAN-7", "PLAN-15", "PLAN-17")
+def test_a_port_taken_between_plan_and_bind_is_rolled_back(site: Site, free_port: Callable[[], int]) -> None:
     site.write()
     site.apply()
     new = free_port()
-    # Another address of this machine holds the port: the plan sees no listener on loopback that would collide with a
-    # gateway on all addresses, and the bind fails.
-    site.write(site.document.read_text().replace(f"port: {site.port}\n", f"port: {new}\n"))
-    assert site.run("plan", "--out", "p.json").code == 0
-    with socket.create_server(("127.0.0.1", new)):
-        answer = site.run("apply", "p.json")
-        assert answer.code in (3, 5), (answer.out, answer.err)
-    site.wait_healthy()
+    bad = site.write(port=new)
+    with PortThief(site.state / "openclaw.json", new) as thief:
+        done = site.apply(code=5)
+        assert thief.taken is not None
+    assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
+    assert str(new) in done["reason"] or "already listening" in done["reason"]
+    assert site.health()[0] == 200
+    assert site.document.read_text() == bad
+    assert site.generations()[0]["result"] == "rolled-back"
+    # The port is free again: the operator's word applies the very same document.
+    assert site.apply()["result"] == "confirmed"
+    assert site.health(new)[0] == 200

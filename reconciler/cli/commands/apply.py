@@ -11,6 +11,7 @@ from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, UsageError
 
 if TYPE_CHECKING:
+    from reconciler.cli.runtime import Runtime
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
@@ -129,7 +130,6 @@ async def rollback(
     """Applies an earlier generation as a new one and holds the present document back until it changes."""
     from reconciler.cli.render.plan import diagnostics_text, plan_text
     from reconciler.engine.requests import Request
-    from reconciler.errors import DocumentError
     from reconciler.model import Result
 
     journal = session.journal()
@@ -159,23 +159,37 @@ async def rollback(
         )
         if planned.plan.actions and not await answered(session, f"Go back to generation {target.number}? [y/N] "):
             return 3
+    else:
+        # What cannot be brought back must be said, asked or not.
+        session.console.err("".join(f"note: {note.message}\n" for note in notes))
+    held = present_digest(session, runtime)
+    reason = f"superseded by `openclaw rollback` to generation {target.number}"
     request = Request(
-        cause=f"rollback to {target.number}", author=author or who(session), commit=target.commit, approvals=approvals
+        cause=f"rollback to {target.number}",
+        author=author or who(session),
+        commit=target.commit,
+        approvals=approvals,
+        holds_back=(held, reason) if held is not None and held != target.digest else None,
     )
     try:
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request, no_wait=False)
-        if outcome.exit_code == 0:
-            try:
-                held = runtime.source(session.load())(runtime.salt()).digest
-            except DocumentError:
-                held = None  # A document that is not valid is not applied by itself anyway.
-            if held is not None and held != target.digest:
-                await engine.hold_back(
-                    held, f"superseded by `openclaw rollback` to generation {target.number}", outcome.run
-                )
+        if outcome.exit_code != 0 and request.holds_back is not None:
+            await engine.let_go(request.holds_back[0])
     finally:
         session.leave(engine)
     return told(session, outcome, as_json)
+
+
+def present_digest(session: Session, runtime: Runtime) -> str | None:
+    """The digest of what a supervisor keeps in force: the document, or the last confirmed one while that is not valid."""
+    from reconciler.errors import DocumentError
+
+    try:
+        return runtime.source(session.load())(runtime.salt()).digest
+    except DocumentError:
+        with session.journal() as journal:
+            last = journal.last_confirmed()
+        return last.digest if last is not None else None
 
 
 async def carry_out(session: Session, engine: Engine, source: Source, request: Request, *, no_wait: bool) -> Outcome:
