@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,6 @@ def supervisor() -> FakeSupervisor:
 async def serving(supervisor: FakeSupervisor, path: Path) -> AsyncIterator[Path]:
     """The control API on a real socket."""
     async with trio.open_nursery() as nursery:
-
-        async def start(task_status: trio.TaskStatus[Path] = trio.TASK_STATUS_IGNORED) -> None:
-            await serve(supervisor, path, crashed=supervisor.crashed, task_status=task_status)
-
-        await nursery.start(start)
+        await nursery.start(partial(serve, supervisor, path, crashed=supervisor.crashed))
         yield path
         nursery.cancel_scope.cancel()

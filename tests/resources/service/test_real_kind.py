@@ -630,7 +630,8 @@ async def test_the_built_in_gateway_is_started_asked_and_stopped(free_port: Call
         assert ended["code"] == 0
         assert ended["asked"]
     finally:
-        await trio.to_thread.run_sync(bench.close)
+        with trio.move_on_after(30, shield=True):
+            await trio.to_thread.run_sync(bench.close)
 
 
 def test_the_default_program_does_not_look_for_modules_in_the_state_directory() -> None:
