@@ -449,7 +449,13 @@ def _type_name(value: Any) -> str:
 
 # --- redaction -------------------------------------------------------------------------------------------------------
 
-_SENSITIVE = re.compile(r"token$|password|secret|api.?key$", re.IGNORECASE)
+# The real product's four (token, password, secret, API key) and those further names under which the document takes
+# no literal either: what must be a reference there must not be shown resolved here.
+_SENSITIVE = re.compile(
+    r"token$|password|passwd$|passphrase$|secret|credentials?$|cookies?$|authorization$"
+    r"|api.?key$|(?:private|access|signing|encryption)[-_]?key$",
+    re.IGNORECASE,
+)
 _ONE_REFERENCE = re.compile(r"\$\{[A-Z_][A-Z0-9_]*\}")
 
 

@@ -10,7 +10,7 @@ of an include, so a declared field stands in the file even where an include says
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from gateway.wire.reload import BUILTIN, OPENCLAW_2026_2_17, impact_of
 from reconciler.desired import Desired, Gateway, Logging, SecretRef
 from reconciler.kinds import Secrets
 from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Secret, Value
-from reconciler.values import join_path, split_path
+from reconciler.values import join_path, same, split_path
 from resources.gateway_config.edit import Path, node_at
 
 KEY = Key("gateway-config", "gateway")
@@ -27,11 +27,14 @@ TOKEN_TEXT = "${OPENCLAW_GATEWAY_TOKEN}"  # noqa: S105 - the reference that stan
 PASSWORD_TEXT = "${OPENCLAW_GATEWAY_PASSWORD}"  # noqa: S105
 DEFAULT_PORT = 18789
 
-# Every text below such a name is a secret unless it is a reference; names that merely end alike (`maxTokens`) are not.
+# Every text below such a name is a secret unless it is a reference; names that merely end alike (`maxTokens`) hold no text.
 _SENSITIVE = re.compile(
-    r"(?:token|password|passphrase|secret|api[-_]?key|private[-_]?key|authorization)$", re.IGNORECASE
+    r"(?:tokens?|passwords?|passwd|passphrase|secrets?|credentials?|cookies?|authorization"
+    r"|(?:api|private|secret|access|signing|encryption)[-_]?keys?)$",
+    re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"(?:Bearer |Basic )?\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+_HOLDS_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _IMPACTS = {"none": Impact.NONE, "hot": Impact.HOT_RELOAD, "restart": Impact.RESTART}
 
 
@@ -77,20 +80,36 @@ def parts(path: str) -> Path:
     return tuple(str(part) for part in split_path(path))
 
 
-def observed(root: Node | None, paths: list[str], secrets: Secrets) -> Fields:
-    """The values at `paths`, secrets as their digests; ABSENT where there is none."""
-    return {path: _observed(root, path, secrets.digest_text) for path in paths}
+def observed(root: Node | None, paths: Mapping[str, Collection[Value]], secrets: Secrets) -> Fields:
+    """The values at `paths`, secrets as their digests; ABSENT where there is none.
+
+    With each path come the values that we declare or once wrote there: the document has them in plain, so they are no
+    secrets; and where one of them is a reference, whatever else stands there was a secret, by whatever name.
+    """
+    return {path: _observed(root, path, known, secrets.digest_text) for path, known in paths.items()}
 
 
-def _observed(root: Node | None, path: str, digest: Callable[[str], Secret]) -> Value:
+def _observed(root: Node | None, path: str, known: Collection[Value], digest: Callable[[str], Secret]) -> Value:
     keys = parts(path)
     node = node_at(root, keys) if root is not None else None
-    return ABSENT if node is None else guarded(keys, to_plain(node), digest)
+    if node is None:
+        return ABSENT
+    value: Any = to_plain(node)
+    if any(same(value, each) for each in known):
+        return value  # type: ignore[no-any-return]
+    return guarded(keys, value, digest, sensitive=any(_refers(each) for each in known))
 
 
-def guarded(keys: Path, value: Any, digest: Callable[[str], Secret]) -> Value:
-    """`value` as it may leave this package: every literal secret in it is a digest."""
-    return _guarded(value, any(_SENSITIVE.search(key) for key in keys), digest)
+def _refers(value: Value) -> bool:
+    """Whether `value` says that its place is one for secrets: a reference, or what became of a secret."""
+    if isinstance(value, (tuple, list)):
+        return any(_refers(item) for item in value)
+    return isinstance(value, Secret) or (isinstance(value, str) and _HOLDS_REFERENCE.search(value) is not None)
+
+
+def guarded(keys: Path, value: Any, digest: Callable[[str], Secret], *, sensitive: bool = False) -> Value:
+    """`value` as it may leave this package: every literal secret in it is a digest, or every text where `sensitive`."""
+    return _guarded(value, sensitive or any(_SENSITIVE.search(key) for key in keys), digest)
 
 
 def _guarded(value: Any, sensitive: bool, digest: Callable[[str], Secret]) -> Value:

@@ -134,8 +134,7 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
         file, kept = await trio.to_thread.run_sync(_read, world.host)
     except OpenClawError as err:
         return Observation(key=wanted.key, unknown=err.message)
-    paths = list(dict.fromkeys([*(wanted.resource.fields if wanted.resource is not None else ()), *wanted.applied]))
-    fields = observed(file.root, paths, world.secrets)
+    fields = observed(file.root, _known(wanted), world.secrets)
     spec: ConfigSpec | None = wanted.resource.spec if wanted.resource is not None else None
     loaded = None
     if spec is not None and spec.runtime == "builtin" and file.text is not None:
@@ -148,6 +147,18 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
         shown=shown,
         conditions=_conditions(loaded),
     )
+
+
+def _known(wanted: Wanted) -> dict[str, tuple[Value, ...]]:
+    """Every path to look at, with the values of ours for it."""
+    declared = wanted.resource.fields if wanted.resource is not None else {}
+    return {
+        path: (
+            *((declared[path],) if path in declared else ()),
+            *((wanted.applied[path].value, wanted.applied[path].former) if path in wanted.applied else ()),
+        )
+        for path in (*declared, *(path for path in wanted.applied if path not in declared))
+    }
 
 
 def _conditions(loaded: Loaded | None) -> tuple[Condition, ...]:
@@ -291,7 +302,7 @@ def _apply_write(action: Action, world: World) -> None:
     host = world.host
     file, kept = _read(host)
     changes = {path: decode(value) for path, value in action.arguments["paths"].items()}
-    present = observed(file.root, list(changes), world.secrets)
+    present = observed(file.root, _known_of(action, changes), world.secrets)
     wanted = {path: value for path, value in changes.items() if not same(present[path], value)}
     if action.precondition is not None and wanted:
         _check(action, action.differences, present)
@@ -307,6 +318,13 @@ def _apply_write(action: Action, world: World) -> None:
         write_config(host, file, text, wanted, world.secrets.digest_text)
     if action.arguments.get("created"):
         _remove_if_empty(host)
+
+
+def _known_of(action: Action, changes: Mapping[str, Value]) -> dict[str, tuple[Value, ...]]:
+    known: dict[str, tuple[Value, ...]] = {path: (value,) for path, value in changes.items()}
+    for item in action.differences:
+        known[item.path] = (*known.get(item.path, ()), item.desired, item.observed, item.last_applied)
+    return known
 
 
 def _check(action: Action, differences: tuple[Difference, ...], present: Mapping[str, Value]) -> None:

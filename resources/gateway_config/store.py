@@ -213,9 +213,14 @@ def _keep(host: Host, file: File, changes: Mapping[str, Value], digest_text: Cal
         if node is None:
             continue
         texts = kept.setdefault(path, {})
-        texts.setdefault(_name(guarded(keys, to_plain(node), digest_text)), file.text[slice(*node.span)])
+        text, plain = file.text[slice(*node.span)], to_plain(node)
+        # Whether the value was taken for a secret depends on what was declared there: it is found by either name.
+        for sensitive in (False, True):
+            texts.setdefault(_name(guarded(keys, plain, digest_text, sensitive=sensitive)), text)
         if len(texts) > MAX_KEPT:
-            del texts[list(texts)[1]]
+            first = next(iter(texts.values()))
+            for name in [name for name, each in texts.items() if each != first][:2]:
+                del texts[name]
     if (after := json.dumps(kept, ensure_ascii=False)) != before:
         replace_file(_kept_path(host), after.encode(), 0o600)
 
