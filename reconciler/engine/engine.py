@@ -358,10 +358,37 @@ class Engine:
             await _thread(partial(journal.set_history_lost, None))
         return Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=number)
 
-    async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
-        plan, goal = planned.plan, planned.goal
+    async def start_run(
+        self,
+        planned: Planned,
+        *,
+        cause: str,
+        author: str | None = None,
+        commit: str | None = None,
+        digest: str | None = None,
+        target: int | None = None,
+    ) -> Steps:
+        """Writes the head of a run with its first intent, and returns what performs its steps. The caller holds the lock.
+
+        `digest` is that of the plan file it comes from, `target` the generation that it leads back to.
+        """
+        plan, goal, journal = planned.plan, planned.goal, self.journal()
         run = uuid4().hex[:12]
-        steps = Steps(
+        begin = partial(
+            journal.begin_run,
+            run,
+            cause=cause,
+            author=author,
+            commit=commit,
+            plan_digest=digest or plan_digest(plan),
+            document_digest=goal.digest,
+            at=self.now(),
+            first_intent=plan.actions[0],
+            target_generation=target,
+        )
+        makes_room = any(frees(action) for action in plan.actions)
+        await _thread(partial(self._ballast.spend_on, begin) if makes_room else begin)
+        return Steps(
             run=run,
             journal=journal,
             kinds={kind.name: kind for kind in self.kinds},
@@ -372,22 +399,18 @@ class Engine:
             begun={plan.actions[0].id},
             ballast=self._ballast,
         )
-        begin = partial(
-            journal.begin_run,
-            run,
+
+    async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
+        steps = await self.start_run(
+            planned,
             cause=request.cause,
             author=request.author,
             commit=request.commit,
-            plan_digest=request.expected_digest or plan_digest(plan),
-            document_digest=goal.digest,
-            at=self.now(),
-            first_intent=plan.actions[0],
+            digest=request.expected_digest,
         )
-        makes_room = any(frees(action) for action in plan.actions)
-        await _thread(partial(self._ballast.spend_on, begin) if makes_room else begin)
         if request.expected_digest is not None:
             await _thread(partial(journal.mark_plan_used, request.expected_digest, self.now()))
-        results = await execute(plan.actions, steps.perform, stopping=self.stopping)
+        results = await execute(planned.plan.actions, steps.perform, stopping=self.stopping)
         return await self._applied(planned, request, journal, steps, results)
 
     async def _applied(

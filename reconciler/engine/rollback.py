@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
-from uuid import uuid4
 
 import trio
 
@@ -23,7 +22,6 @@ from reconciler.errors import OpenClawError
 from reconciler.journal import Run
 from reconciler.kinds import Resource
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
-from reconciler.serial import plan_digest
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine
@@ -131,29 +129,7 @@ async def _restore(
         gates = {key: goal.resources[key] for key in gate_keys if key in goal.resources}
         verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0)
         return None if verdict.healthy else verdict.reason
-    run = uuid4().hex[:12]
-    steps = Steps(
-        run=run,
-        journal=journal,
-        kinds={kind.name: kind for kind in engine.kinds},
-        resources=goal.resources,
-        applied={key: item.applied for key, item in planned.wanted.items()},
-        world=engine.world(goal, run),
-        report=engine.report,
-        begun={planned.plan.actions[0].id},
-    )
-    await _thread(
-        partial(
-            journal.begin_run,
-            run,
-            cause=f"rollback of {rejected}",
-            plan_digest=plan_digest(planned.plan),
-            document_digest=target.digest,
-            at=now(),
-            first_intent=planned.plan.actions[0],
-            target_generation=target.number,
-        )
-    )
+    steps = await engine.start_run(planned, cause=f"rollback of {rejected}", target=target.number)
     results = await execute(planned.plan.actions, steps.perform)
     failed = next((step.error for step in results if step.result != "done"), None)
     await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
@@ -161,14 +137,20 @@ async def _restore(
     gates = await _thread(partial(account.gates, journal, goal, touched))
     # What the rejected generation made sick must be well again, whatever this way back had to do for it.
     gates |= {key: goal.resources[key] for key in gate_keys if key in goal.resources}
-    verdict = await verify(gates, engine.kinds, engine.world(goal, run), goal.desired.policy.verify_seconds)
+    verdict = await verify(gates, engine.kinds, steps.world, goal.desired.policy.verify_seconds)
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
     back = Window(
-        run=run, goal=goal, plan=planned.plan, steps=results, generation=target.number, gates=gates, left_seconds=0.0
+        run=steps.run,
+        goal=goal,
+        plan=planned.plan,
+        steps=results,
+        generation=target.number,
+        gates=gates,
+        left_seconds=0.0,
     )
     await _thread(partial(account.record_health, journal, back, verdict, now()))
     ended = Result.CONFIRMED if failure is None else Result.FAILED
-    await _thread(partial(journal.set_run, run, ended, now(), reason=failure or reason))
+    await _thread(partial(journal.set_run, steps.run, ended, now(), reason=failure or reason))
     return failure
 
 
