@@ -328,8 +328,10 @@ def test_a_literal_is_refused_and_not_echoed(trail: Trail, old: str, new: str) -
     text = DOCUMENT.format(port=site.port, auth=auth)
     assert old in text
     site.write(text.replace(old, new.format(literal, literal)))
-    for argv in (["validate"], ["validate", "--json"], ["plan"]):
-        trail.run(*argv, code=78)
+    for argv in (["validate"], ["validate", "--json"], ["plan"], ["apply", "--yes"]):
+        answer = site.call(*argv)
+        assert answer.code == 78, (argv, answer)
+        trail.clean(answer.out + answer.err, str(argv))
     assert list(site.state.iterdir()) == []
 
 

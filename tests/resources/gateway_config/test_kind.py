@@ -169,6 +169,34 @@ async def test_a_secret_found_in_the_file_leaves_it_as_a_digest_only(tmp_path: P
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.req("DOC-4", "PLAN-10")
+@pytest.mark.parametrize("name", ["credentials", "passwd", "signing_key", "cookie", "anything"])
+async def test_where_a_reference_is_declared_whatever_stood_there_was_a_secret(tmp_path: Path, name: str) -> None:
+    document = make_desired(gateway=gateway({"channels": {"x": {name: "${TOKEN}"}}}, port=9))
+    text = json.dumps({"gateway": {"port": 9}, "channels": {"x": {name: CANARY}}})
+    case = make_case(tmp_path, document, text)
+    seen = await look(case, document)
+    assert CANARY not in repr(seen)
+    applied = await carry_out(case, seen)
+    assert CANARY not in repr(applied)
+    assert (await look(case, document, applied)).converged
+    await carry_out(case, await look(case, case.withdrawn, applied))
+    assert config(case).read_text() == text
+
+
+async def test_a_plain_value_below_a_name_that_says_secret_converges(tmp_path: Path) -> None:
+    document = make_desired(
+        gateway=gateway({"channels": {"x": {"credentials": {"path": "a.json", "list": ["b"]}}}}, port=9)
+    )
+    case = make_case(
+        tmp_path, document, '{"gateway": {"port": 9}, "channels": {"x": {"credentials": {"path": "old"}}}}'
+    )
+    applied = await carry_out(case, await look(case, document))
+    assert (await look(case, document, applied)).converged
+    data = json.loads(config(case).read_text())
+    assert data["channels"]["x"]["credentials"] == {"path": "a.json", "list": ["b"]}
+
+
 async def test_a_secret_whose_kept_text_is_gone_is_said_before_anything_is_done(tmp_path: Path) -> None:
     document = make_desired(gateway=gateway(token=SecretRef("env", "TOKEN")))
     case = make_case(tmp_path, document, FOREIGN)
