@@ -97,7 +97,8 @@ class Position:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        # A variable of the environment has no lines.
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

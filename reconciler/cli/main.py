@@ -85,9 +85,15 @@ def meant(word: str, words: Sequence[str]) -> str:
 def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
+    from shutil import which
+
     from reconciler.version import version
 
     click.echo(f"openclaw-reconciler {version()}")
+    # The real product's command has the same name, and whoever types it must know which one answers.
+    first, mine = which("openclaw"), os.path.realpath(sys.argv[0])
+    if first is not None and os.path.realpath(first) != mine:
+        click.echo(f"`openclaw` on PATH is another one: {first}")
     ctx.exit()
 
 
@@ -152,8 +158,12 @@ def explain(console: Console, err: OpenClawError) -> int:
 
 def usage(console: Console, err: click.ClickException) -> int:
     """Tells wrong usage on stderr and returns 64."""
+    if isinstance(err, click.exceptions.NoArgsIsHelpError):
+        console.err(err.format_message() + "\n")
+        return USAGE
     ctx = getattr(err, "ctx", None)
-    console.err(f"openclaw: {err.format_message()}\n")
+    text = err.format_message().removesuffix(".")
+    console.err(f"openclaw: {text[:1].lower()}{text[1:]}\n")
     if ctx is not None:
         console.err(f"  hint: `{ctx.command_path} --help` tells how it is used\n")
     return USAGE

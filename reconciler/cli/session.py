@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from reconciler import paths
 from reconciler.cli.console import Console
-from reconciler.errors import OpenClawError
+from reconciler.errors import DocumentError, OpenClawError
 
 if TYPE_CHECKING:
     import trio
@@ -92,7 +92,13 @@ class Session:
         """
         from reconciler.document.load import load
 
-        return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
+        try:
+            return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
+        except DocumentError as err:
+            if not os.path.lexists(self.document):
+                here = "" if self.file or self.environ.get("OPENCLAW_FILE") else "there is no ./openclaw.yaml either; "
+                err.hint = f"{here}`openclaw init` writes a first document, --file names another"
+            raise
 
     def reader(self) -> Journal | None:
         """The journal for reading, None where nothing was ever applied."""

@@ -153,7 +153,7 @@ def duration(text: str, parse: Callable[[Any], float]) -> float:
     try:
         return parse(text)
     except ValueError as err:
-        raise UsageError(f"cannot use --since {text!r}: {err}", hint="write it like 30s, 5m or 2h") from err
+        raise UsageError(f"cannot use --since: cannot {err}", hint="write it like 30s, 5m or 2h") from err
 
 
 def _shown(line: Line, console: Console, as_json: bool) -> str:

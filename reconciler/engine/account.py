@@ -47,9 +47,11 @@ def record_applied(
 
 def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[Key, Resource]:
     """The resources that must be ready at the window's end: those that this run disturbed or started, and those that
-    were ready before it.
+    were ready before it. A run that disturbs nobody answers for nobody but itself.
     """
     keys = {step.action.key for step in touched if step.action.impact is not Impact.NONE or step.action.verb == "start"}
+    if not keys:
+        return {key: goal.resources[key] for key in sorted({step.action.key for step in touched} & goal.resources.keys())}
     keys |= {
         key
         for key, conditions in journal.conditions().items()

@@ -236,7 +236,8 @@ class Engine:
             await _thread(journal.fold)
             reason = "; ".join(filter(None, (reason, "the disk of the state directory ran full meanwhile")))
         failed = [step for step in window.steps if step.result != "done"]
-        if reason and window.goal.desired.policy.rollback:
+        # Without another document there is nowhere to go back to: what is sick now was well with this one.
+        if reason and window.recorded and window.goal.desired.policy.rollback:
             return await self._back(window, reason)
         if reason:
             return await self._end(window, Result.FAILED, reason)
@@ -257,7 +258,7 @@ class Engine:
     async def end_run(self, window: Window, result: Result, reason: str) -> None:
         """Writes the end of a run and of its generation into the journal."""
         journal = self.journal()
-        if window.generation:
+        if window.recorded:
             await _thread(partial(journal.set_generation_result, window.generation, result, reason))
         await _thread(partial(journal.set_run, window.run, result, self.now(), reason=reason))
 
@@ -430,7 +431,10 @@ class Engine:
                 run=steps.run, result=Result.FAILED, plan=planned.plan, steps=results, reason=reason,
                 generation=planned.plan.generation,
             ), None  # fmt: skip
-        number = await self._record(goal, request, journal, Result.VERIFYING)
+        confirmed = await _thread(journal.last_confirmed)
+        # A cure of drift is no new desired state: the generation in force stays the one that it is.
+        recorded = confirmed is None or confirmed.digest != goal.digest
+        number = await self._record(goal, request, journal, Result.VERIFYING) if recorded else planned.plan.generation
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
         seconds = window_seconds([step.action for step in touched], goal.desired.policy)
         window = Window(
@@ -439,6 +443,7 @@ class Engine:
             plan=planned.plan,
             steps=results,
             generation=number,
+            recorded=recorded,
             gates=await _thread(partial(account.gates, journal, goal, touched)),
             left_seconds=seconds,
         )

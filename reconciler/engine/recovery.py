@@ -112,8 +112,9 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
     """Finishes a window that nobody watches any more."""
     run, journal = found.run, engine.journal()
     generation = await _thread(partial(journal.generation, run.generation or 0))
+    recorded = generation is not None and generation.result is Result.VERIFYING
     if generation is None or generation.digest != goal.digest:
-        if generation is not None:
+        if generation is not None and recorded:
             await _thread(
                 partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, "another document came")
             )
@@ -123,7 +124,8 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
         reason = "the host moved before its window was over, and nobody watched"
-        await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
+        if recorded:
+            await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
         await _end(engine, run, Result.SUPERSEDED, reason)
         return
     steps = tuple(
@@ -136,6 +138,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
         plan=Plan(generation=run.target_generation or 0, document_digest=goal.digest, state_digest=""),
         steps=steps,
         generation=generation.number,
+        recorded=recorded,
         gates=await _thread(partial(account.gates, journal, goal, steps)),
         left_seconds=seconds_left(run, engine.now(), boot_id()),
     )

@@ -35,13 +35,17 @@ GoalOf: TypeAlias = "Callable[[Generation], tuple[Goal, tuple[Note, ...]]]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched."""
+    """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched.
+
+    `recorded` says that `generation` is this run's own, and not the one that was in force before and still is.
+    """
 
     run: str
     goal: Goal
     plan: Plan
     steps: tuple[StepResult, ...]
     generation: int
+    recorded: bool = True
     gates: Mapping[Key, Resource]
     left_seconds: float
 

@@ -149,9 +149,15 @@ async def rollback(
         engine = session.engine(reporter(session, as_json), "openclaw rollback")
         planned = await engine.plan(goal, journal, notes)
     if not yes:
+        if planned.plan.actions and not session.console.terminal.stdin:
+            raise BlockedError("cannot ask whether to go back: no terminal", hint="say --yes")
         session.console.out(
             plan_text(
-                planned.plan, document=f"generation {target.number}", blocked=(), colour=session.console.terminal.colour
+                planned.plan,
+                document=f"generation {target.number}",
+                blocked=(),
+                colour=session.console.terminal.colour,
+                by=f"openclaw rollback {target.number}",
             )
         )
         session.console.err(

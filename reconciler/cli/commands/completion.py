@@ -8,7 +8,7 @@ from reconciler.cli.session import Session
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 @click.pass_obj
 def completion_command(session: Session, shell: str) -> int:
     """Print the completion script of SHELL: `eval "$(openclaw completion bash)"`."""

@@ -17,7 +17,7 @@ def config_command() -> None:
     """Get, set and explain settings of the document."""
 
 
-@config_command.command("get")
+@config_command.command("get", short_help="Print the value at PATH.")
 @file_option
 @json_option
 @click.argument("path")
@@ -34,7 +34,7 @@ def get_command(session: Session, as_json: bool, path: str) -> int:
     return 0
 
 
-@config_command.command("explain")
+@config_command.command("explain", short_help="Say where the value at PATH comes from.")
 @file_option
 @json_option
 @click.argument("path")
@@ -52,7 +52,7 @@ def explain_command(session: Session, as_json: bool, path: str) -> int:
     return 0
 
 
-@config_command.command("set")
+@config_command.command("set", short_help="Set PATH to VALUE in the document.")
 @file_option
 @click.argument("path")
 @click.argument("value")

@@ -23,16 +23,18 @@ def gateway_command() -> None:
     """Run the built-in gateway, or talk to a running one."""
 
 
-@gateway_command.command("run", context_settings={"ignore_unknown_options": True})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def run_command(arguments: tuple[str, ...]) -> int:
-    """Run the built-in gateway in the foreground: [--config PATH] [--port N]."""
+@gateway_command.command("run", short_help="Run the built-in gateway in the foreground.")
+@click.option("--config", metavar="PATH", help="Its file [default: openclaw.json in the state directory].")
+@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Listen there, whatever the file says.")
+def run_command(config: str | None, port: int | None) -> int:
+    """Run the built-in gateway in the foreground, by itself: nobody restarts it."""
     from gateway.app import main
 
-    return main(["run", *arguments])
+    arguments = [] if config is None else ["--config", config]
+    return main(["run", *arguments, *([] if port is None else ["--port", str(port)])])
 
 
-@gateway_command.command("health")
+@gateway_command.command("health", short_help="Show its health.")
 @file_option
 @json_option
 @click.pass_obj
@@ -41,7 +43,7 @@ def health_command(session: Session, as_json: bool) -> int:
     return session.run(health, as_json=as_json)
 
 
-@gateway_command.command("call")
+@gateway_command.command("call", short_help="Call METHOD and print its answer.")
 @file_option
 @click.argument("method")
 @click.option("--params", default="{}", metavar="JSON", help="The parameters.")
@@ -123,7 +125,13 @@ def _place(session: Session) -> Address:
     from resources.gateway_config.running import address
     from resources.gateway_config.store import read_config
 
+    root = read_config(session.host().state.config).root
     journal = session.reader()
+    if journal is None and root is None:
+        # Whoever listens on the default port is a stranger.
+        raise UnreachableError(
+            "cannot reach the gateway: nothing was applied here yet", hint="`openclaw apply` starts it"
+        )
     try:
         goal, _notes = goal_in_force(session, journal)
     finally:
@@ -132,7 +140,7 @@ def _place(session: Session) -> Address:
     resource = goal.resources.get(Key("gateway-config", "gateway"))
     engine = session.runtime().engine()
     return address(
-        read_config(session.host().state.config).root,
+        root,
         resource.spec if resource is not None else None,
         engine.world(goal),
     )

@@ -98,13 +98,24 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     journal = session.reader()
     try:
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
-        planned = await engine.plan(goal, journal, notes=notes_of(journal))
+        planned = await engine.plan(goal, journal, notes=(*notes_of(journal), *_stranger(session, journal)))
         restarts = restarts_since(journal, engine.now() - HOUR_SECONDS) if journal is not None else 0
     finally:
         if journal is not None:
             journal.close()
     policy = planned.goal.desired.policy
     return planned, check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
+
+
+def _stranger(session: Session, journal: Journal | None) -> tuple[Note, ...]:
+    """A note where the state directory is another document's: this one can be previewed, and not applied."""
+    from reconciler.model import Note
+
+    owner = journal.document if journal is not None else None
+    if owner is None or owner == session.document:
+        return ()
+    text = f"a preview only: {session.host().state.root} belongs to the document {owner}, and an apply of this one is refused"
+    return (Note(code="other_document", message=text),)
 
 
 def notes_of(journal: Journal | None) -> tuple[Note, ...]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 import click
 
 from reconciler.cli.options import file_option
 from reconciler.cli.session import Session
 
 if TYPE_CHECKING:
+    from reconciler.engine.lock import WriterLock
     from reconciler.engine.loop import Log
 
 
@@ -49,7 +52,7 @@ async def run(session: Session, *, on_exit: str | None) -> int:
     log = make_log(session.console.terminal)
     supervisor = Supervisor(session, runtime, log)
     lock = WriterLock(host.state.ours / "supervisor.lock", command="openclaw run", now=supervisor.engine.now)
-    async with lock.hold():
+    async with alone(lock):
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(supervisor.listen_to_signals)
@@ -65,6 +68,29 @@ async def run(session: Session, *, on_exit: str | None) -> int:
         chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
         await _leave(session, chosen, log)
     return 0
+
+
+@asynccontextmanager
+async def alone(lock: WriterLock) -> AsyncIterator[None]:
+    """Holds the lock of the one supervisor.
+
+    Raises:
+        LockedError: there is another one; the text names it.
+    """
+    from reconciler.engine.lock import holder
+    from reconciler.errors import LockedError
+
+    try:
+        await lock.acquire()
+    except LockedError as err:
+        raise LockedError(
+            f"cannot watch: a supervisor does so already: {holder(lock.path) or 'it ends just now'}",
+            hint="`openclaw status` asks it; end it to run another one here",
+        ) from err
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 async def _leave(session: Session, chosen: str, log: Log) -> None:

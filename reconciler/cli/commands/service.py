@@ -21,7 +21,7 @@ def service_command() -> None:
     """Start, stop, restart the service, or show it."""
 
 
-@service_command.command("status")
+@service_command.command("status", short_help="Show its state, process and restarts.")
 @file_option
 @json_option
 @click.pass_obj
@@ -30,7 +30,7 @@ def status_command(session: Session, as_json: bool) -> int:
     return session.run(status, as_json=as_json)
 
 
-@service_command.command("start")
+@service_command.command("start", short_help="Start it, and lift a stop.")
 @file_option
 @json_option
 @click.pass_obj
@@ -39,7 +39,7 @@ def start_command(session: Session, as_json: bool) -> int:
     return session.run(act, verb="start", why="", as_json=as_json)
 
 
-@service_command.command("stop")
+@service_command.command("stop", short_help="Stop it until a start.")
 @file_option
 @json_option
 @click.option("--why", default="", help="The reason, for those who look at it later.")
@@ -49,7 +49,7 @@ def stop_command(session: Session, as_json: bool, why: str) -> int:
     return session.run(act, verb="stop", why=why, as_json=as_json)
 
 
-@service_command.command("restart")
+@service_command.command("restart", short_help="Restart it, with its drain.")
 @file_option
 @json_option
 @click.pass_obj

@@ -11,8 +11,10 @@ from reconciler.values import public
 _STYLES = {Impact.NONE: "green", Impact.HOT_RELOAD: "blue", Impact.RESTART: "yellow", Impact.DESTROY: "red"}
 
 
-def plan_text(plan: Plan, *, document: str, blocked: tuple[Blocked, ...], colour: bool) -> str:
-    """The plan as `openclaw plan` prints it on stdout. Without actions it is one line."""
+def plan_text(
+    plan: Plan, *, document: str, blocked: tuple[Blocked, ...], colour: bool, by: str = "openclaw apply"
+) -> str:
+    """The plan as `openclaw plan` prints it on stdout. Without actions it is one line. `by` is the command that does it."""
     if not plan.actions:
         if plan.unknown:
             return f"No actions planned: {plural(len(plan.unknown), 'resource')} could not be observed.\n"
@@ -22,7 +24,7 @@ def plan_text(plan: Plan, *, document: str, blocked: tuple[Blocked, ...], colour
     for action in plan.actions:
         lines += _action_lines(action, colour)
         lines.append("")
-    lines.append(_summary(plan, blocked, colour))
+    lines.append(_summary(plan, blocked, colour, by))
     return "\n".join(lines) + "\n"
 
 
@@ -115,13 +117,13 @@ def _consequence(item: Consequence) -> str:
     return item.text
 
 
-def _summary(plan: Plan, blocked: tuple[Blocked, ...], colour: bool) -> str:
+def _summary(plan: Plan, blocked: tuple[Blocked, ...], colour: bool, by: str) -> str:
     parts = [plural(len(plan.actions), "action"), f"impact {plan.impact.value}"]
     if downtime := _total(plan, "downtime"):
         parts.append(f"expected downtime {seconds(downtime)}")
     if freed := _total(plan, "bytes_freed"):
         parts.append(f"{size(freed)} freed")
-    tail = paint("blocked", "red", colour) if blocked else "`openclaw apply` does it"
+    tail = paint("blocked", "red", colour) if blocked else f"`{by}` does it"
     return f"Plan: {', '.join(parts)}; {tail}."
 
 

@@ -342,3 +342,19 @@ async def test_a_document_that_changes_nothing_is_confirmed_only_while_everythin
     host.kind.health.clear()
     assert (await host.apply({"a": fake(1), "b": fake(2)})).exit_code == 0
     assert len(reader(host).generations()) == 2
+
+
+@pytest.mark.req("PLAN-7", "PLAN-9", "PLAN-15")
+async def test_a_cure_of_drift_that_does_not_help_is_a_failure_and_no_rollback(host: Harness) -> None:
+    await host.apply({"a": fake(1, impact="restart")})
+    host.kind.state["a"] = {"v": "moved"}
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="the disk is gone")
+    outcome = await host.apply({"a": fake(1, impact="restart")})
+    assert (outcome.result, outcome.exit_code, outcome.generation) == (Result.FAILED, 1, 1)
+    journal = reader(host)
+    assert [item.result for item in journal.generations()] == [Result.CONFIRMED]
+    assert journal.quarantines() == ()
+    host.kind.health.clear()
+    host.kind.state["a"] = {"v": "moved"}
+    assert (await host.apply({"a": fake(1, impact="restart")})).result is Result.CONFIRMED
+    assert [item.number for item in reader(host).generations()] == [1]
