@@ -175,6 +175,10 @@ OUTPUTS: Final[dict[str, Schema]] = {
         last_exit=_ANY,
         since=_MAYBE_TEXT,
         limits={"type": "object"},
+        drift=_list(_TEXT),
+    ),
+    "gateway-health": _output(
+        "gateway-health", "What the gateway says of its health; all of it with the secret only", status=_TEXT
     ),
     "config-get": _output("config-get", "One setting", path=_TEXT, value=_ANY),
     "config-explain": _output("config-explain", "Where one setting comes from", path=_TEXT, value=_ANY, origin=_TEXT),

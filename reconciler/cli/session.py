@@ -106,6 +106,18 @@ class Session:
 
         return Journal.open_reader(self.host().state.journal)
 
+    def own_reader(self) -> Journal | None:
+        """The same for commands that compare the host with the document.
+
+        Raises:
+            BlockedError: this state directory belongs to another document.
+        """
+        from reconciler.engine.engine import refuse_stranger
+
+        if (journal := self.reader()) is not None:
+            refuse_stranger(journal, self.document, self.host().state.root)
+        return journal
+
     def journal(self) -> Journal:
         """The journal for reading.
 

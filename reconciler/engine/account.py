@@ -51,7 +51,9 @@ def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[K
     """
     keys = {step.action.key for step in touched if step.action.impact is not Impact.NONE or step.action.verb == "start"}
     if not keys:
-        return {key: goal.resources[key] for key in sorted({step.action.key for step in touched} & goal.resources.keys())}
+        return {
+            key: goal.resources[key] for key in sorted({step.action.key for step in touched} & goal.resources.keys())
+        }
     keys |= {
         key
         for key, conditions in journal.conditions().items()

@@ -108,15 +108,8 @@ class Engine:
             opened = partial(Journal.open_writer, self.host.state.journal, now=self.now())
             # Whether the disk may be full is known by what is planned, and that only once the journal is read.
             journal = self._ballast.spend_on(opened)
-            owner = journal.document
-            if owner is not None and owner != str(self.document):
-                journal.close()
-                raise BlockedError(
-                    f"cannot use {self.host.state.root}: it belongs to the document {owner}",
-                    hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one",
-                )
-            if owner is None:
-                journal.set_document(str(self.document))
+            refuse_stranger(journal, str(self.document), self.host.state.root)
+            journal.set_document(str(self.document))
             self._journal = journal
         return self._journal
 
@@ -315,6 +308,7 @@ class Engine:
         reader = self._journal or await _thread(partial(Journal.open_reader, self.host.state.journal))
         if reader is None:
             return None
+        refuse_stranger(reader, str(self.document), self.host.state.root)
         try:
             goal = source(reader.salt)
             planned = await self.plan(goal, reader)
@@ -483,6 +477,17 @@ class Engine:
         await self.end_run(window, result, reason)
         self.report(Progress(what=result.value, text=reason))
         return window.outcome(result, reason)
+
+
+def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
+    """Closes `journal` and raises BlockedError where its state directory belongs to another document than `document`."""
+    owner = journal.document
+    if owner is not None and owner != document:
+        journal.close()
+        raise BlockedError(
+            f"cannot use {root}: it belongs to the document {owner}",
+            hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one, or name that one by --file",
+        )
 
 
 def _harmless(plan: Plan) -> Plan:

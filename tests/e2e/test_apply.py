@@ -215,3 +215,16 @@ def test_a_commit_applies_and_history_says_who_and_which(site: Site) -> None:
     first = site.generations()[0]
     assert (first["author"], first["commit"], first["cause"], first["result"]) == ("Ada", commit, "commit", "confirmed")
     assert TOKEN not in (site.home / "apply.log").read_text()
+
+
+@pytest.mark.req("PLAN-17")
+def test_a_state_directory_of_another_document_is_refused_by_every_command_that_compares(site: Site) -> None:
+    site.write()
+    site.apply()
+    other = site.home / "other.yaml"
+    other.write_text(site.document.read_text())
+    for command in (["plan"], ["apply", "--yes"], ["status"], ["drift"], ["run"]):
+        refused = site.run(*command, "--file", "other.yaml")
+        assert refused.code == 3, (command, refused.out, refused.err)
+        assert str(site.document) in refused.err
+    assert site.run("history", "--file", "other.yaml").code == 0

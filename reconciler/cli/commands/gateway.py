@@ -73,7 +73,7 @@ async def health(session: Session, *, as_json: bool) -> int:
     except (ClientError, trio.TooSlowError) as err:
         raise _unreachable(place, err) from err
     if as_json:
-        session.console.out(json_text(data))
+        session.console.out(json_text({"schema": "openclaw.gateway-health/1", **data}))
     else:
         uptime = f", up {seconds(data['uptime'])}" if "uptime" in data else ""
         session.console.out(f"{place.host}:{place.port} is {data['status']}{uptime}\n")

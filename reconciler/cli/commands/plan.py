@@ -95,7 +95,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     runtime = session.runtime()
     source = await trio.to_thread.run_sync(runtime.source, loaded)
     engine = runtime.engine()
-    journal = session.reader()
+    journal = session.own_reader()
     try:
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
         planned = await engine.plan(goal, journal, notes=(*notes_of(journal), *_stranger(session, journal)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 import click
 
 from reconciler.cli.options import file_option
@@ -43,16 +43,19 @@ async def run(session: Session, *, on_exit: str | None) -> int:
 
     runtime = session.runtime()
     host = runtime.host
+    journal = session.own_reader()
     try:
         session.load()
     except DocumentError:
         # With a generation to keep in force it begins all the same; without one there is nothing to run.
-        if session.reader() is None:
+        if journal is None or journal.last_confirmed() is None:
             raise
+    if journal is not None:
+        journal.close()
     log = make_log(session.console.terminal)
     supervisor = Supervisor(session, runtime, log)
     lock = WriterLock(host.state.ours / "supervisor.lock", command="openclaw run", now=supervisor.engine.now)
-    async with alone(lock):
+    with alone(lock):
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(supervisor.listen_to_signals)
@@ -70,8 +73,8 @@ async def run(session: Session, *, on_exit: str | None) -> int:
     return 0
 
 
-@asynccontextmanager
-async def alone(lock: WriterLock) -> AsyncIterator[None]:
+@contextmanager
+def alone(lock: WriterLock) -> Iterator[None]:
     """Holds the lock of the one supervisor.
 
     Raises:
@@ -80,13 +83,11 @@ async def alone(lock: WriterLock) -> AsyncIterator[None]:
     from reconciler.engine.lock import holder
     from reconciler.errors import LockedError
 
-    try:
-        await lock.acquire()
-    except LockedError as err:
+    if not lock.acquire_nowait():
         raise LockedError(
             f"cannot watch: a supervisor does so already: {holder(lock.path) or 'it ends just now'}",
             hint="`openclaw status` asks it; end it to run another one here",
-        ) from err
+        )
     try:
         yield
     finally:

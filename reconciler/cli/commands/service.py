@@ -60,18 +60,21 @@ def restart_command(session: Session, as_json: bool) -> int:
 
 async def status(session: Session, *, as_json: bool) -> int:
     """Observes the service and prints it."""
-    from reconciler.cli.commands.status import gather
     from resources.service.control import service_status
 
     world = await _world(session)
-    found = await service_status(world)
+    _print(session, {**await service_status(world), "drift": await _drift(session)}, as_json)
+    return 0
+
+
+async def _drift(session: Session) -> list[str]:
+    """What moved on the host of what the service was applied with, in words."""
+    from reconciler.cli.commands.status import gather
+
     _generation, resources, _notes = await gather(session)
     mine = next((item for item in resources if item.key.kind == "service"), None)
-    drift = [
-        condition.message for condition in (mine.conditions if mine is not None else ()) if condition.type == "Drifted"
-    ]
-    _print(session, {**found, "drift": drift}, as_json)
-    return 0
+    conditions = mine.conditions if mine is not None else ()
+    return [condition.message for condition in conditions if condition.type == "Drifted"]
 
 
 async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
@@ -103,7 +106,7 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
             )
     finally:
         session.leave(engine)
-    _print(session, found, as_json)
+    _print(session, {**found, "drift": await _drift(session)}, as_json)
     return 0
 
 

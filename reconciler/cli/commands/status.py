@@ -54,7 +54,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     from reconciler.planning.differences import differences
 
     runtime = session.runtime()
-    journal = session.reader()
+    journal = session.own_reader()
     try:
         goal, notes = goal_in_force(session, journal)
         engine = runtime.engine()

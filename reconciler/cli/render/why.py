@@ -65,7 +65,8 @@ def why_text(
         mark = {Status.TRUE: "is", Status.FALSE: "is not", Status.UNKNOWN: "is perhaps"}[item.status]
         message = f": {item.message}" if item.message else ""
         since = f" since {item.since}" if item.since else ""
-        lines.append(f"  {mark} {item.type}{since} ({item.reason}){message}")
+        reason = f" ({item.reason})" if item.reason != item.type else ""
+        lines.append(f"  {mark} {item.type}{since}{reason}{message}")
     lines += [f"  note: {note.message}" for note in notes]
     if not evidence["actions"]:
         lines.append("  nothing was done to it yet")
@@ -84,10 +85,15 @@ def _action(action: Mapping[str, Any]) -> list[str]:
     ]
     lines.append(f"      because {action['because']}")
     lines += [
-        f"      {item['path']}: {dump(item['observed'])} -> {dump(item['desired'])}" for item in action["differences"]
+        f"      {item['path']}: {_shown(item['observed'])} -> {_shown(item['desired'])}"
+        for item in action["differences"]
     ]
     if action["error"]:
         lines.append(f"      error: {action['error']}")
     if run["result"] not in ("confirmed", "verifying"):
         lines.append(f"      the run ended {run['result']}" + (f": {run['reason']}" if run["reason"] else ""))
     return lines
+
+
+def _shown(value: Any) -> str:
+    return "(absent)" if value is None else dump(value)
