@@ -1,0 +1,100 @@
+"""What a person reads who typed something wrong, or asks before anything is there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.main import main
+from reconciler.engine.lock import WriterLock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+class Shell:
+    """Runs command lines in this process, in an empty directory and with an empty state."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str) -> Said:
+        code = main(list(words))
+        said = self._capsys.readouterr()
+        return Said(code=code, out=said.out, err=said.err)
+
+
+@pytest.fixture
+def shell(
+    capsys: pytest.CaptureFixture[str],
+    clean_env: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Shell:
+    for name in set(os.environ) - set(clean_env):
+        monkeypatch.delenv(name)
+    for name, value in clean_env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return Shell(capsys)
+
+
+@pytest.mark.parametrize("words", [(), ("config",), ("service",), ("gateway",)])
+def test_without_a_command_the_help_is_shown_on_stderr_as_wrong_usage(shell: Shell, words: tuple[str, ...]) -> None:
+    said = shell(*words)
+    assert (said.code, said.out) == (64, "")
+    assert said.err.startswith("Usage: openclaw")
+    assert "hint" not in said.err
+    assert "..." not in said.err.partition("Commands:")[2], "a line of the list is cut"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("pln",), "no such command: 'pln'; did you mean 'plan'?"),
+        (("config", "get"), "missing argument 'PATH'"),
+        (("completion", "tcsh"), "invalid value for 'SHELL'"),
+        (("logs", "--since", "soon", "--file", "d.yaml"), "cannot use --since: cannot read 'soon' as a duration"),
+        (("why", "nope", "--file", "d.yaml"), "cannot tell why: not a key: 'nope'"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_a_hint(shell: Shell, words: tuple[str, ...], text: str) -> None:
+    said = shell(*words)
+    assert said.code == 64
+    assert said.err.startswith(f"openclaw: {text}")
+    assert "\n  hint: " in said.err
+
+
+def test_without_a_document_it_is_said_where_one_comes_from(shell: Shell) -> None:
+    said = shell("validate")
+    assert said.code == 78
+    assert "there is no ./openclaw.yaml either; `openclaw init` writes a first document" in said.err
+
+
+def test_health_asks_no_stranger_before_anything_was_applied(shell: Shell) -> None:
+    shell("init", "--port", "18989")
+    said = shell("gateway", "health")
+    assert said.code == 69
+    assert "nothing was applied here yet" in said.err
+
+
+@pytest.mark.req("PLAN-1")
+def test_a_value_from_the_environment_is_named_without_a_line(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell("init", "--port", "18989")
+    monkeypatch.setenv("OPENCLAW_GATEWAY_PORT", "18990")
+    assert "because environment OPENCLAW_GATEWAY_PORT: gateway.port is absent" in shell("plan").out
+
+
+async def test_a_state_directory_that_a_lock_creates_is_private(tmp_path: Path) -> None:
+    root = tmp_path / "state"
+    lock = WriterLock(root / "reconciler" / "lock", command="openclaw apply", now=lambda: 0.0)
+    assert lock.acquire_nowait()
+    lock.release()
+    assert [path.stat().st_mode & 0o777 for path in (root, root / "reconciler")] == [0o700, 0o700]
