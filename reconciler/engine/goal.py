@@ -105,16 +105,32 @@ def rotated(
     )
 
 
+# Fields of sections that are managed, which this version accepts and does not act upon yet; with what that means.
+UNHEEDED: tuple[tuple[DocumentPath, str], ...] = (
+    (("policy", "windows"), "disruptive actions are not held back until a window"),
+)
+
+
 def unmanaged_notes(desired: Desired) -> tuple[Note, ...]:
-    """One note for each section that is valid and that no kind of this version manages."""
-    return tuple(
+    """One note for each section or field that is declared and that this version does not act upon: never silence."""
+    sections = [
         Note(
             code="not_managed",
             message=f"section `{name}` is valid, but not managed by this version: nothing of it is applied",
             path=(name,),
         )
         for name in desired.unmanaged
-    )
+    ]
+    fields = [
+        Note(
+            code="not_managed",
+            message=f"`{join_path(path)}` is valid, but not heeded by this version: {meaning}",
+            path=path,
+        )
+        for path, meaning in UNHEEDED
+        if path in desired.declared
+    ]
+    return (*sections, *fields)
 
 
 def located(plan: Plan, locate: Locate) -> Plan:
