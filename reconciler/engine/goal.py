@@ -119,7 +119,7 @@ def unmanaged_notes(desired: Desired) -> tuple[Note, ...]:
             message=f"section `{name}` is valid, but not managed by this version: nothing of it is applied",
             path=(name,),
         )
-        for name in desired.unmanaged
+        for name in sorted(desired.unmanaged)
     ]
     fields = [
         Note(

@@ -49,12 +49,15 @@ class ConfigSpec:
 
 
 def declared(desired: Desired) -> tuple[dict[str, Value], dict[str, DocumentPath]]:
-    """The declared fields, and for each the document path that asks for it. In the order of the document."""
+    """The declared fields, and for each the document path that asks for it.
+
+    Settings by their path, then the sections: the order of keys in the document makes no difference, not to the eye either.
+    """
     fields: dict[str, Value] = {}
     origins: dict[str, DocumentPath] = {}
     if desired.gateway is not None:
         # First, so that a section's own word wins over the same path in `settings`.
-        for path, value in _leaves(desired.gateway.settings, ()):
+        for path, value in sorted(_leaves(desired.gateway.settings, ()), key=lambda leaf: leaf[0]):
             fields[join_path(path)] = value
             origins[join_path(path)] = ("gateway", "settings", *path)
         _add(fields, origins, "gateway", _gateway(desired.gateway, runtime_of(desired)))
