@@ -29,6 +29,7 @@ def test_the_supervisor_leaves_a_rollback_alone_until_the_document_changes(site:
     assert [item["result"] for item in site.generations()] == ["confirmed", "confirmed", "confirmed"]
     assert site.generations()[0]["cause"] == "rollback to 1"
     assert "held back" in site.run("status").out
+    assert "held back" in site.run("plan").err
     site.edit("level: debug", "level: warn")
     wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the corrected document in force")
 

@@ -13,6 +13,7 @@ from reconciler.cli.session import Session
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Planned
+    from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
     from reconciler.model import Blocked, Note, Plan
 
@@ -98,7 +99,8 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     journal = session.own_reader()
     try:
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
-        planned = await engine.plan(goal, journal, notes=(*notes_of(journal), *_stranger(session, journal)))
+        notes = (*notes_of(journal), *(held_back(journal, goal) if journal is not None else ()))
+        planned = await engine.plan(goal, journal, notes=notes)
         restarts = restarts_since(journal, engine.now() - HOUR_SECONDS) if journal is not None else 0
     finally:
         if journal is not None:
@@ -107,15 +109,15 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     return planned, check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
 
 
-def _stranger(session: Session, journal: Journal | None) -> tuple[Note, ...]:
-    """A note where the state directory is another document's: this one can be previewed, and not applied."""
+def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
+    """A note where the document is in quarantine: only an operator's word applies it as it is."""
     from reconciler.model import Note
 
-    owner = journal.document if journal is not None else None
-    if owner is None or owner == session.document:
+    rejected = journal.quarantined(goal.digest)
+    if rejected is None:
         return ()
-    text = f"a preview only: {session.host().state.root} belongs to the document {owner}, and an apply of this one is refused"
-    return (Note(code="other_document", message=text),)
+    text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"
+    return (Note(code="quarantined", message=text),)
 
 
 def notes_of(journal: Journal | None) -> tuple[Note, ...]:

@@ -134,6 +134,13 @@ def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
     if found.get("since"):
         lines.append(f"  since {found['since']}, {found.get('restarts', 0)} restarts")
     if found.get("last_exit"):
-        lines.append(f"  last exit: {found['last_exit']}")
+        lines.append(f"  last exit: {_exit(found['last_exit'])}")
     lines += [f"  drift: {text}" for text in found.get("drift", ())]
     session.console.out("\n".join(lines) + "\n")
+
+
+def _exit(last: Mapping[str, Any] | str) -> str:
+    """When a process ended and why; of an adopted one no more is known than that it is gone."""
+    if isinstance(last, str):
+        return last
+    return f"{last['reason']} (pid {last['pid']}, {last['at']})"

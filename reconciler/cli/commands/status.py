@@ -111,6 +111,7 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
     Raises:
         DocumentError: it is not valid, and there is no generation to show instead.
     """
+    from reconciler.cli.commands.plan import held_back
     from reconciler.engine.engine import PROVISIONAL_SALT
     from reconciler.errors import DocumentError
     from reconciler.model import Note
@@ -128,11 +129,7 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
             message=f"{err.message} (`openclaw validate` shows them); generation {last.number} stays in force",
         )
         return runtime.goal_of(last)[0], (note,)
-    rejected = journal.quarantined(goal.digest) if journal is not None else None
-    if rejected is None:
-        return goal, ()
-    text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"
-    return goal, (Note(code="quarantined", message=text),)
+    return goal, held_back(journal, goal) if journal is not None else ()
 
 
 def supervisor_of(session: Session) -> str | None:
