@@ -16,6 +16,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ class DailyFile:
             self._open_current()
             if self._torn:
                 line = b"\n" + line
-            if self._append(line) < len(line):
-                self._torn = True
+            taken = self._append(line)
+            if taken < len(line):
+                self._drop(taken)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as err:
             self.lost += 1
@@ -84,6 +86,13 @@ class DailyFile:
         """One `write`; how much of it reached the file, which on a full disk is less than all."""
         return os.write(self._fd, line)
 
+    def _drop(self, taken: int) -> None:
+        """Takes the beginning of a line that found no room back out of the file; where that fails, the next line ends it."""
+        self._torn = True
+        with suppress(OSError):
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - taken)
+            self._torn = _is_torn(self._fd)
+
     def _open_current(self) -> None:
         path = str(self.path)
         if self._fd >= 0 and path == self._path:
@@ -97,13 +106,15 @@ class DailyFile:
         self.close()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # No link is followed and no pipe waited for: a name in a shared directory may be anybody's.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(path, flags, 0o600)
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             os.close(fd)
             raise OSError(errno.EINVAL, "not a regular file")
         self._fd, self._path, self._identity = fd, path, (found.st_dev, found.st_ino)
+        # Whoever wrote here before may have ended in the middle of a line.
+        self._torn = _is_torn(fd)
 
 
 class Log:
@@ -281,6 +292,12 @@ def log_directory(configured_file: str | None, environ: Mapping[str, str]) -> Pa
         if _is_private(candidate):
             return candidate
     return None
+
+
+def _is_torn(fd: int) -> bool:
+    """Whether the file ends in the middle of a line."""
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
 
 
 def _is_private(directory: Path) -> bool:

@@ -67,10 +67,10 @@ class SmallDisk:
         enter = 'cd "$0" && exec "$@"'
         return ["nsenter", "--target", str(self._pid), "--mount", "sh", "-c", enter, cwd, *argv]
 
-    def remount(self, *options: str) -> None:
-        """Mounts it anew with other options, for example `ro`."""
-        done = run(self.inside(["mount", "-o", ",".join(("remount", *options)), self.directory], Path("/")))
-        assert done.returncode == 0, done.stderr
+    def reading(self, argv: Sequence[str | Path], cwd: Path) -> list[str | Path]:
+        """As `inside`, but `argv` finds the disk mounted for reading only; for all others it stays as it is."""
+        enter = 'mount -o remount,bind,ro "$1" && shift && cd "$0" && exec "$@"'
+        return self.inside([*_UNSHARE, "sh", "-c", enter, cwd, self.directory, *argv], cwd)
 
     def free_bytes(self) -> int:
         """What is left for everybody."""

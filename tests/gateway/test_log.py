@@ -115,7 +115,7 @@ def test_a_full_disk_loses_lines_and_says_so_once_when_it_has_room_again(tmp_pat
     assert log.state() == {"ok": False, "file": str(file.path), "lost": 3, "error": "No space left on device"}
     file.full = False
     logger.info("after")
-    texts = [line for line in file.path.read_text().splitlines() if line.endswith("}")]
+    texts = file.path.read_text().splitlines()
     assert [json.loads(text)["1"] for text in texts] == [
         "before",
         "log lines were lost: 3 (No space left on device)",
@@ -126,6 +126,19 @@ def test_a_full_disk_loses_lines_and_says_so_once_when_it_has_room_again(tmp_pat
     assert [line.partition("] ")[2] for line in said] == [
         "cannot write the log: No space left on device; lines are lost"
     ]
+
+
+@pytest.mark.req("LOG-2")
+def test_a_line_that_another_process_left_unfinished_does_not_swallow_the_next_one(tmp_path: Path) -> None:
+    clock = Clock()
+    file = DailyFile(tmp_path, clock=clock)
+    file.path.write_bytes(b'{"0":"cut o')
+    log = make(tmp_path, clock)
+    log.logger("x").info("whole")
+    log.logger("x").info("next")
+    first, *rest = file.path.read_text().splitlines()
+    assert first == '{"0":"cut o'
+    assert [json.loads(text)["1"] for text in rest] == ["whole", "next"]
 
 
 @pytest.mark.req("LOG-2")

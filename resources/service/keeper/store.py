@@ -5,8 +5,10 @@ The record is all that a successor has: it is on disk before what it announces h
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 from resources.service.keeper.policy import History, Policy
@@ -182,19 +184,47 @@ def load_records(directory: str, *, set_aside: bool = False) -> tuple[list[Recor
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Makes `path` a 0600 file with `data`; at any instant it is the old or the new, whole, also after a power cut."""
+    """Makes `path` a 0600 file with `data`; at any instant it is the old or the new, whole, also after a power cut.
+
+    On a full disk it is overwritten in place, where its own blocks hold `data`: a child whose record cannot be written is not
+    started, and a gateway that stays down until somebody tidies up is worse than the chance of a power cut in just this moment.
+
+    Raises:
+        OSError: the disk does not take it; the old file stands.
+    """
     directory, _, name = path.rpartition("/")
     temporary = f"{directory}/.{name}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        _write(temporary, data, os.O_CREAT | os.O_TRUNC)
+        os.rename(temporary, path)
+    except OSError as err:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if err.errno not in (errno.ENOSPC, errno.EDQUOT) or not _holds(path, len(data)):
+            raise
+        _write(path, data, 0)
+        return
+    sync_directory(directory)
+
+
+def _write(path: str, data: bytes, flags: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | flags, 0o600)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
+        os.ftruncate(fd, len(data))
         os.fsync(fd)
     finally:
         os.close(fd)
-    os.rename(temporary, path)
-    sync_directory(directory)
+
+
+def _holds(path: str, size: int) -> bool:
+    """Whether the file has blocks for `size` bytes already."""
+    try:
+        return os.lstat(path).st_blocks * 512 >= size
+    except OSError:
+        return False
 
 
 def sync_directory(directory: str) -> None:

@@ -1,0 +1,317 @@
+"""A state directory without a free byte, or mounted for reading: what serves goes on, and nothing is lost or half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.beds.processes import Spawned, identify, wait_until
+from tests.beds.site import OPENCLAW, Site
+from tests.beds.small_disk import SmallDisk, fill
+
+pytestmark = pytest.mark.real
+
+MEBIBYTES = 4
+DAY = 86_400
+RETENTION = "\n  retention: {age: 1d, total: null, files: null, compress_after: null}"
+
+
+@dataclass
+class Cramped:
+    """A host whose state directory is a small disk, with a gateway that serves. `path` is the state directory."""
+
+    site: Site
+    disk: SmallDisk
+
+    @property
+    def path(self) -> Path:
+        return self.disk.path
+
+    @property
+    def config(self) -> bytes:
+        return (self.path / "openclaw.json").read_bytes()
+
+    @property
+    def ballast(self) -> Path:
+        return self.path / "reconciler" / "ballast"
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Not a byte is free; at the end what filled the disk is gone."""
+        filler = fill(self.path)
+        assert self.disk.free_bytes() == 0
+        try:
+            yield
+        finally:
+            filler.unlink()
+
+    def put(self, name: str, *, age: float, size: int) -> Path:
+        """A log file of that age in seconds."""
+        path = self.path / "logs" / name
+        path.write_bytes(b"x" * size)
+        os.utime(path, (time.time() - age,) * 2)
+        return path
+
+    def leftovers(self) -> list[str]:
+        """The names of files that are written before they are whole."""
+        return [str(path.relative_to(self.path)) for path in self.path.rglob("*") if ".tmp" in path.name]
+
+
+@pytest.fixture
+def cramped(site: Site, spawned: Spawned) -> Cramped:
+    disk = SmallDisk(spawned, MEBIBYTES, site.state)
+    site.inside = disk.inside
+    site.write(verify="500ms")
+    site.apply()
+    return Cramped(site, disk)
+
+
+@pytest.mark.req("LOG-3")
+def test_a_prune_still_runs_on_a_full_disk(cramped: Cramped) -> None:
+    site = cramped.site
+    old = cramped.put("openclaw-2025-01-01.log", age=2 * DAY, size=200_000)
+    site.edit("level: info", "level: info" + RETENTION)
+    assert cramped.ballast.stat().st_blocks * 512 >= 64 << 10
+    with cramped.full():
+        planned = site.plan()
+        assert [action["verb"] for action in planned["actions"]] == ["prune"]
+        assert site.run("status").code == 0
+        done = site.apply()
+        assert done["result"] == "confirmed"
+        assert not old.exists()
+        assert site.generations()[0]["result"] == "confirmed"
+        assert site.plan()["actions"] == []
+    # With room again it is there again, for the next time.
+    old = cramped.put("openclaw-2025-01-02.log", age=2 * DAY, size=200_000)
+    site.apply()
+    assert cramped.ballast.stat().st_size == 64 << 10
+    with cramped.full():
+        site.apply()
+        assert not old.exists()
+
+
+@pytest.mark.req("LOG-3")
+def test_a_supervisor_prunes_on_a_full_disk_and_makes_the_ballast_anew(cramped: Cramped) -> None:
+    site = cramped.site
+    site.edit("level: info", "level: info" + RETENTION)
+    old = cramped.put("openclaw-2025-01-01.log", age=DAY / 2, size=200_000)
+    supervisor = site.supervisor("--on-exit", "stop")
+    wait_until(lambda: site.generations()[0]["number"] == 2, 10, "the retention in force")
+    with cramped.full():
+        os.utime(old, (time.time() - 2 * DAY,) * 2)
+        poke(site, cramped)
+        wait_until(lambda: not old.exists(), 10, "the expired file is gone")
+        supervisor.wait_event(
+            lambda event: event["event"] == "run" and event["result"] == "confirmed" and event["run"],
+            "the run is confirmed",
+        )
+    poke(site, cramped)
+    wait_until(lambda: cramped.ballast.exists(), 10, "the ballast is there again")
+    assert supervisor.stop() == 0
+
+
+def poke(site: Site, cramped: Cramped) -> None:
+    """Asks the supervisor to look, by its socket."""
+    socket = site.state / "reconciler" / "control.sock"
+    done = subprocess.run(
+        cramped.disk.inside(
+            ["curl", "-sf", "-X", "POST", "--unix-socket", socket, "http://localhost/v1/reconcile"], site.home
+        ),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+def test_an_apply_on_a_full_disk_says_so_changes_nothing_and_works_once_there_is_room(cramped: Cramped) -> None:
+    site = cramped.site
+    before, pid = cramped.config, site.gateway_pid()
+    site.edit("level: info", "level: debug")
+    with cramped.full():
+        assert [action["verb"] for action in site.plan()["actions"]] == ["write", "reload"]
+        answer = site.run("apply", "--yes")
+        assert answer.code == 1, answer.err
+        assert "the disk is full" in answer.err
+        assert "hint: free some space" in answer.err
+        assert cramped.config == before
+        assert cramped.leftovers() == []
+        # What makes no room does not take it either.
+        assert cramped.ballast.exists()
+        assert site.gateway_pid() == pid
+        assert len(site.generations()) == 1
+    assert site.apply()["result"] == "confirmed"
+    assert site.config()["logging"]["level"] == "debug"
+    assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+def test_a_first_apply_on_a_full_disk_leaves_nothing_and_works_once_there_is_room(site: Site, spawned: Spawned) -> None:
+    disk = SmallDisk(spawned, MEBIBYTES, site.state)
+    site.inside = disk.inside
+    site.write(verify="500ms")
+    filler = fill(disk.path)
+    answer = site.run("apply", "--yes")
+    assert answer.code == 1, answer.err
+    assert "full" in answer.err or "no space left" in answer.err.lower()
+    assert "bug" not in answer.err
+    assert not (disk.path / "openclaw.json").exists()
+    assert site.health()[0] == 0
+    filler.unlink()
+    assert site.apply()["result"] == "confirmed"
+
+
+def begin_apply(site: Site, spawned: Spawned) -> subprocess.Popen[str]:
+    """An apply that is inside its verify window."""
+    apply = spawned.start(
+        site.inside([OPENCLAW, "apply", "--yes"], site.home),
+        cwd=site.home,
+        env=site.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert apply.stderr is not None
+    for line in apply.stderr:
+        if "watching the result" in line:
+            return apply
+    raise AssertionError(f"it never came to its window; it ended with {apply.wait()}")
+
+
+HOT = ("level: info", "level: debug")
+RESTART = ("manager: embedded", "manager: embedded, environment: {TZ: Europe/Berlin}")
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8", "PLAN-18")
+@pytest.mark.parametrize("change", [HOT, RESTART], ids=["hot", "restart"])
+def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(
+    cramped: Cramped, spawned: Spawned, change: tuple[str, str]
+) -> None:
+    site = cramped.site
+    before = json.loads(cramped.config)
+    site.edit("verify: 500ms", "verify: 2s")
+    site.edit(*change)
+    text = site.document.read_text()
+    apply = begin_apply(site, spawned)
+    with cramped.full():
+        out, err = apply.communicate(timeout=60)
+        assert apply.returncode == 5, (out, err)
+        assert "ran full" in out + err
+        assert json.loads(cramped.config) == before
+        assert cramped.leftovers() == []
+        assert site.health()[0] == 200
+        assert site.document.read_text() == text
+        newest, first = site.generations()
+        assert (newest["result"], first["result"]) == ("rolled-back", "confirmed")
+        assert "ran full" in newest["reason"]
+        key = "gateway-config/gateway" if change is HOT else "service/gateway"
+        assert "rolled-back" in site.run("why", key).out
+        assert "held back" in site.run("status").out
+    # The supervisor leaves the rejected document alone, also once there is room; a corrected one is applied.
+    supervisor = site.supervisor("--on-exit", "stop")
+    supervisor.wait_event(lambda event: event["event"] == "held_back", "the document is held back")
+    site.document.write_text(text.replace("level: debug", "level: warn").replace("level: info", "level: warn"))
+    wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the corrected document in force")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "confirmed")
+
+
+GREEDY = """\
+import os, sys
+file = open(sys.argv[1], "wb", buffering=0)
+print("filling", flush=True)
+while True:
+    try:
+        file.write(b"x" * 4096)
+    except OSError:
+        try:
+            file.write(b"x")
+        except OSError:
+            pass
+"""
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+def test_what_takes_the_ballast_too_ends_in_a_clear_word_and_the_next_run_goes_on(
+    cramped: Cramped, spawned: Spawned
+) -> None:
+    site = cramped.site
+    site.edit("verify: 500ms", "verify: 2s")
+    site.edit(*HOT)
+    apply = begin_apply(site, spawned)
+    taken = cramped.path / "greedy"
+    greedy = spawned.start([sys.executable, "-c", GREEDY, taken], stdout=subprocess.PIPE)
+    assert greedy.stdout is not None
+    assert greedy.stdout.readline() == b"filling\n"
+    out, err = apply.communicate(timeout=60)
+    assert apply.returncode == 6, (out, err)
+    assert "cannot go back" in err
+    assert "disk is full" in err
+    assert "bug" not in err
+    greedy.kill()
+    greedy.wait()
+    taken.unlink()
+    assert site.health()[0] == 200
+    json.loads(cramped.config)
+    # Whoever writes next ends what was begun.
+    site.apply()
+    assert not [item for item in site.generations() if item["result"] in ("verifying", "rolling-back", "applying")]
+    assert site.config()["logging"]["level"] == "debug"
+    assert site.generations()[0]["result"] == "confirmed"
+
+
+@pytest.mark.req("LOG-2", "SVC-7")
+def test_the_gateway_serves_on_a_full_disk_comes_back_from_death_and_says_what_its_log_lost(cramped: Cramped) -> None:
+    site = cramped.site
+    pid = site.gateway_pid()
+    assert pid is not None
+    with cramped.full():
+        site.run("gateway", "call", "config.get")
+        assert site.gateway_pid() == pid
+        victim = identify(pid)
+        assert victim is not None
+        os.kill(pid, 9)
+        wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "another gateway serves")
+        assert site.service()["state"] == "ready"
+        assert site.service()["restarts"] == 1
+        assert site.run("service", "restart").code == 0
+        assert site.health()[0] == 200
+    site.edit(*HOT)
+    site.apply()
+    log = next((cramped.path / "logs").glob("openclaw-*.log")).read_text()
+    assert "log lines were lost" in log
+    answer = site.run("logs", "--json")
+    lines: list[Any] = [json.loads(line) for line in answer.out.splitlines()]
+    assert any("log lines were lost" in str(line) for line in lines)
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+def test_a_disk_that_is_mounted_for_reading_is_said_and_nothing_is_lost(cramped: Cramped) -> None:
+    site = cramped.site
+    before, pid = cramped.config, site.gateway_pid()
+    site.edit(*HOT)
+    site.inside = cramped.disk.reading
+    for command in (["plan"], ["status"], ["history"], ["validate"], ["why", "service/gateway"], ["diff", "1"]):
+        answer = site.run(*command)
+        assert answer.code == 0, (command, answer.err)
+    for command in (["apply", "--yes"], ["rollback", "1", "--yes"], ["run"], ["service", "stop"]):
+        answer = site.run(*command)
+        assert answer.code in (1, 77), (command, answer.out, answer.err)
+        assert "read-only" in answer.err.lower(), (command, answer.err)
+        assert "bug" not in answer.err
+    assert cramped.config == before
+    assert site.gateway_pid() == pid
+    site.inside = cramped.disk.inside
+    assert len(site.generations()) == 1
+    assert site.apply()["result"] == "confirmed"
+    assert site.config()["logging"]["level"] == "debug"
+    assert site.gateway_pid() == pid
