@@ -6,6 +6,7 @@ watches a window holds a lock of its own (`verify.lock`), by which others see th
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -482,12 +483,18 @@ class Engine:
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
     """Closes `journal` and raises BlockedError where its state directory belongs to another document than `document`."""
     owner = journal.document
-    if owner is not None and owner != document:
+    if owner is not None and _place(owner) != _place(document):
         journal.close()
         raise BlockedError(
             f"cannot use {root}: it belongs to the document {owner}",
             hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one, or name that one by --file",
         )
+
+
+def _place(document: str) -> str:
+    """The document by its directory's one name. The last link stays: what it leads to may be swapped."""
+    directory, name = os.path.split(document)
+    return os.path.join(os.path.realpath(directory), name)
 
 
 def _harmless(plan: Plan) -> Plan:

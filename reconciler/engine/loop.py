@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import trio
 
+from reconciler.engine import account
 from reconciler.engine.backoff import Backoff, failed, held
 from reconciler.engine.engine import Engine, Source
 from reconciler.engine.goal import Goal
@@ -217,14 +218,10 @@ class Loop:
         if rejected is None:
             return None
         self._say("held_back", f"the document is held back: {rejected.reason}")
-        newest = journal.last_generation()
-        # One whose window is still open took the document's place a moment ago; what was confirmed before it is past.
-        if newest is not None and newest.result is Result.VERIFYING and journal.quarantined(newest.digest) is None:
-            return newest.number
-        confirmed = journal.last_confirmed()
-        if confirmed is None:
+        instead = account.in_force(journal)
+        if instead is None:
             raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
-        return confirmed.number
+        return instead.number
 
     def _settle(self, outcome: Outcome) -> None:
         """Says what happened and arranges the next look."""

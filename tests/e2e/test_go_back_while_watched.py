@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.beds.processes import wait_until
@@ -30,6 +32,10 @@ def test_the_supervisor_leaves_a_rollback_alone_until_the_document_changes(site:
     assert site.generations()[0]["cause"] == "rollback to 1"
     assert "held back" in site.run("status").out
     assert "held back" in site.run("plan").err
+    # What is compared with the host is what stays in force, so that the state that is wanted shows as well.
+    resources = json.loads(site.run("status", "--json").out)["resources"]
+    synced = [item for entry in resources for item in entry["conditions"] if item["type"] == "Synced"]
+    assert {item["status"] for item in synced} == {"True"}
     site.edit("level: debug", "level: warn")
     wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the corrected document in force")
 
@@ -42,3 +48,12 @@ def test_a_rollback_stays_while_the_document_is_not_valid(site: Site) -> None:
     assert back.code == 0, back.err
     assert site.config()["logging"]["level"] == "info"
     assert site.generations()[0]["result"] == "confirmed"
+
+
+@pytest.mark.req("PLAN-8")
+def test_a_document_may_be_named_from_another_directory(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    inner = site.document.parent / "inner"
+    inner.mkdir()
+    assert site.run("plan", "--file", f"{inner}/../{site.document.name}").code == 0

@@ -66,6 +66,8 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         if journal is not None:
             journal.close()
     health = await probe_all(session, goal.resources, engine.world(goal))
+    # A document that was changed since is another one: that the former was taken back is history.
+    held = any(note.code == "quarantined" for note in notes)
     external = {kind.name: kind.external for kind in runtime.kinds}
     resources = tuple(
         ResourceStatus(
@@ -75,7 +77,11 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
                 differences=differences(wanted.resource, planned.observations[key], wanted.applied),
                 actions=[action for action in planned.plan.actions if action.key == key],
                 health=health.get(key),
-                kept=kept.get(key, ()),
+                kept=[
+                    item
+                    for item in kept.get(key, ())
+                    if held or (item.type, item.reason) != ("RolledBack", "NotHealthy")
+                ],
                 external=external[key.kind],
                 generation=planned.plan.generation,
                 history_lost=lost,
@@ -106,12 +112,13 @@ async def probe_all(session: Session, resources: Mapping[Key, Resource], world: 
 
 
 def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tuple[Note, ...]]:
-    """The goal of the document; where that is not valid, that of the last confirmed generation, with a note that says so.
+    """The goal of the document; where that is not valid or held back, that of the generation in force, with a note that says so.
 
     Raises:
         DocumentError: it is not valid, and there is no generation to show instead.
     """
     from reconciler.cli.commands.plan import held_back
+    from reconciler.engine.account import in_force
     from reconciler.engine.engine import PROVISIONAL_SALT
     from reconciler.errors import DocumentError
     from reconciler.model import Note
@@ -129,7 +136,9 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
             message=f"{err.message} (`openclaw validate` shows them); generation {last.number} stays in force",
         )
         return runtime.goal_of(last)[0], (note,)
-    return goal, held_back(journal, goal) if journal is not None else ()
+    held = held_back(journal, goal) if journal is not None else ()
+    instead = in_force(journal) if journal is not None and held else None
+    return runtime.goal_of(instead)[0] if instead is not None else goal, held
 
 
 def supervisor_of(session: Session) -> str | None:
