@@ -309,7 +309,8 @@ class Loop:
 
     def _say(self, event: str, text: str, **values: Any) -> None:
         """Tells what is wrong, once: not again until it changes."""
-        if text != self._told:
-            self._told = text
+        told = f"{text} {values}"
+        if told != self._told:
+            self._told = told
             self._log.warning(event, reason=text, **{name: value for name, value in values.items() if value})
             self._tell({"event": event, "reason": text})
