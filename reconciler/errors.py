@@ -96,3 +96,14 @@ class DocumentError(OpenClawError):
     def __init__(self, message: str, problems: tuple[object, ...], *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.problems = problems
+
+
+def innermost(err: BaseException) -> BaseException:
+    """The one error that `err` is about: a nursery wraps whatever ends it into a group, often into several.
+
+    Of a group with several the first one of ours is meant, else the first.
+    """
+    while isinstance(err, BaseExceptionGroup):
+        ours = [item for item in err.exceptions if isinstance(item, OpenClawError)]
+        err = (ours or err.exceptions)[0]
+    return err

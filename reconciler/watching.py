@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 
 import trio
 
+from reconciler.errors import innermost
+
 # watchfiles wakes its thread every step even at rest (20 times a second at 50 ms); people do not notice 50 ms.
 STEP_MILLISECONDS = 50
 # After the first event a save is given this long to be over: a truncating editor writes in two halves.
@@ -48,7 +50,5 @@ async def watch_directories(paths: Iterable[str], report: Callable[[set[str]], N
             nursery.cancel_scope.cancel()
     except* OSError as group:
         failure = group
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
     if failure is not None:
-        raise failure
+        raise innermost(failure)

@@ -15,7 +15,7 @@ import click
 
 from reconciler.cli.console import Console, Local
 from reconciler.cli.session import Session
-from reconciler.errors import DocumentError, OpenClawError
+from reconciler.errors import DocumentError, OpenClawError, innermost
 
 if TYPE_CHECKING:
     from reconciler.kinds import Kind
@@ -136,14 +136,16 @@ def invoke(session: Session, argv: list[str], *, prog: str = "openclaw") -> int:
         known, rest = group.split(OpenClawError)
         if rest is not None or known is None:
             raise
-        return explain(session.console, _first(known))
+        return explain(session.console, known)
     except OpenClawError as err:
         return explain(session.console, err)
     return result if isinstance(result, int) else 0
 
 
-def explain(console: Console, err: OpenClawError) -> int:
-    """Tells an error on stderr and returns its exit code."""
+def explain(console: Console, failure: OpenClawError | BaseExceptionGroup[OpenClawError]) -> int:
+    """Tells an error (or what a group is about) on stderr and returns its exit code."""
+    err = innermost(failure)
+    assert isinstance(err, OpenClawError)
     if isinstance(err, DocumentError):
         from reconciler.document.problems import Problem, render_problem
 
@@ -176,11 +178,3 @@ def all_kinds() -> tuple[Kind, ...]:
     from resources.service.kind import ServiceKind
 
     return (ServiceKind(), GatewayConfigKind(), LogsKind())
-
-
-def _first(group: BaseExceptionGroup[OpenClawError]) -> OpenClawError:
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, OpenClawError)
-    return found

@@ -92,6 +92,7 @@ class Supervisor:
             files=(session.document,),
             log=log,
             tell=self._tell,
+            crashed=self.crashed,
         )
 
     def watch_window(self, window: Window) -> None:
@@ -119,7 +120,7 @@ class Supervisor:
 
         host = self._runtime.host
         places = (str(host.state.ours), str(host.runtime_directory))
-        name, where = write_report(err, self._session.environ, places, ["control"])
+        name, where = write_report(err, self._session.environ, places, ["run"])
         self._log.warning("bug", id=name, trace=where)
         return name
 
@@ -240,11 +241,7 @@ class Supervisor:
         try:
             return await session.pending()
         except* OpenClawError as group:
-            found: BaseException = group
-            while isinstance(found, BaseExceptionGroup):
-                found = found.exceptions[0]
-            assert isinstance(found, OpenClawError)
-            code = explain(session.console, found)
+            code = explain(session.console, group)
         return code
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
@@ -21,7 +21,7 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.watcher import watch_files
-from reconciler.errors import DocumentError, LockedError, OpenClawError
+from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
 
@@ -66,6 +66,7 @@ class Loop:
         load: reads the document and its secrets; raises DocumentError.
         log: is told what goes on.
         tell: is told the same as plain data, for those who listen to events; must not block.
+        crashed: keeps the trace of a bug and returns its id.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Loop:
         files: tuple[str, ...],
         log: Log,
         tell: Callable[[Mapping[str, Any]], None],
+        crashed: Callable[[Exception], str],
     ) -> None:
         self.engine = engine
         self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
@@ -84,8 +86,9 @@ class Loop:
         self._files_changed = trio.Event()
         self._log = log
         self._tell = tell
+        self._crashed = crashed
         self._good: Found | None = None
-        self._told: str = ""
+        self._told: dict[str, str] = {}
         self._backoff: dict[Key, Backoff] = {}
         self._windows: trio.Nursery | None = None
         self._applied = trio.Event()
@@ -118,21 +121,27 @@ class Loop:
     async def _look(self, keys: tuple[Key, ...]) -> None:
         try:
             await self._reconcile()
-        except LockedError as err:
-            self._say("waiting_for_lock", err.message)
-            self.queue.add_after(EVERYTHING, LOCK_SECONDS)
-        except _OvertakenError:
-            self.queue.add(EVERYTHING)
-        except DocumentError as err:
-            self._invalid(err)
-        except OpenClawError as err:
-            self._say("not_applied", err.message, hint=err.hint)
         except Exception as err:  # the boundary of the loop: the host must not be left alone because of one look
-            self._say("look_failed", f"a bug of ours: {type(err).__name__}")
-            self._retry(EVERYTHING, 300.0)
+            self._failed(err)
         finally:
             for key in keys:
                 self.queue.done(key)
+
+    def _failed(self, failure: Exception) -> None:
+        """Says what a look failed of, and arranges the next one."""
+        match innermost(failure):
+            case LockedError() as err:
+                self._say("waiting_for_lock", err.message)
+                self.queue.add_after(EVERYTHING, LOCK_SECONDS)
+            case DocumentError() as err:
+                self._invalid(err)
+            case OpenClawError() as err:
+                self._say("not_applied", err.message, hint=err.hint)
+                self._retry(EVERYTHING, RESYNC_SECONDS)
+            case err:
+                name = self._crashed(failure)
+                self._say("look_failed", f"a bug of ours: {type(err).__name__} (id {name})")
+                self._retry(EVERYTHING, RESYNC_SECONDS)
 
     async def _reconcile(self) -> None:
         found, cause = await self._document()
@@ -160,6 +169,7 @@ class Loop:
                 raise invalid
             self._invalid(invalid)
             return good, "drift"
+        self._over("document_invalid")
         if self._good is None:
             cause = "start"
         else:
@@ -241,7 +251,7 @@ class Loop:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
             self._say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))
         elif not failures:
-            self._told = ""
+            self._over("not_applied", "unknown", "not_ready", "look_failed", "waiting_for_lock")
         for step in outcome.steps:
             values = {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
             if step.error:
@@ -255,18 +265,18 @@ class Loop:
         state = failed(
             self._backoff.get(key, Backoff()), now=trio.current_time(), cap_seconds=cap, random=random.random()
         )
-        self._backoff[key] = replace(state)
+        self._backoff[key] = state
         self.queue.add_after(key, state.until - trio.current_time())
 
     async def _finish(self, window: Window) -> None:
         try:
             outcome = await self.engine.finish(window)
-        except OpenClawError as err:
-            self._say("window_failed", err.message)
-        else:
-            self._announce(outcome)
-            if outcome.result is not Result.CONFIRMED:
-                self.queue.add(EVERYTHING)
+        except Exception as err:  # as in a look: one window that cannot be watched must not end the supervisor
+            self._failed(err)
+            return
+        self._announce(outcome)
+        if outcome.result is not Result.CONFIRMED:
+            self.queue.add(EVERYTHING)
 
     async def _watch_document(self) -> None:
         while True:
@@ -307,10 +317,15 @@ class Loop:
         (self._log.info if good else self._log.warning)("run", **values)
         self._tell({"event": "run", **values})
 
+    def _over(self, *events: str) -> None:
+        """Forgets what was told: the next time is news again."""
+        for event in events:
+            self._told.pop(event, None)
+
     def _say(self, event: str, text: str, **values: Any) -> None:
         """Tells what is wrong, once: not again until it changes."""
         told = f"{text} {values}"
-        if told != self._told:
-            self._told = told
+        if told != self._told.get(event):
+            self._told[event] = told
             self._log.warning(event, reason=text, **{name: value for name, value in values.items() if value})
             self._tell({"event": event, "reason": text})

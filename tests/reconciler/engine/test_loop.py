@@ -1,0 +1,201 @@
+"""The loop keeps a host as its document says, whatever it is told or not told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from reconciler.engine.loop import EVERYTHING, Found, Loop
+from reconciler.errors import DocumentError, TerminalError
+from reconciler.kinds import Health
+from reconciler.model import Action, Key
+from tests.reconciler.engine.harness import Harness, fake
+
+
+class Record:
+    """A log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, Mapping[str, Any]]] = []
+
+    def info(self, event: str, **values: Any) -> None:
+        self.lines.append((event, values))
+
+    warning = info
+
+    def said(self, event: str) -> list[Mapping[str, Any]]:
+        return [values for name, values in self.lines if name == event]
+
+
+class Document:
+    """What `load` finds: a document, or an error."""
+
+    def __init__(self, host: Harness, fakes: Mapping[str, Any]) -> None:
+        self.host, self.fakes, self.invalid = host, fakes, False
+
+    async def load(self) -> Found:
+        await trio.lowlevel.checkpoint()
+        if self.invalid:
+            raise DocumentError("cannot use openclaw.yaml: 1 problem", ())
+        source = self.host.source(self.fakes)
+        return Found(source=source, mark=source(b"").digest, files=(), remember=lambda: None)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
+
+
+@asynccontextmanager
+async def running(document: Document, log: Record) -> AsyncIterator[Loop]:
+    loop = Loop(
+        engine=document.host.engine,
+        load=document.load,
+        files=(str(document.host.world.document),),
+        log=log,
+        tell=lambda _event: None,
+        crashed=lambda _err: "trace-1",
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(loop.run)
+        yield loop
+        nursery.cancel_scope.cancel()
+
+
+async def until(predicate: Callable[[], object], what: str) -> None:
+    with trio.move_on_after(10):
+        while not predicate():  # noqa: ASYNC110 - the engine works in threads: there is no event to wait for
+            await trio.sleep(0.005)
+        return
+    raise AssertionError(f"waited in vain for {what}")
+
+
+@pytest.mark.req("PLAN-3")
+async def test_the_first_look_applies_and_a_poke_cures_drift(host: Harness) -> None:
+    log = Record()
+    async with running(Document(host, {"a": fake(1)}), log) as loop:
+        assert host.kind.state == {"a": {"v": 1}}
+        host.kind.state["a"] = {"v": "moved"}
+        loop.poke(Key("fake", "a"))
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "the cure")
+    assert [line["result"] for line in log.said("run")][:1] == ["verifying"]
+
+
+@pytest.mark.req("PLAN-3", "DOC-9")
+async def test_an_invalid_document_leaves_the_last_good_one_in_force_and_is_told_once(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    async with running(document, log) as loop:
+        document.invalid = True
+        for _ in range(3):
+            host.kind.state["a"] = {"v": "moved"}
+            loop.poke()
+            await until(lambda: host.kind.state == {"a": {"v": 1}}, "the last good document in force")
+        assert len(log.said("document_invalid")) == 1
+        document.invalid, document.fakes = False, {"a": fake(2)}
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 2}}, "the next valid document")
+
+
+@pytest.mark.req("DOC-9")
+async def test_a_start_with_an_invalid_document_keeps_what_was_confirmed_before(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    host.kind.state["a"] = {"v": "moved"}
+    document = Document(host, {"a": fake(9)})
+    document.invalid = True
+    async with running(document, Record()):
+        assert host.kind.state == {"a": {"v": 1}}
+
+
+@pytest.mark.req("PLAN-4")
+async def test_a_resource_that_fails_waits_alone_and_is_tried_again(host: Harness) -> None:
+    tries: list[str] = []
+
+    async def fail(action: Action) -> None:
+        tries.append(action.key.name)
+        if action.key.name == "a" and tries.count("a") < 3:
+            raise TerminalError("cannot set a: not yet")
+
+    host.kind.before_apply = fail
+    log = Record()
+    async with running(Document(host, {"a": fake(1), "b": fake(1)}), log) as loop:
+        assert host.kind.state == {"b": {"v": 1}}
+        host.kind.state["b"] = {"v": "moved"}
+        loop.queue.add(Key("fake", "b"))
+        await until(lambda: host.kind.state.get("b") == {"v": 1}, "the other one is not held up")
+        assert tries.count("a") == 1
+        await until(lambda: host.kind.state.get("a") == {"v": 1}, "the third try")
+    assert tries.count("a") == 3
+    assert [line["error"] for line in log.said("step") if "error" in line] == ["cannot set a: not yet"] * 2
+
+
+@pytest.mark.req("PLAN-15")
+async def test_a_rejected_document_is_held_back_until_it_changes(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake("good", impact="restart")})
+
+    async def feel(action: Action) -> None:
+        good = host.kind.state["a"]["v"] != "bad"
+        host.kind.health["a"] = Health(ready=good, reason="Sick", message="no answer")
+
+    host.kind.after_apply = feel
+    async with running(document, log) as loop:
+        await until(lambda: {"result": "confirmed"}.items() <= log.said("run")[-1].items(), "confirmed")
+        document.fakes = {"a": fake("bad", impact="restart")}
+        loop.poke()
+        await until(lambda: any(line["result"] == "rolled-back" for line in log.said("run")), "the rollback")
+        await until(lambda: log.said("held_back"), "it is held back")
+        assert host.kind.state == {"a": {"v": "good"}}
+        loop.poke()
+        loop.poke(EVERYTHING)
+        document.fakes = {"a": fake("better", impact="restart")}
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": "better"}}, "the corrected document")
+
+
+@pytest.mark.req("PLAN-10")
+async def test_a_section_that_disappears_is_not_withdrawn_by_itself(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1), "b": fake(1)})
+    async with running(document, log) as loop:
+        document.fakes = {"a": fake(1)}
+        loop.poke()
+        await until(lambda: log.said("not_applied"), "it says that it waits for a person")
+        assert "--approve fake/b" in str(log.said("not_applied")[0]["hint"])
+        assert host.kind.state == {"a": {"v": 1}, "b": {"v": 1}}
+
+
+async def test_a_bug_in_one_look_is_told_with_an_id_and_does_not_end_the_loop(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    real = document.load
+
+    async def bug() -> Found:
+        raise RuntimeError("hunter2")
+
+    document.load = bug  # type: ignore[method-assign]
+    async with running(document, log) as loop:
+        assert "trace-1" in log.said("look_failed")[0]["reason"]
+        assert "hunter2" not in str(log.lines)
+        loop._load = real
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "the next look")
+
+
+@pytest.mark.req("PLAN-6")
+async def test_another_writer_is_waited_for(host: Harness) -> None:
+    from reconciler.engine.lock import WriterLock
+
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    lock = WriterLock(host.world.host.state.lock, command="somebody", now=lambda: 0.0)
+    assert lock.acquire_nowait()
+    async with running(document, log):
+        assert "somebody" in log.said("waiting_for_lock")[0]["reason"]
+        lock.release()
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "its turn")
