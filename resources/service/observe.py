@@ -125,6 +125,9 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
     found: dict[str, Value] = {"state": child.state, "keeper": child.held or child.pid is None}
     if behind is not None:
         found |= {**behind[0], **behind[1], "spec": declared.get("spec", ABSENT)}
+        if declared and not behind[0].keys() <= set(paths):
+            # It carries what is neither declared nor ours by the journal: a start that failed left it. No field says so.
+            found["spec"] = digest if digest is not None else ABSENT
     elif child.pid is not None:
         # It runs, and nobody knows with what: only the digest differs, and all that is declared is taken for given.
         found |= {path: value for path, value in declared.items() if is_spec_field(path)}

@@ -143,3 +143,19 @@ def test_a_port_taken_between_plan_and_bind_is_rolled_back(site: Site, free_port
     # The port is free again: the operator's word applies the very same document.
     assert site.apply()["result"] == "confirmed"
     assert site.health(new)[0] == 200
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_what_only_the_rejected_document_added_does_not_stay_in_the_process(site: Site) -> None:
+    """The way back starts the gateway itself, at once, instead of leaving it to the next try of a crash loop."""
+    good = site.write(verify="200ms")
+    # The next try of a start that failed comes long after the window.
+    good = site.write(good.replace("delay: 200ms, max_delay: 2s", "delay: 20s, max_delay: 40s"))
+    site.apply()
+    # TEST-NET-3: an address that no interface has.
+    site.write(good.replace("  auth:", "  bind: custom\n  host: 203.0.113.77\n  auth:", 1))
+    done = site.apply(code=5)
+    assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
+    assert site.health()[0] == 200
+    site.write(good)
+    assert site.plan()["actions"] == []
