@@ -1,4 +1,5 @@
-"""Writes the reference pages that the code itself defines: settings.md from the schema, exit-codes.md from the errors.
+"""Writes the reference pages that the code itself defines: settings.md from the schema, exit-codes.md from the errors, json.md
+from the schemas of the outputs.
 
     python docs/generate.py             writes the pages
     python docs/generate.py --check     exit 1, naming each page that is out of date
@@ -41,6 +42,27 @@ number alone; the words on stderr are for people.
 | code | meaning |
 |---|---|
 """
+OUTPUTS_HEAD: Final = """\
+# Outputs of `--json`
+
+Generated from the schemas of the outputs (`make docs`); do not edit. Each is one document on stdout whose first key is
+`schema`. Its JSON Schema is printed by `openclaw schema NAME`. A later version may add keys; anything else gets another
+number behind the name. Diagnostics go to stderr, and the [exit code](exit-codes.md) is the same as without `--json`.
+
+`[]` after a key stands for each item of a list. All keys are always there.
+
+Not in this form: `openclaw gateway call` prints the gateway's own answer, and `openclaw logs --json` the lines as they stand
+in the file. Where a command fails before it has a result, stdout is empty and the text on stderr is for people (`validate`
+excepted).
+"""
+# Which command prints it, where that is not the output's own name.
+PRINTED_BY: Final = {
+    "service-status": "service status`, `service start`, `service stop`, `service restart",
+    "gateway-health": "gateway health",
+    "config-get": "config get",
+    "config-explain": "config explain",
+    "apply": "apply`, `rollback",
+}
 # What no error class stands for: outcomes, and ends that no `raise` announces.
 OUTCOMES: Final = {
     0: "Done, or nothing to do.",
@@ -248,6 +270,53 @@ def render_exit_codes(root: type[Exception]) -> str:
     return EXIT_CODES_HEAD + "".join(f"| {code} | {meanings[code]} |\n" for code in sorted(meanings))
 
 
+def render_outputs(outputs: Mapping[str, JSON]) -> str:
+    """json.md for the schemas of the outputs by name."""
+    return "\n".join([OUTPUTS_HEAD, *(_output(name, schema) for name, schema in outputs.items())])
+
+
+def _output(name: str, schema: JSON) -> str:
+    lines = [f"## {name}", "", f"{schema['title']}: `{PRINTED_BY.get(name, name)}`.", ""]
+    lines += ["| key | value |", "|---|---|"]
+    lines += [f"| `{path}` | {kind} |" for path, kind in _keys("", schema)]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(path: str, schema: JSON) -> Iterator[tuple[str, str]]:
+    """Every key at and below `path` with what it may hold, in the schema's order."""
+    properties = schema.get("properties", {})
+    # A schema may require keys of which it says nothing more.
+    for name in dict.fromkeys([*properties, *schema.get("required", ())]):
+        inner = properties.get(name, {})
+        below = f"{path}.{name}" if path else name
+        yield below, _held_by(inner)
+        items = inner.get("items", {})
+        yield from _keys(below, inner)
+        yield from _keys(f"{below}[]", items)
+
+
+def _held_by(schema: JSON) -> str:
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    match schema.get("type"):
+        case "array":
+            return f"list of {_held_by(schema['items'])}"
+        case "string":
+            return "text"
+        case "boolean":
+            return "`true`, `false`"
+        case list() as several:
+            return " or ".join(_held_by({"type": one}) for one in several)
+        case "null":
+            return "`null`"
+        case None:
+            return "any"
+        case other:
+            return str(other)
+
+
 def _subclasses(root: type[Exception]) -> Iterator[type[Exception]]:
     for error in root.__subclasses__():
         yield error
@@ -259,6 +328,7 @@ def pages() -> dict[str, str]:
     import json
 
     from reconciler import errors
+    from reconciler.cli.schemas import OUTPUTS
     from reconciler.document import environment
     from reconciler.document.jsonschema import document_schema
 
@@ -268,6 +338,7 @@ def pages() -> dict[str, str]:
         "../../reconciler/document/openclaw.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
         "settings.md": render_settings(schema, table_of(environment.__doc__ or "")),
         "exit-codes.md": render_exit_codes(errors.OpenClawError),
+        "json.md": render_outputs(OUTPUTS),
     }
 
 

@@ -117,3 +117,29 @@ def test_the_table_of_a_module_is_taken_up_to_what_only_its_readers_need(generat
         generate.table_of("Words.\n\n| a | b |\n|---|---|\n\nMore.\n\nPure: no clock.")
         == "| a | b |\n|---|---|\n\nMore.\n"
     )
+
+
+def test_outputs_are_listed_by_key_with_what_each_may_hold(generate: ModuleType) -> None:
+    item = {"type": "object", "properties": {"since": {"type": ["string", "null"]}}, "required": ["since", "more"]}
+    page = generate.render_outputs(
+        {
+            "config-get": {
+                "title": "One setting",
+                "properties": {
+                    "schema": {"const": "openclaw.config-get/1"},
+                    "cause": {"enum": ["change", "drift"]},
+                    "items": {"type": "array", "items": item},
+                    "ok": {"type": "boolean"},
+                },
+            }
+        }
+    )
+    assert "## config-get\n\nOne setting: `config get`.\n" in page
+    assert [line for line in page.splitlines() if line.startswith("| `")] == [
+        "| `schema` | `openclaw.config-get/1` |",
+        "| `cause` | `change`, `drift` |",
+        "| `items` | list of object |",
+        "| `items[].since` | text or `null` |",
+        "| `items[].more` | any |",
+        "| `ok` | `true`, `false` |",
+    ]

@@ -170,6 +170,27 @@ def test_every_condition_and_reason_is_in_the_reference() -> None:
     assert not missing
 
 
+def test_the_reference_has_no_condition_and_no_reason_that_nothing_sets() -> None:
+    text = (REFERENCE / "conditions.md").read_text()
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for package in ("reconciler", "resources")
+        for path in (ROOT / package).rglob("*.py")
+        if "testing" not in path.parts
+    )
+    listed = re.findall(r"^\| `([A-Z][A-Za-z]+)` \|", text, re.MULTILINE)
+    assert not [word for word in listed if f'"{word}"' not in code]
+
+
+def test_every_output_is_in_the_reference_with_the_command_that_prints_it() -> None:
+    from reconciler.cli.main import cli
+
+    usages = documented_usages()
+    printing = {" ".join(words) for words in commands_of(cli, ()) if "--json" in usages[words] and words != ("logs",)}
+    named = re.findall(r"^[^|#]+: (`.+`)\.$", (REFERENCE / "json.md").read_text(), re.MULTILINE)
+    assert {name for cell in named for name in re.findall(r"`([^`]+)`", cell)} == printing
+
+
 def commands_of(group: click.Group, prefix: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The words of every command that is not hidden."""
     context = click.Context(group)
@@ -195,6 +216,40 @@ def test_every_command_is_in_the_reference_and_nothing_else() -> None:
         documented |= {words, *((*words[:-1], *other) for other in others)}
     documented.discard(())
     assert documented == set(commands_of(cli, ()))
+
+
+def documented_usages() -> dict[tuple[str, ...], set[str]]:
+    """What commands.md names of each command: its options, and its arguments in capitals."""
+    found = {}
+    for cell in re.findall(r"^\| `openclaw (.+?)` \| ", (REFERENCE / "commands.md").read_text(), re.MULTILINE):
+        words = tuple(itertools.takewhile(lambda word: re.fullmatch(r"[a-z]+", word), cell.split()))
+        # What stands in brackets after an option is its value.
+        usage = re.sub(r"(--?[a-z-]+) [^]]+", r"\1", " ".join(cell.split()[len(words) :]))
+        found[words] = set(re.findall(r"--?[a-z][a-z-]*|\b[A-Z]+\b", usage))
+    return found
+
+
+def usage_of(command: click.Command) -> set[str]:
+    """The same from the command itself, without what all commands have."""
+    context = click.Context(command)
+    options = {name for item in command.params if isinstance(item, click.Option) for name in item.opts}
+    common = {"--file"} if "--follow" in options else {"-f", "--file"}
+    arguments = [item for item in command.params if isinstance(item, click.Argument)]
+    return (options - common) | {item.make_metavar(context).strip("[]") for item in arguments}
+
+
+def test_every_option_and_argument_of_every_command_is_in_the_reference_and_no_other() -> None:
+    from reconciler.cli.main import cli
+
+    documented = documented_usages()
+    for words in commands_of(cli, ()):
+        command: click.Command = cli
+        for word in words:
+            assert isinstance(command, click.Group)
+            inner = command.get_command(click.Context(command), word)
+            assert inner is not None
+            command = inner
+        assert documented[words] == usage_of(command), " ".join(words)
 
 
 @pytest.mark.parametrize("sort", ["Counter", "Gauge", "Histogram", "Summary", "Info"])

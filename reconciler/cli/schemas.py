@@ -12,6 +12,7 @@ Schema = dict[str, Any]
 _TEXT: Final[Schema] = {"type": "string"}
 _MAYBE_TEXT: Final[Schema] = {"type": ["string", "null"]}
 _WHOLE: Final[Schema] = {"type": "integer"}
+_MAYBE_WHOLE: Final[Schema] = {"type": ["integer", "null"]}
 _NUMBER: Final[Schema] = {"type": "number"}
 _YES: Final[Schema] = {"type": "boolean"}
 _ANY: Final[Schema] = {}
@@ -75,7 +76,7 @@ _PLAN: Final[Schema] = {
     "actions": _list(_ACTION),
     "blocked": _list(_object(key={"type": ["string", "null"]}, code=_TEXT, message=_TEXT, hint=_TEXT)),
     "unknown": _list(_object(key=_KEY, reason=_TEXT)),
-    "notes": _list(_object(code=_TEXT, message=_TEXT)),
+    "notes": _list(_object(code=_TEXT, message=_TEXT, file=_MAYBE_TEXT, line=_MAYBE_WHOLE)),
 }
 _CONDITION: Final[Schema] = _object(
     type=_TEXT,
@@ -122,7 +123,26 @@ OUTPUTS: Final[dict[str, Schema]] = {
         "The evidence on one resource",
         key=_KEY,
         conditions=_list(_CONDITION),
-        actions=_list(_object(at=_TEXT, verb=_TEXT, result=_TEXT, cause=_CAUSE, because=_TEXT, run={"type": "object"})),
+        actions=_list(
+            _object(
+                at=_TEXT,
+                verb=_TEXT,
+                result=_TEXT,
+                error=_MAYBE_TEXT,
+                cause=_CAUSE,
+                because=_TEXT,
+                differences=_list(_DIFFERENCE),
+                run=_object(
+                    id=_TEXT,
+                    cause=_TEXT,
+                    author=_MAYBE_TEXT,
+                    commit=_MAYBE_TEXT,
+                    result=_RESULT,
+                    reason=_TEXT,
+                    generation=_MAYBE_WHOLE,
+                ),
+            )
+        ),
         events=_list(_object(at=_TEXT, what=_TEXT, text=_TEXT, run=_MAYBE_TEXT)),
         notes=_NOTES,
     ),
@@ -145,8 +165,9 @@ OUTPUTS: Final[dict[str, Schema]] = {
     "diff": _output(
         "diff",
         "What lies between two generations",
-        differences=_list({"type": "object", "required": ["path", "from", "to"]}),
+        **{"from": _TEXT},
         to=_TEXT,
+        differences=_list(_object(path=_TEXT, **{"from": _ANY}, to=_ANY)),
     ),
     "validate": _output(
         "validate",

@@ -135,7 +135,11 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
             code="document_invalid",
             message=f"{err.message} (`openclaw validate` shows them); generation {last.number} stays in force",
         )
-        return runtime.goal_of(last)[0], (note,)
+        try:
+            return runtime.goal_of(last)[0], (note,)
+        except DocumentError:
+            # The same references give nothing in both; of the document it is known where they stand.
+            raise err from None
     held = held_back(journal, goal) if journal is not None else ()
     instead = in_force(journal) if journal is not None and held else None
     return runtime.goal_of(instead)[0] if instead is not None else goal, held

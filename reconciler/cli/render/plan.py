@@ -18,6 +18,8 @@ def plan_text(
     if not plan.actions:
         if plan.unknown:
             return f"No actions planned: {plural(len(plan.unknown), 'resource')} could not be observed.\n"
+        if plan.blocked:
+            return f"No actions planned: {document} asks for something that cannot be done.\n"
         where = f"generation {plan.generation}" if plan.generation else "nothing to do"
         return f"No changes: the host is as {document} declares it ({where}).\n"
     lines = []
