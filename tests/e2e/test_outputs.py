@@ -301,6 +301,23 @@ def test_the_same_bytes_for_every_seed_locale_and_zone(site: Site) -> None:
         assert bytes_printed(site, **world) == first, world
 
 
+@pytest.mark.req("PLAN-1")
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+def test_no_encoding_of_the_terminal_stops_it(site: Site, encoding: str) -> None:
+    (site.home / "broken.yaml").write_text(BROKEN, encoding="utf-8")
+    commands = (["validate", "--file", "broken.yaml"], ["validate", "--file", "broken.yaml", "--json"])
+    usual = [site.run(*argv) for argv in commands]
+    site.extra |= {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    assert [site.run(*argv) for argv in commands] == usual
+    assert [answer.code for answer in usual] == [78, 78]
+    # A name that is no text in any encoding.
+    name = os.fsdecode(b"b\xff\xfed.yaml")
+    (site.home / name).write_text(BROKEN, encoding="utf-8")
+    odd = site.run("validate", "--file", name)
+    assert odd.code == 78
+    assert "d.yaml:2:1: " in odd.err
+
+
 @pytest.mark.soak
 @pytest.mark.req("PLAN-1", "PLAN-8", "DOC-8")
 def test_the_same_bytes_for_a_hundred_seeds(site: Site) -> None:
