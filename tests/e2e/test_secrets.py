@@ -19,7 +19,7 @@ from tests.beds.needs import needs_programs
 from tests.beds.processes import wait_until
 from tests.beds.site import Answer, Site
 
-pytestmark = [pytest.mark.real, pytest.mark.req("DOC-4", "LOG-4")]
+pytestmark = [pytest.mark.real, pytest.mark.req("DOC-4")]
 
 # Where the values may stand below the state directory (docs/reference/files.md).
 ENVIRONMENT_FILE = "reconciler/run/gateway.env"
@@ -191,6 +191,7 @@ def test_every_way_to_refer_to_the_gateways_secret(trail: Trail, way: Callable[[
     trail.check()
 
 
+@pytest.mark.req("LOG-4")
 def test_a_stranger_who_guesses_is_not_quoted_in_the_log(trail: Trail) -> None:
     site = trail.site
     auth, _secret = by_env(trail)
@@ -253,6 +254,7 @@ def test_an_apply_that_fails_and_is_rolled_back(trail: Trail) -> None:
     trail.check()
 
 
+@pytest.mark.req("LOG-4")
 def test_a_supervisor_with_saves_a_rotation_and_its_control_api(trail: Trail) -> None:
     needs_programs("curl")
     site = trail.site
