@@ -5,6 +5,9 @@ It says only "look". What it misses (a network file system, a directory that app
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Callable, Iterable
 
 import trio
@@ -24,6 +27,7 @@ async def watch_directories(paths: Iterable[str], report: Callable[[set[str]], N
         OSError: a directory is not there, or the system cannot watch (no inotify instance is left).
     """
     from watchfiles import awatch
+    from watchfiles._rust_notify import WatchfilesRustInternalError
 
     stop = trio.Event()
 
@@ -48,7 +52,14 @@ async def watch_directories(paths: Iterable[str], report: Callable[[set[str]], N
             ):
                 report({path for _change, path in changes})
             nursery.cancel_scope.cancel()
-    except* OSError as group:
-        failure = group
+    except* (OSError, WatchfilesRustInternalError) as group:
+        failure = innermost(group)
     if failure is not None:
-        raise innermost(failure)
+        raise failure if isinstance(failure, OSError) else _as_system_error(failure)
+
+
+def _as_system_error(failure: BaseException) -> OSError:
+    """What the system said: watchfiles wraps that into an error of its own, with the number in its text."""
+    found = re.search(r"os error (\d+)", str(failure))
+    number = int(found[1]) if found is not None else errno.EIO
+    return OSError(number, os.strerror(number))

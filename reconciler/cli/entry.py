@@ -33,7 +33,9 @@ def main() -> int:
     signals = _Signals()
     _end_on_sigterm(signals)
     try:
-        return _finish(_run(sys.argv[1:]))
+        code = _finish(_run(sys.argv[1:]))
+        # Whoever was asked to end may have taken it for something else on the way out.
+        return TERMINATED if signals.terminated else code
     except SystemExit as end:
         return _end(signals, end)
     except BaseException as err:
@@ -130,6 +132,9 @@ def _open_streams() -> None:
                 os.close(null)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - for the whole process
+    for stream in (sys.stdout, sys.stderr):
+        # The same bytes in every locale, and no text that cannot be printed: not a file's name in another encoding either.
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _end_on_sigterm(signals: _Signals) -> None:

@@ -24,6 +24,8 @@ _DAILY = re.compile(r"openclaw-\d{4}-\d{2}-\d{2}\.log")
 _STYLES = {"fatal": "red", "error": "red", "warn": "yellow", "debug": "dim", "trace": "dim"}
 # One line of a log may hold a whole request body; more than this is shown cut, never read into memory whole.
 MAX_LINE_BYTES = 1 << 20
+# How long a line may wait that no event tells of.
+LOOK_MILLISECONDS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ def parse_line(raw: str) -> Line:
 
 
 def show(console: Console, directory: str, wanted: Filter, *, lines: int, follow: bool, as_json: bool) -> int:
-    """Prints the last `lines` wanted lines, then what comes, until interrupted. Returns the exit code.
+    """Prints the last `lines` wanted lines, then with `follow` what comes, until interrupted. Returns the exit code.
 
     Raises:
         OpenClawError: there is no such directory, or it cannot be read.
@@ -91,14 +93,44 @@ def show(console: Console, directory: str, wanted: Filter, *, lines: int, follow
         console.out(_shown(line, console, as_json))
     if not follow:
         return 0
-    from watchfiles import watch
-
-    for _changes in watch(directory, watch_filter=None, recursive=False, step=50, debounce=50, raise_interrupt=True):
-        for line in read_new(directory, position):
-            if wanted.wants(line, time.time()):
-                console.out(_shown(line, console, as_json))
-        console.err("")
+    try:
+        for _look in _looks(directory):
+            for line in read_new(directory, position):
+                if wanted.wants(line, time.time()):
+                    console.out(_shown(line, console, as_json))
+            # Whoever reads along through a pipe waits for nothing.
+            console.err("")
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+def _looks(directory: str) -> Iterator[None]:
+    """Comes back whenever there may be something new, until interrupted.
+
+    What is written before the watch is set up, or where nothing tells of it, is found by looking now and then.
+    """
+    from watchfiles import watch
+    from watchfiles._rust_notify import WatchfilesRustInternalError
+
+    changes = watch(
+        directory,
+        watch_filter=None,
+        recursive=False,
+        step=50,
+        debounce=50,
+        rust_timeout=LOOK_MILLISECONDS,
+        yield_on_timeout=True,
+        raise_interrupt=True,
+    )
+    try:
+        for _change in changes:
+            yield
+    except (OSError, WatchfilesRustInternalError):
+        # The system cannot watch (no inotify instance is left).
+        while True:
+            yield
+            time.sleep(LOOK_MILLISECONDS / 1000)
 
 
 def read_new(directory: str, position: Position) -> Iterator[Line]:
