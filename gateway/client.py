@@ -8,6 +8,7 @@ not which product answers.
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import sys
 import uuid
@@ -295,6 +296,9 @@ def _reason(err: OSError) -> str:
     """The first system's word about a connection; Trio tries several addresses and collects what each said."""
     inner = err.__cause__ if isinstance(err.__cause__, BaseExceptionGroup) else err
     found = _innermost(inner)
+    if isinstance(found, ConnectionError) and found.errno is not None:
+        # Trio puts the address into the text, which whoever asked has named already.
+        return os.strerror(found.errno).lower()
     return (found.strerror if isinstance(found, OSError) else None) or str(found)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from reconciler.kinds import Health, Observation
-from reconciler.model import Action, Cause, Condition, Difference, Status
-from reconciler.values import public
+from reconciler.model import ABSENT, Action, Cause, Condition, Difference, Status, Value
+from reconciler.values import dump, public
 
 # What only a run can know; everything else is seen afresh.
 _KEPT = frozenset({"RolledBack", "Contested"})
@@ -69,7 +69,11 @@ def _synced(observation: Observation, differences: Sequence[Difference], actions
 
 
 def _moved(item: Difference) -> str:
-    return f"{item.path} is {public(item.observed)!r}, not {public(item.desired)!r}"
+    return f"{item.path} is {_shown(item.observed)}, not {_shown(item.desired)}"
+
+
+def _shown(value: Value) -> str:
+    return "absent" if value is ABSENT else dump(public(value))
 
 
 def _since(item: Condition, before: Condition | None, generation: int) -> Condition:

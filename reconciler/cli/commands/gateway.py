@@ -112,10 +112,10 @@ async def call(session: Session, *, method: str, params: Any) -> int:
 
 
 def _unreachable(place: Address, err: Exception) -> UnreachableError:
-    reason = str(err) or f"no answer within {CALL_SECONDS:g} s"
-    return UnreachableError(
-        f"cannot reach the gateway at {place.host}:{place.port}: {reason}", hint="`openclaw status` tells more"
-    )
+    where = f"cannot reach the gateway at {place.host}:{place.port}"
+    # The client's own words begin with its address already, as far as it got.
+    reason = str(err).removeprefix(f"{where}: ") or f"no answer within {CALL_SECONDS:g} s"
+    return UnreachableError(f"{where}: {reason}", hint="`openclaw status` tells more")
 
 
 def _place(session: Session) -> Address:

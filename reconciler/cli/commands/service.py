@@ -124,7 +124,7 @@ async def _world(session: Session) -> World:
 
 
 def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
-    from reconciler.cli.render.text import json_text
+    from reconciler.cli.render.text import json_text, plural
 
     if as_json:
         session.console.out(json_text({"schema": "openclaw.service-status/1", **found}))
@@ -132,7 +132,7 @@ def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
     pid = f", pid {found['pid']}" if found.get("pid") else ""
     lines = [f"{found.get('runtime')} gateway: {found['state']} under the {found['manager']} manager{pid}"]
     if found.get("since"):
-        lines.append(f"  since {found['since']}, {found.get('restarts', 0)} restarts")
+        lines.append(f"  since {found['since']}, {plural(found.get('restarts') or 0, 'restart')}")
     if found.get("last_exit"):
         lines.append(f"  last exit: {_exit(found['last_exit'])}")
     lines += [f"  drift: {text}" for text in found.get("drift", ())]
