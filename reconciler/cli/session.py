@@ -177,6 +177,8 @@ class Session:
 
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
+                if engine.watching_now and not engine.stopping.is_set():
+                    self.console.err("no longer watching: what was applied stays in force, and is not confirmed yet\n")
                 if engine.stopping.is_set() or engine.watching_now:
                     raise SystemExit(130 if number == signal.SIGINT else 143)
                 self.console.err("stopping after the present step; once more ends at once\n")

@@ -250,11 +250,16 @@ class Engine:
             ) from err
 
     async def end_run(self, window: Window, result: Result, reason: str) -> None:
-        """Writes the end of a run and of its generation into the journal."""
-        journal = self.journal()
-        if window.recorded:
-            await _thread(partial(journal.set_generation_result, window.generation, result, reason))
-        await _thread(partial(journal.set_run, window.run, result, self.now(), reason=reason))
+        """Writes the end of a run and of its generation into the journal, in one commit."""
+        journal, at = self.journal(), self.now()
+
+        def write() -> None:
+            with journal.transaction():
+                if window.recorded:
+                    journal.set_generation_result(window.generation, result, reason)
+                journal.set_run(window.run, result, at, reason=reason)
+
+        await _thread(write)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -99,7 +99,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     journal = session.own_reader()
     try:
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
-        notes = (*notes_of(journal), *(held_back(journal, goal) if journal is not None else ()))
+        notes = (*notes_of(session, journal), *(held_back(journal, goal) if journal is not None else ()))
         planned = await engine.plan(goal, journal, notes=notes)
         restarts = restarts_since(journal, engine.now() - HOUR_SECONDS) if journal is not None else 0
     finally:
@@ -120,8 +120,9 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
     return (Note(code="quarantined", message=text),)
 
 
-def notes_of(journal: Journal | None) -> tuple[Note, ...]:
+def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     """What the journal must tell beside any plan: runs that died, a window that nobody watches, a lost history."""
+    from reconciler.engine.lock import holder
     from reconciler.model import Note, Result
 
     if journal is None:
@@ -134,7 +135,11 @@ def notes_of(journal: Journal | None) -> tuple[Note, ...]:
     for found in journal.open_runs():
         run = found.run
         if run.state is Result.VERIFYING:
-            text = f"generation {run.generation} is applied and not confirmed yet (run {run.id})"
+            watched = holder(session.host().state.ours / "verify.lock") is not None
+            nobody = (
+                "" if watched else "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
+            )
+            text = f"generation {run.generation} is applied and not confirmed yet (run {run.id}){nobody}"
         elif run.state is Result.ROLLING_BACK:
             text = (
                 f"the rollback of run {run.id} to generation {run.target_generation} is not finished: it goes on first"

@@ -62,8 +62,10 @@ async def run(session: Session, *, on_exit: str | None) -> int:
                 await nursery.start(
                     partial(serve, supervisor, host.socket_path("control.sock"), crashed=supervisor.crashed)
                 )
-                log.info("watching", document=session.document, state=str(host.state.root))
-                nursery.start_soon(supervisor.loop.run)
+                log.info("starting", document=session.document, state=str(host.state.root))
+                # Watching begins once what was found at the start is dealt with: a first step is finished even on Ctrl-C.
+                await nursery.start(supervisor.loop.run)
+                log.info("watching")
                 await supervisor.stopped.wait()
                 nursery.cancel_scope.cancel()
         finally:

@@ -61,7 +61,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         planned = await engine.plan(goal, journal)
         kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
         lost = journal.history_lost if journal is not None else None
-        notes = (*notes, *notes_of(journal), *planned.plan.notes)
+        notes = (*notes, *notes_of(session, journal), *planned.plan.notes)
     finally:
         if journal is not None:
             journal.close()
