@@ -136,7 +136,7 @@ def test_drift_is_cured_by_itself_and_told_apart_from_change(watched: Supervisor
 def test_the_supervisor_answers_with_the_same_bytes_as_a_process_of_its_own(watched: Supervisor) -> None:
     site = watched.site
     site.edit("level: info", "level: debug")
-    wait_until(lambda: site.generations()[0]["result"] == "confirmed" and len(site.generations()) == 2, 10, "confirmed")
+    wait_until(lambda: (new := site.generations()[0])["number"] == 2 and new["result"] == "confirmed", 10, "confirmed")
     for command in (["plan"], ["plan", "--json"]):
         through = site.run(*command)
         assert through.err == ""
