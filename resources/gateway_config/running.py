@@ -1,12 +1,11 @@
 """What the running gateway says about its config, and the word to it that the file has changed.
 
-Nothing is sent to a port before the kernel says that its listener belongs to our user: else anyone on the host could
-take the port while the gateway is down and collect the secret.
+Nothing is sent to a port before the kernel says that the gateway of this state directory listens there: else anyone on the
+host could take the port while it is down and collect the secret, and another gateway of ours be taken for this one.
 """
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,21 +18,24 @@ from reconciler.errors import OpenClawError, TemporaryError, TerminalError
 from reconciler.kinds import World
 from resources.gateway_config.edit import node_at
 from resources.gateway_config.fields import DEFAULT_PORT, ConfigSpec
-from resources.service.listeners import listeners
+from resources.service import proc
 
 if TYPE_CHECKING:
     import ssl
 
 # A gateway on this host answers within milliseconds; one that hangs must not hold up a plan.
 ANSWER_SECONDS = 3.0
+# The gateway writes it into its state directory once it serves.
+PID_FILE = "gateway.pid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the gateway is spoken to, and with what."""
+    """Where the gateway is spoken to, and with what. `pid_file` names the process that must be the one listening there."""
 
     host: str
     port: int
+    pid_file: str
     token: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     certificate: str | None = None
@@ -61,6 +63,7 @@ def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address
     return Address(
         host=host if isinstance(host, str) and host != "0.0.0.0" else "127.0.0.1",  # noqa: S104 - compared, not bound
         port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,
+        pid_file=str(world.host.state.root / PID_FILE),
         token=_secret(root, "token", spec.token if spec is not None else None, world),
         password=_secret(root, "password", spec.password if spec is not None else None, world),
         certificate=str(certificate) if encrypted else None,
@@ -69,7 +72,7 @@ def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address
 
 async def ask(where: Address) -> Loaded | None:
     """What the gateway there says; None where none of ours answers. Changes nothing, never raises for a sick gateway."""
-    if not await trio.to_thread.run_sync(listener_is_ours, where.port):
+    if not await trio.to_thread.run_sync(listener_is_ours, where):
         return None
     # Loaded here: most plans find no gateway, or are made by the supervisor that has it loaded.
     from gateway.client import ClientError, get_health
@@ -95,7 +98,7 @@ async def reload(where: Address) -> None:
         TemporaryError: it does not answer.
         TerminalError: it refuses the file, with its reason.
     """
-    if not await trio.to_thread.run_sync(listener_is_ours, where.port):
+    if not await trio.to_thread.run_sync(listener_is_ours, where):
         raise TemporaryError(f"cannot reload the gateway: nothing of ours listens on port {where.port}")
     answer = await _call(where)
     if not answer.get("ok"):
@@ -123,10 +126,11 @@ def tls_of(where: Address) -> ssl.SSLContext | None:
     return pinned_context(where.certificate) if where.certificate is not None else None
 
 
-def listener_is_ours(port: int) -> bool:
-    """Whether something listens on this TCP port here, and all that does belongs to our user."""
-    owners = {found.uid for found in listeners(port)}
-    return bool(owners) and (owners <= {os.geteuid()} or os.geteuid() == 0)
+def listener_is_ours(where: Address) -> bool:
+    """Whether what listens there is the gateway of this state directory: the process that its pid file names."""
+    inodes = proc.listening_inodes(where.port)
+    text = proc.read_text(where.pid_file) if inodes else None
+    return text is not None and text.strip().isdigit() and proc.holds_inode(int(text), inodes)
 
 
 def _scalar(root: Node | None, *path: str) -> object:

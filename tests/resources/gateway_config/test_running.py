@@ -21,7 +21,6 @@ from resources.files import replace_file
 from resources.gateway_config import running
 from resources.gateway_config.kind import GatewayConfigKind
 from resources.gateway_config.running import Address, ask, listener_is_ours, reload
-from resources.service.listeners import listeners
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.beds.processes import Spawned, wait_until
 from tests.resources.contract import Case, carry_out, look
@@ -54,6 +53,10 @@ class Bed:
             logging=logging(level=level),
         )
 
+    def where(self, token: str = TOKEN) -> Address:
+        pid_file = self.case.world.host.state.root / "gateway.pid"
+        return Address(host="127.0.0.1", port=self.port, pid_file=str(pid_file), token=token)
+
     def start(self) -> None:
         env = {
             **os.environ,
@@ -65,7 +68,7 @@ class Bed:
         out = (self._directory / "out").open("wb")
         with closing(out):
             self._spawned.start([sys.executable, "-m", "gateway", "run"], env=env, stdout=out, stderr=out)
-        wait_until(lambda: listener_is_ours(self.port), 20, "the gateway to listen")
+        wait_until(lambda: listener_is_ours(self.where()), 20, "the gateway to listen")
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ async def test_a_file_that_the_gateway_refuses_is_said_with_its_reason(bed: Bed)
 
 async def test_a_gateway_with_another_secret_says_nothing_and_is_no_reason_to_fail(bed: Bed) -> None:
     await started(bed)
-    where = Address(host="127.0.0.1", port=bed.port, token="another")
+    where = bed.where("another")
     loaded = await ask(where)
     assert loaded is not None
     assert loaded.digest is None
@@ -152,35 +155,32 @@ async def test_a_gateway_with_another_secret_says_nothing_and_is_no_reason_to_fa
 
 
 async def test_where_nobody_listens_nothing_is_asked(free_port: Callable[[], int]) -> None:
-    where = Address(host="127.0.0.1", port=free_port())
+    where = Address(host="127.0.0.1", port=free_port(), pid_file="/nowhere/gateway.pid")
     assert await ask(where) is None
     with pytest.raises(TemporaryError, match="nothing of ours listens"):
         await reload(where)
 
 
 @pytest.mark.req("DOC-4")
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_the_listener_of_another_user_is_never_told_a_secret(
-    spawned: Spawned, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = free_port()
-    program = (
-        "import os, socket, sys, time; os.setuid(12345); "
-        "s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
-    )
-    spawned.start([sys.executable, "-c", program, str(port)])
-    wait_until(lambda: {found.uid for found in listeners(port)} == {12345}, 10, "the other user's listener")
-    monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    assert not listener_is_ours(port)
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert listener_is_ours(port)
+def test_only_the_process_of_the_pid_file_is_told_a_secret(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port, pid_file = free_port(), tmp_path / "gateway.pid"
+    where = Address(host="127.0.0.1", port=port, pid_file=str(pid_file))
+    with socket.create_server(("127.0.0.1", port)):
+        assert not listener_is_ours(where)
+        for stranger in ("1", "", "not a number", "999999999"):
+            pid_file.write_text(stranger)
+            assert not listener_is_ours(where)
+        pid_file.write_text(f"{os.getpid()}\n")
+        assert listener_is_ours(where)
+    assert not listener_is_ours(where)
 
 
-async def test_something_else_on_our_own_port_is_no_gateway(free_port: Callable[[], int]) -> None:
-    port = free_port()
+async def test_something_else_on_our_own_port_is_no_gateway(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    port, pid_file = free_port(), tmp_path / "gateway.pid"
+    pid_file.write_text(f"{os.getpid()}\n")
     with socket.create_server(("127.0.0.1", port)), pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "ANSWER_SECONDS", 0.2)
-        assert await ask(Address(host="127.0.0.1", port=port)) is None
+        assert await ask(Address(host="127.0.0.1", port=port, pid_file=str(pid_file))) is None
 
 
 async def test_a_change_of_the_file_is_reported_and_of_others_not(tmp_path: Path) -> None:
