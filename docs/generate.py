@@ -308,7 +308,7 @@ def _held_by(schema: JSON) -> str:
         case "boolean":
             return "`true`, `false`"
         case list() as several:
-            return " or ".join(_held_by({"type": one}) for one in several)
+            return " or ".join(_held_by({**schema, "type": one}) for one in several)
         case "null":
             return "`null`"
         case None:

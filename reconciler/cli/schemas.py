@@ -196,7 +196,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
         last_exit=_ANY,
         since=_MAYBE_TEXT,
         limits={"type": "object"},
-        drift=_list(_TEXT),
+        drift={"type": ["array", "null"], "items": _TEXT},
     ),
     "gateway-health": _output(
         "gateway-health", "What the gateway says of its health; all of it with the secret only", status=_TEXT

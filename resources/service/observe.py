@@ -103,11 +103,11 @@ def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
     declared = wanted.resource.fields if wanted.resource is not None else {}
     paths = [*declared, *(path for path in wanted.applied if path not in declared)]
     suspended = spec is not None and child.suspended(spec)
+    fields = _fields(paths, declared, host, child)
     if suspended:
-        # Somebody wants it so: nothing that is declared differs until he, or the section, says otherwise.
-        fields = {path: declared.get(path, ABSENT) for path in paths}
-    else:
-        fields = _fields(paths, declared, host, child)
+        # Somebody wants it stopped: that is no difference until he, or the section, says otherwise. What it will be
+        # started with goes on following the document.
+        fields |= {path: declared[path] for path in ("state", "keeper") if path in declared}
     return Observation(
         key=wanted.key,
         fields=fields,

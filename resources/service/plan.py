@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from reconciler.kinds import KindPlan, Resource, Step
-from reconciler.model import Action, Blocked, Cause, Consequence, Difference, Impact, Undo
+from reconciler.model import Action, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
 from resources.service.spec import KEY, MANAGERS, POLICY_FIELDS, RUNTIMES, ServiceSpec, is_spec_field
 from resources.steps import action_id, because_of, cause_of, precondition_of
 
@@ -61,7 +61,26 @@ def plan(step: Step) -> KindPlan:
     detail: Detail = step.observation.detail
     actions = _actions(step, step.resource, spec, detail)
     starts = any(action.verb in ("start", "restart") for action in actions)
-    return KindPlan(actions=actions, blocked=_collisions(detail) if starts else ())
+    return KindPlan(
+        actions=actions,
+        blocked=_collisions(detail) if starts else (),
+        notes=_not_held(spec) if starts else (),
+    )
+
+
+def _not_held(spec: ServiceSpec) -> tuple[Note, ...]:
+    """What of the limits nobody will hold: said where the service is started, and in the condition LimitNotHeld."""
+    limits = spec.service.limits
+    declared = {"memory": limits.memory_bytes, "cpu": limits.cpu_percent}
+    return tuple(
+        Note(
+            code="limit_not_held",
+            message=f"service.limits.{name} is not held: the embedded manager has no means for it in this version",
+            path=("service", "limits", name),
+        )
+        for name, value in declared.items()
+        if value is not None
+    )
 
 
 def _actions(step: Step, resource: Resource, spec: ServiceSpec, detail: Detail) -> tuple[Action, ...]:

@@ -228,3 +228,21 @@ def test_a_state_directory_of_another_document_is_refused_by_every_command_that_
         assert refused.code == 3, (command, refused.out, refused.err)
         assert str(site.document) in refused.err
     assert site.run("history", "--file", "other.yaml").code == 0
+
+
+@pytest.mark.req("SVC-13")
+def test_a_limit_that_nobody_holds_is_said_in_the_plan_and_in_the_status(site: Site) -> None:
+    text = site.write(verify="300ms")
+    site.write(text.replace("manager: embedded,", "manager: embedded, limits: {memory: 1GiB, files: 512},"))
+    notes = [note["message"] for note in site.plan()["notes"]]
+    assert [note for note in notes if "memory" in note]
+    assert not [note for note in notes if "files" in note]
+    site.apply()
+    pid = site.gateway_pid()
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    assert [line.split()[3] for line in limits.splitlines() if line.startswith("Max open files")] == ["512"]
+    status = site.run("status", "--json").json
+    service = next(item for item in status["resources"] if item["key"] == "service/gateway")
+    held = {item["type"]: item for item in service["conditions"]}["LimitNotHeld"]
+    assert (held["status"], "memory" in held["message"]) == ("True", True)
+    assert site.plan()["actions"] == []

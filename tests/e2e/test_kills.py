@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -104,3 +105,38 @@ def test_a_stop_by_hand_holds_until_a_start(watched: Supervisor) -> None:
     started = site.run("service", "start")
     assert started.code == 0, started.err
     site.wait_healthy()
+
+
+@pytest.mark.req("SVC-7", "PLAN-13")
+def test_what_was_applied_while_it_was_stopped_by_hand_is_in_force_after_the_start(
+    site: Site, free_port: Callable[[], int]
+) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    assert site.run("service", "stop").code == 0
+    new = free_port()
+    site.write(verify="300ms", port=new)
+    site.edit("level: info", "level: debug")
+    site.apply()
+    assert site.health(new)[0] == 0
+    assert site.plan()["actions"] == []
+    started = site.run("service", "start")
+    assert started.code == 0, started.err
+    assert site.health(new)[0] == 200
+    assert site.plan()["actions"] == []
+    site.edit("level: debug", "level: warn")
+    assert site.apply()["result"] == "confirmed"
+    assert site.config()["logging"]["level"] == "warn"
+
+
+@pytest.mark.req("SVC-8")
+def test_the_service_is_stopped_and_started_where_its_secrets_are_not_at_hand(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    site.extra["E2E_TOKEN"] = ""
+    stopped = site.run("service", "stop")
+    assert stopped.code == 0, stopped.err
+    assert site.health()[0] == 0
+    started = site.run("service", "start")
+    assert started.code == 0, started.err
+    assert site.health()[0] == 200

@@ -9,11 +9,30 @@ import click
 
 from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
+from reconciler.errors import DocumentError, TerminalError
 
 if TYPE_CHECKING:
+    from reconciler.desired import SecretRef
     from reconciler.kinds import World
+    from reconciler.model import Secret
 
 LOCK_SECONDS = 30.0
+
+
+class NoSecrets:
+    """The secrets of a command that needs none (`reconciler.kinds.Secrets`)."""
+
+    def digest(self, reference: SecretRef) -> Secret:
+        """There is none."""
+        raise TerminalError(f"cannot use the secret {reference}: this command reads none")
+
+    def digest_text(self, value: str) -> Secret:
+        """There is none."""
+        raise TerminalError("cannot digest a secret: this command reads none")
+
+    def reveal(self, reference: SecretRef) -> str:
+        """There is none."""
+        raise TerminalError(f"cannot use the secret {reference}: this command reads none")
 
 
 @click.group("service")
@@ -62,16 +81,22 @@ async def status(session: Session, *, as_json: bool) -> int:
     """Observes the service and prints it."""
     from resources.service.control import service_status
 
-    world = await _world(session)
+    world = world_without_secrets(session)
     _print(session, {**await service_status(world), "drift": await _drift(session)}, as_json)
     return 0
 
 
-async def _drift(session: Session) -> list[str]:
-    """What moved on the host of what the service was applied with, in words."""
+async def _drift(session: Session) -> list[str] | None:
+    """What moved on the host of what the service was applied with, in words; None where the document or its secrets cannot
+    be read, so that nobody knows.
+    """
     from reconciler.cli.commands.status import gather
 
-    _generation, resources, _notes = await gather(session)
+    try:
+        _generation, resources, _notes = await gather(session)
+    except DocumentError as err:
+        session.console.err(f"note: whether it drifted is not known: {err.message}\n")
+        return None
     mine = next((item for item in resources if item.key.kind == "service"), None)
     conditions = mine.conditions if mine is not None else ()
     return [condition.message for condition in conditions if condition.type == "Drifted"]
@@ -85,7 +110,7 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     from resources.service import control
 
     host = session.host()
-    world = await _world(session)
+    world = world_without_secrets(session)
     person = who(session) or "somebody"
     engine = session.engine(lambda _progress: None, f"openclaw service {verb}")
     lock = WriterLock(host.state.lock, command=f"openclaw service {verb}", now=engine.now)
@@ -110,17 +135,22 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     return 0
 
 
-async def _world(session: Session) -> World:
-    """What the service's functions act in: the document's goal, or the last confirmed one while it is not valid."""
-    from reconciler.cli.commands.status import goal_in_force
+def world_without_secrets(session: Session) -> World:
+    """What the service's functions act in: they start what was last applied, whose secrets lie where it was applied to.
 
-    journal = session.reader()
-    try:
-        goal, _notes = goal_in_force(session, journal)
-    finally:
-        if journal is not None:
-            journal.close()
-    return session.runtime().engine().world(goal)
+    So the service can be stopped and started from any shell, whatever is wrong with the document.
+    """
+    import time
+    from pathlib import Path
+
+    from reconciler.kinds import World
+
+    return World(
+        host=session.host(),
+        secrets=NoSecrets(),
+        document=Path(session.document),
+        now=time.time,
+    )
 
 
 def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
@@ -135,7 +165,7 @@ def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
         lines.append(f"  since {found['since']}, {plural(found.get('restarts') or 0, 'restart')}")
     if found.get("last_exit"):
         lines.append(f"  last exit: {_exit(found['last_exit'])}")
-    lines += [f"  drift: {text}" for text in found.get("drift", ())]
+    lines += [f"  drift: {text}" for text in found.get("drift") or ()]
     session.console.out("\n".join(lines) + "\n")
 
 
