@@ -145,6 +145,7 @@ class Gateway:
         self._runtime = runtime
         self._settings = settings
         self._notifier = Notifier(environ)
+        self._files_limited = "OPENCLAW_FILES_LIMIT" in environ
         self._drain_seconds = _seconds(environ.get("OPENCLAW_DRAIN_SECONDS"), DRAIN_SECONDS)
         self._log = runtime.log.logger("gateway")
         self._reloader = Reloader(runtime)
@@ -185,7 +186,8 @@ class Gateway:
         return result
 
     def _listen(self) -> list[trio.SocketListener]:
-        _raise_file_limit()
+        if not self._files_limited:
+            _raise_file_limit()
         hosts = addresses(self._settings.bind, self._settings.custom_host)
         listeners, warnings = open_listeners(hosts, self._settings.port)
         for warning in warnings:
@@ -274,7 +276,7 @@ def _close_all(listeners: list[trio.SocketListener]) -> None:
 
 
 def _raise_file_limit() -> None:
-    """Room for `MAX_CONNECTIONS`; the hard limit stays the operator's."""
+    """Room for `MAX_CONNECTIONS`; the hard limit stays the operator's, and the soft one where he has set it."""
     assert _FILES > MAX_CONNECTIONS  # the two belong together
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)

@@ -295,10 +295,13 @@ def process_environment(spec: ServiceSpec, host: Host, secrets: Secrets) -> dict
         name: secrets.reveal(value) if isinstance(value, SecretRef) else value
         for name, value in spec.environment.items()
     }
+    files = spec.service.limits.files
     return {
         **passed,
         "NODE_ENV": "production",
         **declared,
+        # The gateway would else help itself to as many as its connections may need.
+        **({"OPENCLAW_FILES_LIMIT": str(files)} if files is not None else {}),
         "OPENCLAW_STATE_DIR": str(host.state.root),
         "OPENCLAW_SPEC_DIGEST": spec.digest,
         "OPENCLAW_LOG_DIR": spec.log_directory,
