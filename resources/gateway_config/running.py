@@ -31,11 +31,11 @@ PID_FILE = "gateway.pid"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the gateway is spoken to, and with what. `pid_file` names the process that must be the one listening there."""
+    """Where the gateway is spoken to, and with what. `state` is the state directory whose gateway must be the one there."""
 
     host: str
     port: int
-    pid_file: str
+    state: str
     token: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     certificate: str | None = None
@@ -63,7 +63,7 @@ def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address
     return Address(
         host=host if isinstance(host, str) and host != "0.0.0.0" else "127.0.0.1",  # noqa: S104 - compared, not bound
         port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,
-        pid_file=str(world.host.state.root / PID_FILE),
+        state=str(world.host.state.root),
         token=_secret(root, "token", spec.token if spec is not None else None, world),
         password=_secret(root, "password", spec.password if spec is not None else None, world),
         certificate=str(certificate) if encrypted else None,
@@ -127,10 +127,17 @@ def tls_of(where: Address) -> ssl.SSLContext | None:
 
 
 def listener_is_ours(where: Address) -> bool:
-    """Whether what listens there is the gateway of this state directory: the process that its pid file names."""
+    """Whether what listens there is the gateway of this state directory: the process that its pid file names, or, where it
+    could not write one (a full disk), a process that was started for that directory.
+    """
     inodes = proc.listening_inodes(where.port)
-    text = proc.read_text(where.pid_file) if inodes else None
-    return text is not None and text.strip().isdigit() and proc.holds_inode(int(text), inodes)
+    if not inodes:
+        return False
+    text = proc.read_text(f"{where.state}/{PID_FILE}")
+    if text is not None and text.strip().isdigit() and proc.holds_inode(int(text), inodes):
+        return True
+    owner = proc.port_owner(where.port)
+    return owner is not None and proc.environ_value(owner, "OPENCLAW_STATE_DIR") == where.state
 
 
 def _scalar(root: Node | None, *path: str) -> object:

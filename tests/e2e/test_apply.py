@@ -141,9 +141,12 @@ def test_an_edited_plan_and_an_apply_without_a_terminal_are_refused(site: Site) 
     site.write()
     assert site.run("plan", "--out", "p.json").code == 0
     path = site.home / "p.json"
-    path.write_text(path.read_text().replace("18", "19", 1))
-    refused = site.run("apply", "p.json")
-    assert (refused.code, "edited" in refused.err) == (64, True)
+    whole = path.read_text()
+    for old, new in (("write", "wrote"), (str(site.port), "1"), ('"expires":"2', '"expires":"3')):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        refused = site.run("apply", "p.json")
+        assert (refused.code, "edited" in refused.err) == (64, True), old
     refused = site.run("apply")
     assert refused.code == 3
     assert "--yes" in refused.err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -161,19 +160,18 @@ def keep(session: Session, planned: Planned, path: str) -> None:
 
     from reconciler.engine.files import write_private
     from reconciler.journal import rfc3339
-    from reconciler.serial import plan_digest, plan_to_json
-    from reconciler.values import dump
+    from reconciler.serial import plan_to_json
+    from reconciler.values import digest, dump
 
     now = time.time()
-    data: Mapping[str, object] = {
+    data = {
         "schema": "openclaw.plan-file/1",
         "made": rfc3339(now),
         "expires": rfc3339(now + PLAN_SECONDS),
         "document": session.document,
-        "digest": plan_digest(planned.plan),
         "plan": plan_to_json(planned.plan),
     }
-    write_private(os.path.join(session.directory, path), dump(data) + "\n")
+    write_private(os.path.join(session.directory, path), dump({**data, "digest": digest(data)}) + "\n")
 
 
 def read_kept(session: Session, path: str) -> tuple[Plan, str]:
@@ -189,23 +187,24 @@ def read_kept(session: Session, path: str) -> tuple[Plan, str]:
 
     from reconciler.errors import StaleError, UsageError
     from reconciler.journal import rfc3339
-    from reconciler.serial import plan_digest, plan_from_json
+    from reconciler.serial import plan_from_json
+    from reconciler.values import digest
 
     try:
         with open(os.path.join(session.directory, path), encoding="utf-8") as file:
             data = json.load(file)
         plan = plan_from_json(data["plan"])
-        digest, expires, document = str(data["digest"]), str(data["expires"]), str(data["document"])
+        kept, expires, document = str(data.pop("digest")), str(data["expires"]), str(data["document"])
     except OSError as err:
         raise UsageError(f'cannot read the plan "{path}": {(err.strerror or "").lower()}') from err
     except (ValueError, KeyError, TypeError) as err:
         raise UsageError(
             f'cannot read the plan "{path}": not a plan file', hint="make it with `openclaw plan --out`"
         ) from err
-    if plan_digest(plan) != digest:
+    if digest(data) != kept:
         raise UsageError(f'cannot apply the plan "{path}": it was edited', hint="plan again")
     if document != session.document:
         raise StaleError(f'cannot apply the plan "{path}": it is for another document, {document}')
     if rfc3339(time.time()) > expires:
         raise StaleError(f'cannot apply the plan "{path}": it expired at {expires}', hint="plan again")
-    return plan, digest
+    return plan, kept

@@ -54,8 +54,7 @@ class Bed:
         )
 
     def where(self, token: str = TOKEN) -> Address:
-        pid_file = self.case.world.host.state.root / "gateway.pid"
-        return Address(host="127.0.0.1", port=self.port, pid_file=str(pid_file), token=token)
+        return Address(host="127.0.0.1", port=self.port, state=str(self.case.world.host.state.root), token=token)
 
     def start(self) -> None:
         env = {
@@ -155,7 +154,7 @@ async def test_a_gateway_with_another_secret_says_nothing_and_is_no_reason_to_fa
 
 
 async def test_where_nobody_listens_nothing_is_asked(free_port: Callable[[], int]) -> None:
-    where = Address(host="127.0.0.1", port=free_port(), pid_file="/nowhere/gateway.pid")
+    where = Address(host="127.0.0.1", port=free_port(), state="/nowhere")
     assert await ask(where) is None
     with pytest.raises(TemporaryError, match="nothing of ours listens"):
         await reload(where)
@@ -164,7 +163,7 @@ async def test_where_nobody_listens_nothing_is_asked(free_port: Callable[[], int
 @pytest.mark.req("DOC-4")
 def test_only_the_process_of_the_pid_file_is_told_a_secret(tmp_path: Path, free_port: Callable[[], int]) -> None:
     port, pid_file = free_port(), tmp_path / "gateway.pid"
-    where = Address(host="127.0.0.1", port=port, pid_file=str(pid_file))
+    where = Address(host="127.0.0.1", port=port, state=str(tmp_path))
     with socket.create_server(("127.0.0.1", port)):
         assert not listener_is_ours(where)
         for stranger in ("1", "", "not a number", "999999999"):
@@ -175,12 +174,24 @@ def test_only_the_process_of_the_pid_file_is_told_a_secret(tmp_path: Path, free_
     assert not listener_is_ours(where)
 
 
+@pytest.mark.req("DOC-4")
+def test_without_a_pid_file_the_state_directory_that_it_was_started_for_decides(
+    tmp_path: Path, spawned: Spawned, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    program = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    env = {**os.environ, "OPENCLAW_STATE_DIR": str(tmp_path)}
+    spawned.start([sys.executable, "-c", program, str(port)], env=env)
+    wait_until(lambda: listener_is_ours(Address(host="127.0.0.1", port=port, state=str(tmp_path))), 10, "it is ours")
+    assert not listener_is_ours(Address(host="127.0.0.1", port=port, state=str(tmp_path / "other")))
+
+
 async def test_something_else_on_our_own_port_is_no_gateway(tmp_path: Path, free_port: Callable[[], int]) -> None:
     port, pid_file = free_port(), tmp_path / "gateway.pid"
     pid_file.write_text(f"{os.getpid()}\n")
     with socket.create_server(("127.0.0.1", port)), pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "ANSWER_SECONDS", 0.2)
-        assert await ask(Address(host="127.0.0.1", port=port, pid_file=str(pid_file))) is None
+        assert await ask(Address(host="127.0.0.1", port=port, state=str(tmp_path))) is None
 
 
 async def test_a_change_of_the_file_is_reported_and_of_others_not(tmp_path: Path) -> None:
