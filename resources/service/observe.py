@@ -15,7 +15,7 @@ from gateway.wire import json5
 from reconciler.errors import OpenClawError
 from reconciler.host import Host
 from reconciler.kinds import Observation, Wanted, World
-from reconciler.model import ABSENT, Condition, Status, Value
+from reconciler.model import ABSENT, Condition, Secret, Status, Value
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.service import proc
 from resources.service.keeper.process import ATTEMPT
@@ -127,11 +127,11 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
         found |= {**behind[0], **behind[1], "spec": declared.get("spec", ABSENT)}
         if declared and not behind[0].keys() <= set(paths):
             # It carries what is neither declared nor ours by the journal: a start that failed left it. No field says so.
-            found["spec"] = digest if digest is not None else ABSENT
+            found["spec"] = Secret(digest) if digest is not None else ABSENT
     elif child.pid is not None:
         # It runs, and nobody knows with what: only the digest differs, and all that is declared is taken for given.
         found |= {path: value for path, value in declared.items() if is_spec_field(path)}
-        found["spec"] = ABSENT if digest is None else digest
+        found["spec"] = ABSENT if digest is None else Secret(digest)
     if child.pid is not None and child.record is not None:
         found = {path: value for path, value in found.items() if path not in POLICY_FIELDS}
         found |= policy_of_keeper(child.record["spec"])

@@ -20,7 +20,7 @@ from typing import Any, Final
 from reconciler.desired import Desired, Gateway, SecretRef, Service
 from reconciler.host import Host
 from reconciler.kinds import Resource, Secrets
-from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Value
+from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Secret, Value
 from reconciler.values import decode, digest, digest_fields, encode, join_path
 from resources.gateway_config.fields import declared, impact
 
@@ -115,7 +115,8 @@ def declare(desired: Desired, host: Host, secrets: Secrets, program: Program) ->
     fields: dict[str, Value] = {
         "state": service.state,
         "keeper": True,
-        "spec": spec.digest,
+        # Covers digests of secrets: before there is a journal with a salt of its own they could be guessed from it.
+        "spec": Secret(spec.digest),
         **spec_fields,
         **policy_fields,
     }

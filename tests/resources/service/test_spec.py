@@ -60,7 +60,7 @@ def test_the_fields_are_the_flattened_parts_of_the_process() -> None:
     assert {path: value for path, value in resource.fields.items() if not path.startswith("restart.")} == {
         "state": "running",
         "keeper": True,
-        "spec": resource.spec.digest,
+        "spec": Secret(resource.spec.digest),
         "argv": ("/venv/bin/python", "-P", "-m", "gateway", "run"),
         "stop.drain": 0.0,
         "stop.grace": 5.0,
