@@ -1,7 +1,8 @@
-"""Where things lie on a host: the state directory and what of it is ours. Pure: computes paths, opens nothing."""
+"""Where things lie on a host: the state directory and what of it is ours. Computes paths, opens nothing."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -71,11 +72,20 @@ class Host:
     environ: Mapping[str, str] = field(repr=False)
     home: Path
     runtime_directory: Path
-    python: str = sys.executable
+    python: str = field(default_factory=lambda: interpreter(sys.exec_prefix, sys.executable))
 
     def socket_path(self, name: str) -> Path:
         """Where the Unix socket `name` (for example `control.sock`, `keeper/keeper.sock`) of this state lies."""
         return socket_path(self.state.root, name, self.runtime_directory)
+
+
+def interpreter(prefix: str, executable: str) -> str:
+    """The interpreter that a service is started with: the one name of it that every way to start us leads to.
+
+    A process that was started by `python3` and not by `python` of the same environment did not move.
+    """
+    usual = f"{prefix}/bin/python3"
+    return usual if os.access(usual, os.X_OK) else executable
 
 
 def socket_path(root: Path, name: str, runtime_directory: Path) -> Path:

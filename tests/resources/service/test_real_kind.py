@@ -638,7 +638,7 @@ def test_the_default_program_does_not_look_for_modules_in_the_state_directory() 
     bench = Bench(kind=ServiceKind())
     try:
         (resource,) = bench.kind.declare(make_desired(service=service(1)), bench.world.host, bench.secrets)
-        assert resource.fields["argv"] == (sys.executable, "-P", "-m", "gateway", "run")
+        assert resource.fields["argv"] == (bench.world.host.python, "-P", "-m", "gateway", "run")
         assert resource.needs == frozenset()
     finally:
         bench.close()
