@@ -351,12 +351,7 @@ class Engine:
                 return Outcome(
                     run="", result=Result.FAILED, plan=planned.plan, generation=number, reason=verdict.reason
                 )
-            number = await self._record(planned.goal, request, journal, Result.CONFIRMED)
-            await _thread(
-                partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
-            )
-            await _thread(partial(journal.release, planned.goal.digest))
-            await _thread(partial(journal.set_history_lost, None))
+            number = await _thread(partial(self._accept, planned, request, journal))
         return Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=number)
 
     async def start_run(
@@ -434,49 +429,59 @@ class Engine:
         confirmed = await _thread(journal.last_confirmed)
         # A cure of drift is no new desired state: the generation in force stays the one that it is.
         recorded = confirmed is None or confirmed.digest != goal.digest
-        number = await self._record(goal, request, journal, Result.VERIFYING) if recorded else planned.plan.generation
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
-        seconds = window_seconds([step.action for step in touched], goal.desired.policy)
         window = Window(
             run=steps.run,
             goal=goal,
             plan=planned.plan,
             steps=results,
-            generation=number,
+            generation=planned.plan.generation,
             recorded=recorded,
             gates=await _thread(partial(account.gates, journal, goal, touched)),
-            left_seconds=seconds,
+            left_seconds=window_seconds([step.action for step in touched], goal.desired.policy),
         )
-        await _thread(
-            partial(
-                journal.set_run,
-                steps.run,
+        window = replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
+        return window.outcome(Result.VERIFYING, ""), window
+
+    def _open_window(self, window: Window, request: Request, journal: Journal) -> int:
+        """Records in one commit that a run is applied and is being watched; returns the number of its generation."""
+        number = window.generation
+        with journal.transaction():
+            if window.recorded:
+                number = self._record(window.goal, request, journal, Result.VERIFYING)
+            journal.set_run(
+                window.run,
                 Result.VERIFYING,
                 self.now(),
                 verify_since=self.now(),
-                verify_window=seconds,
+                verify_window=window.left_seconds,
                 verify_boot=recovery.boot_id(),
-                target_generation=planned.plan.generation,
+                target_generation=window.plan.generation,
                 generation=number,
             )
-        )
-        return window.outcome(Result.VERIFYING, ""), window
+        return number
 
-    async def _record(self, goal: Goal, request: Request, journal: Journal, result: Result) -> int:
-        return await _thread(
-            partial(
-                journal.record_generation,
-                digest=goal.digest,
-                at=self.now(),
-                cause=request.cause,
-                author=request.author,
-                commit=request.commit,
-                result=result,
-                reason="",
-                texts=goal.texts,
-                canonical=goal.stored,
-                secrets=goal.secret_digests,
-            )
+    def _accept(self, planned: Planned, request: Request, journal: Journal) -> int:
+        """Records in one commit a generation that is in force without any action; returns its number."""
+        goal = planned.goal
+        with journal.transaction():
+            account.record_applied(journal, goal, planned.wanted, planned.observations, ())
+            journal.release(goal.digest)
+            journal.set_history_lost(None)
+            return self._record(goal, request, journal, Result.CONFIRMED)
+
+    def _record(self, goal: Goal, request: Request, journal: Journal, result: Result) -> int:
+        return journal.record_generation(
+            digest=goal.digest,
+            at=self.now(),
+            cause=request.cause,
+            author=request.author,
+            commit=request.commit,
+            result=result,
+            reason="",
+            texts=goal.texts,
+            canonical=goal.stored,
+            secrets=goal.secret_digests,
         )
 
     async def _end(self, window: Window, result: Result, reason: str) -> Outcome:

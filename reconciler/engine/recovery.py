@@ -40,9 +40,12 @@ async def recover(engine: Engine, goal: Goal) -> None:
     document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
     confirmed generation.
     """
-    for found in await _thread(engine.journal().open_runs):
+    left_open = await _thread(engine.journal().open_runs)
+    # All accounts first: what is done below changes the world that they are settled by.
+    for found in left_open:
         for intent in found.intents:
             await _settle(engine, goal, intent)
+    for found in left_open:
         if found.run.state is Result.APPLYING:
             await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
         elif found.run.state is Result.ROLLING_BACK:
@@ -100,7 +103,10 @@ def _account(intent: Intent, applied: Applied) -> tuple[Mapping[str, AppliedFiel
     forgotten: list[str] = []
     for item in intent.action.differences:
         before = applied.get(item.path)
-        if before is not None and same(before.former, item.desired) and not same(before.value, item.desired):
+        given_back = before is not None and same(before.former, item.desired) and not same(before.value, item.desired)
+        # What was ours when this was intended and is so no longer was given back by another run meanwhile.
+        gone = before is None and item.last_applied is not ABSENT
+        if given_back or gone:
             forgotten.append(item.path)
         else:
             former = before.former if before is not None else item.observed
