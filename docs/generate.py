@@ -331,11 +331,14 @@ def pages() -> dict[str, str]:
     from reconciler.cli.schemas import OUTPUTS
     from reconciler.document import environment
     from reconciler.document.jsonschema import document_schema
+    from reconciler.document.shape import document_shape
 
     schema = document_schema()
     return {
         # Shipped with the program: making it from the models costs ten times what reading it does.
         "../../reconciler/document/openclaw.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+        # The same of the models, for the loader: reconciler/document/fast.py.
+        "../../reconciler/document/shape.json": json.dumps(document_shape(), indent=1, ensure_ascii=False) + "\n",
         "settings.md": render_settings(schema, table_of(environment.__doc__ or "")),
         "exit-codes.md": render_exit_codes(errors.OpenClawError),
         "json.md": render_outputs(OUTPUTS),

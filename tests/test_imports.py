@@ -9,8 +9,9 @@ import pytest
 
 from tests.beds.processes import run
 
-# Each costs 60 to 190 ms, and none is needed to read, compare and print (docs/explanation/dependencies.md).
-NEVER = frozenset({"rich", "deepdiff", "httpx", "structlog", "prometheus_client"})
+# Each costs 60 to 190 ms, and none is needed to read, compare and print (docs/explanation/dependencies.md). The models only say
+# what is wrong with a document: these commands meet a valid one, which no cache knows.
+NEVER = frozenset({"rich", "deepdiff", "httpx", "structlog", "prometheus_client", "pydantic", "pydantic_core"})
 # Commands that observe nothing have nothing to wait for.
 NO_LOOP = NEVER | {"trio", "trio_websocket", "watchfiles"}
 
@@ -58,3 +59,18 @@ def test_a_command_imports_nothing_that_it_does_not_need(
     assert len(done.stdout) > 0, "the command printed nothing: was it run at all?"
     assert "reconciler" in modules
     assert not modules & forbidden, f"{' '.join(command)} imports {sorted(modules & forbidden)}"
+
+
+@pytest.mark.real
+def test_a_broken_document_is_explained_by_the_models(clean_env: dict[str, str]) -> None:
+    broken = Path(__file__).parent / "data/broken"
+    done = run(
+        [sys.executable, "-X", "importtime", "-c", START, "validate", "--file", "bind_misspelt.yaml"],
+        env=clean_env,
+        cwd=broken,
+    )
+    said = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("import time:"))
+    assert done.returncode == 78
+    head, _, problems = (broken / "bind_misspelt.txt").read_text(encoding="utf-8").partition("\n")
+    assert said == f"{problems}openclaw: {head}\n"
+    assert {"pydantic", "pydantic_core"} <= imported(done.stderr)

@@ -1,7 +1,8 @@
 """The values that a schema field can take: each with its check, its canonical form and its JSON Schema.
 
 Part of the door: pydantic ends here. A check takes the value as YAML gave it and returns the canonical value, or raises
-`BadValue`; no coercion happens anywhere else, so every message is ours.
+`BadValue`; no coercion happens anywhere else, so every message is ours. pydantic calls in here and is imported only then, because
+`fast` uses the same checks without it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from pydantic import Field, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 from reconciler.document import units
 from reconciler.document.masking import REFERENCE, looks_secret
 from reconciler.document.problems import safe
 from reconciler.document.units import BadValue, kind_of
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic_core import core_schema
 
 SECRET_EXPECTED = "{env: NAME}, {file: PATH}, {exec: [PROGRAM, ARGUMENT]} or ${NAME}"  # noqa: S105 - how a reference is written
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -25,13 +28,20 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """Annotation metadata: `check` replaces pydantic's own validation, `schema` its JSON Schema."""
+    """Annotation metadata: `check` replaces pydantic's own validation, `schema` its JSON Schema.
+
+    `spec` says how it was made, so that `from_spec` can make it again; `nullable` that null is let through before that.
+    """
 
     check: Callable[[Any], Any]
     schema: Mapping[str, Any]
+    spec: tuple[Any, ...]
+    nullable: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         """Validates by `check` alone."""
+        from pydantic_core import core_schema
+
         return core_schema.no_info_plain_validator_function(self._run)
 
     def __get_pydantic_json_schema__(
@@ -44,6 +54,8 @@ class Checked:
         try:
             return self.check(value)
         except BadValue as err:
+            from pydantic_core import PydanticCustomError
+
             raise PydanticCustomError(
                 err.code,
                 "{message}",
@@ -57,26 +69,10 @@ class Checked:
             ) from None
 
 
-def setting(default: Any, description: str, *, shown: Any = ..., examples: tuple[Any, ...] = ()) -> Any:
-    """A field: `default` in canonical form; `shown` is the default as one would write it, for the JSON Schema.
-
-    A field of a shared file has the default None (not declared, so not owned) and shows the value that holds there.
-    """
-    extra: dict[str, Any] = {"default": default if shown is ... else shown}
-    if examples:
-        extra["examples"] = list(examples)
-    return Field(default=default, description=description, json_schema_extra=extra)
-
-
-def needed(description: str, *, examples: tuple[Any, ...] = ()) -> Any:
-    """A field without a default."""
-    return Field(description=description, json_schema_extra={"examples": list(examples)} if examples else None)
-
-
 def or_null(checked: Checked) -> Checked:
     """The same, or null."""
     schema = {"anyOf": [dict(checked.schema), {"type": "null"}]}
-    return Checked(lambda value: None if value is None else checked.check(value), schema)
+    return Checked(lambda value: None if value is None else checked.check(value), schema, checked.spec, nullable=True)
 
 
 def integer(low: int, high: int, what: str = "a whole number") -> Checked:
@@ -91,7 +87,8 @@ def integer(low: int, high: int, what: str = "a whole number") -> Checked:
             raise BadValue(f"use {value}: out of range", expected=expected)
         return value
 
-    return Checked(check, {"type": "integer", "minimum": low, "maximum": high})
+    spec = ("integer", low, high, what)
+    return Checked(check, {"type": "integer", "minimum": low, "maximum": high}, spec)
 
 
 def number(low: float, high: float) -> Checked:
@@ -105,7 +102,7 @@ def number(low: float, high: float) -> Checked:
             raise BadValue(f"use {value}: out of range", expected=expected)
         return units.tidy(value)
 
-    return Checked(check, {"type": "number", "minimum": low, "maximum": high})
+    return Checked(check, {"type": "number", "minimum": low, "maximum": high}, ("number", low, high))
 
 
 def _check_flag(value: Any) -> bool:
@@ -131,7 +128,7 @@ def choice(*words: str) -> Checked:
             raise BadValue(f"use {_shown(value)} here", expected=expected, hint=hint, code="wrong_type")
         raise BadValue(f"use {_shown(value)} here", expected=expected, given=value, words=lambda: words)
 
-    return Checked(check, {"type": "string", "enum": list(words)})
+    return Checked(check, {"type": "string", "enum": list(words)}, ("choice", *words))
 
 
 def text(what: str = "a text", *, pattern: str | None = None, limit: int = 4096, empty: bool = False) -> Checked:
@@ -160,7 +157,7 @@ def text(what: str = "a text", *, pattern: str | None = None, limit: int = 4096,
         schema["minLength"] = 1
     if pattern:
         schema["pattern"] = f"^(?:{pattern})$"
-    return Checked(check, schema)
+    return Checked(check, schema, ("text", what, pattern, limit, empty))
 
 
 def check_version(value: Any) -> int:
@@ -196,7 +193,7 @@ def _check_url(*schemes: str) -> Checked:
             raise BadValue(f"use {_shown(value)} here", expected=expected)
         return value
 
-    return Checked(check, {"type": "string", "format": "uri"})
+    return Checked(check, {"type": "string", "format": "uri"}, ("url", *schemes))
 
 
 def _check_address(value: Any) -> str:
@@ -311,29 +308,33 @@ _SECRET_SCHEMA: dict[str, Any] = {
     ],
 }
 
-_DURATION = Checked(units.parse_duration, {"type": ["string", "integer"], "description": units.DURATION_EXPECTED})
-_SIZE = Checked(units.parse_size, {"type": ["string", "integer"], "description": units.SIZE_EXPECTED})
-_PERCENT = Checked(units.parse_percent, {"type": "string", "pattern": r"^\d+(\.\d+)? ?%$"})
-_WINDOW = Checked(units.parse_window, {"type": "string", "description": units.WINDOW_EXPECTED})
-_SECRET = Checked(check_secret, _SECRET_SCHEMA)
+_DURATION = Checked(
+    units.parse_duration, {"type": ["string", "integer"], "description": units.DURATION_EXPECTED}, ("duration",)
+)
+_SIZE = Checked(units.parse_size, {"type": ["string", "integer"], "description": units.SIZE_EXPECTED}, ("size",))
+_PERCENT = Checked(units.parse_percent, {"type": "string", "pattern": r"^\d+(\.\d+)? ?%$"}, ("percent",))
+_WINDOW = Checked(units.parse_window, {"type": "string", "description": units.WINDOW_EXPECTED}, ("window",))
+_CRON = Checked(units.parse_cron, {"type": "string"}, ("cron",))
+_SECRET = Checked(check_secret, _SECRET_SCHEMA, ("secret",))
+_VARIABLE = Checked(check_variable, {"anyOf": [{"type": "string"}, *_SECRET_SCHEMA["anyOf"]]}, ("variable",))
+_ADDRESS = Checked(_check_address, {"type": "string"}, ("address",))
+_VERSION = Checked(check_version, {"const": 1}, ("version",))
 
-FLAG = Checked(_check_flag, {"type": "boolean"})
-DATE = Checked(units.parse_date, {"type": "string", "format": "date"})
+FLAG = Checked(_check_flag, {"type": "boolean"}, ("flag",))
+DATE = Checked(units.parse_date, {"type": "string", "format": "date"}, ("date",))
 Flag = Annotated[bool, FLAG]
-Version = Annotated[int, Checked(check_version, {"const": 1})]
+Version = Annotated[int, _VERSION]
 Duration = Annotated[float, _DURATION]
 DurationOrNull = Annotated[float | None, or_null(_DURATION)]
 SizeOrNull = Annotated[int | None, or_null(_SIZE)]
 PercentOrNull = Annotated[float | None, or_null(_PERCENT)]
 WindowOrNull = Annotated[dict[str, str] | None, or_null(_WINDOW)]
 Window = Annotated[dict[str, str], _WINDOW]
-CronOrNull = Annotated[str | None, or_null(Checked(units.parse_cron, {"type": "string"}))]
+CronOrNull = Annotated[str | None, or_null(_CRON)]
 Date = Annotated[str, DATE]
 Secret = Annotated[dict[str, Any], _SECRET]
 SecretOrNull = Annotated[dict[str, Any] | None, or_null(_SECRET)]
-Variable = Annotated[
-    str | dict[str, Any], Checked(check_variable, {"anyOf": [{"type": "string"}, *_SECRET_SCHEMA["anyOf"]]})
-]
+Variable = Annotated[str | dict[str, Any], _VARIABLE]
 Port = Annotated[int, integer(1, 65535, "a port")]
 PortOrNull = Annotated[int | None, or_null(integer(1, 65535, "a port"))]
 CountOrNull = Annotated[int | None, or_null(integer(0, 1_000_000))]
@@ -341,5 +342,31 @@ Text = Annotated[str, text()]
 TextOrNull = Annotated[str | None, or_null(text())]
 Path = Annotated[str, text("a path")]
 PathOrNull = Annotated[str | None, or_null(text("a path"))]
-AddressOrNull = Annotated[str | None, or_null(Checked(_check_address, {"type": "string"}))]
+AddressOrNull = Annotated[str | None, or_null(_ADDRESS)]
 HttpUrl = Annotated[str, _check_url("http", "https")]
+
+_MAKERS: Mapping[str, Callable[..., Checked]] = {
+    "integer": integer,
+    "number": number,
+    "choice": choice,
+    "text": lambda what, pattern, limit, empty: text(what, pattern=pattern, limit=limit, empty=empty),
+    "url": _check_url,
+}
+_CONSTANT: Mapping[str, Checked] = {
+    str(checked.spec[0]): checked
+    for checked in (
+        *(_DURATION, _SIZE, _PERCENT, _WINDOW, _CRON),
+        *(_SECRET, _VARIABLE, _ADDRESS, _VERSION, FLAG, DATE),
+    )
+}
+
+
+@cache
+def from_spec(*spec: Any) -> Checked:
+    """The check with this `Checked.spec`, without its `nullable`.
+
+    Raises:
+        KeyError: there is no such check.
+    """
+    name, *arguments = spec
+    return _MAKERS[name](*arguments) if name in _MAKERS else _CONSTANT[name]

@@ -41,10 +41,8 @@ from reconciler.document.checked import (
     WindowOrNull,
     choice,
     integer,
-    needed,
     number,
     or_null,
-    setting,
     text,
 )
 
@@ -62,6 +60,22 @@ class Section(BaseModel):
         use_attribute_docstrings=False,
         protected_namespaces=(),
     )
+
+
+def setting(default: Any, description: str, *, shown: Any = ..., examples: tuple[Any, ...] = ()) -> Any:
+    """A field: `default` in canonical form; `shown` is the default as one would write it, for the JSON Schema.
+
+    A field of a shared file has the default None (not declared, so not owned) and shows the value that holds there.
+    """
+    extra: dict[str, Any] = {"default": default if shown is ... else shown}
+    if examples:
+        extra["examples"] = list(examples)
+    return Field(default=default, description=description, json_schema_extra=extra)
+
+
+def needed(description: str, *, examples: tuple[Any, ...] = ()) -> Any:
+    """A field without a default."""
+    return Field(description=description, json_schema_extra={"examples": list(examples)} if examples else None)
 
 
 # -- service --

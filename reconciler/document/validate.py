@@ -1,7 +1,7 @@
 """From the merged tree to the canonical document, or to everything that is wrong with it, each with its place.
 
-Runs the schema section by section, translates pydantic's words into ours, asks `rules` for contradictions, and marks what
-no message may show. Opens nothing.
+Runs the schema section by section (`fast` spares the valid ones the models), translates pydantic's words into ours, asks
+`rules` for contradictions, and marks what no message may show. Opens nothing but the schema's own data.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, get_args
 
+from reconciler.document.checked import check_version
+from reconciler.document.fast import canonical_section
 from reconciler.document.masking import (
     REFERENCE,
     is_reference_text,
@@ -23,7 +25,7 @@ from reconciler.document.masking import (
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, find, plain
 from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
-from reconciler.document.units import kind_of
+from reconciler.document.units import BadValue, kind_of
 from reconciler.model import DocumentPath
 from reconciler.values import join_path
 
@@ -73,10 +75,6 @@ def validate(root: Mapping) -> Validated:
 
 def _sections(data: dict[str, Any], issues: list[Issue], suggestions: Suggestions) -> dict[str, Any]:
     """The canonical form of all sections that are valid; what is wrong goes to `issues`."""
-    from reconciler.document.checked import check_version
-    from reconciler.document.schema import SECTIONS
-    from reconciler.document.units import BadValue
-
     canonical: dict[str, Any] = {}
     if "version" in data:
         try:
@@ -98,27 +96,41 @@ def _sections(data: dict[str, Any], issues: list[Issue], suggestions: Suggestion
             continue
         if name.startswith("x-"):
             canonical[name] = value
-        elif name not in SECTIONS and len(issues) >= _MAX_ISSUES:
-            suggestions.skipped += 1
-        elif name not in SECTIONS:
-            near = suggestions.near(name, [*SECTIONS, "version", "include"])
-            issues.append(_unknown((name,), near, "a section of the document, or a name that begins with x-"))
-        elif not isinstance(value, dict):
-            hint = f"write '{name}: {{}}', or remove the line" if value is None else ""
-            issues.append(Issue((name,), "wrong_type", f"use {kind_of(value)} as a section", "a mapping", hint))
-        else:
-            section = _section(name, value, issues, suggestions)
-            if section is not None:
-                canonical[name] = section
+            continue
+        section = _section(name, value, issues, suggestions)
+        if section is not None:
+            canonical[name] = section
     if "policy" not in data:
-        canonical["policy"] = SECTIONS["policy"].model_validate({}).model_dump()
+        canonical["policy"] = _section("policy", {}, issues, suggestions)
     if (logging := canonical.get("logging")) is not None and logging["retention"] is None:
         # Undeclared retention must delete nothing: its declaration is the consent.
         logging["retention"] = dict(_NO_RETENTION)
     return canonical
 
 
-def _section(name: str, value: dict[str, Any], issues: list[Issue], suggestions: Suggestions) -> Any:
+def _section(name: str, value: Any, issues: list[Issue], suggestions: Suggestions) -> Any:
+    section = canonical_section(name, value)
+    return _by_models(name, value, issues, suggestions) if section is None else section
+
+
+def _by_models(name: str, value: Any, issues: list[Issue], suggestions: Suggestions) -> Any:
+    """As the models see a section; None when it is none, or not valid."""
+    from reconciler.document.schema import SECTIONS
+
+    if name not in SECTIONS and len(issues) >= _MAX_ISSUES:
+        suggestions.skipped += 1
+    elif name not in SECTIONS:
+        near = suggestions.near(name, [*SECTIONS, "version", "include"])
+        issues.append(_unknown((name,), near, "a section of the document, or a name that begins with x-"))
+    elif not isinstance(value, dict):
+        hint = f"write '{name}: {{}}', or remove the line" if value is None else ""
+        issues.append(Issue((name,), "wrong_type", f"use {kind_of(value)} as a section", "a mapping", hint))
+    else:
+        return _dumped(name, value, issues, suggestions)
+    return None
+
+
+def _dumped(name: str, value: dict[str, Any], issues: list[Issue], suggestions: Suggestions) -> Any:
     from pydantic import ValidationError
 
     from reconciler.document.schema import SECTIONS

@@ -130,11 +130,25 @@ def ours_as(ours: Bed, name: str, *words: str) -> Contender:
     return Contender(name=name, measure=command(ours.argv(*words), ours.env, ours.directory))
 
 
+def unseen(ours: Bed) -> Contender:
+    """`validate` of a document that no cache can know: another text before each run. The bed's own stays as it was applied."""
+    document = ours.directory / "unseen.yaml"
+    validate = command(ours.argv("validate", "--file", str(document)), ours.env, ours.directory)
+
+    def measure() -> float:
+        text = ours.document.read_text(encoding="utf-8")
+        document.write_text(f"# {time.monotonic_ns()}\n{text}", encoding="utf-8")
+        return validate()
+
+    return Contender(name="validate, never seen", measure=measure)
+
+
 def cold_rows(ours: Bed) -> list[Row]:
     """Commands with no supervisor at hand."""
     imports = floor(ours, "imports", IMPORTS)
     quiet = floor(ours, "imports without trio", IMPORTS_WITHOUT_TRIO)
     rows = [Row(name="plan, cold", contender=ours_as(ours, "plan", "plan"), floor=imports, at_most=1.5)]
+    rows.append(Row(name="validate, never seen", contender=unseen(ours), floor=quiet, at_most=1.5))
     return rows + [
         Row(name=name, contender=ours_as(ours, name, *words), floor=quiet, at_most=1.5) for name, words in QUIET.items()
     ]
