@@ -23,6 +23,9 @@ from gateway.wire import json5
 from gateway.wire.connect import AuthMode, Secret
 
 DEFAULT_PORT = 18789
+# As the real product's later versions have it (2026.9.6); a smaller cap than the least would turn a file at every few lines.
+MAX_LOG_BYTES = 100 << 20
+MIN_LOG_BYTES = 64 << 10
 # The real product has no limit. Twenty times the largest config seen, and less than a second of reading, during which
 # the event loop stands still.
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -83,6 +86,12 @@ def _whole(value: Any) -> str | None:
     return None if value >= 0 else "Too small: expected number to be >=0"
 
 
+def _log_size(value: Any) -> str | None:
+    if (problem := _whole(value)) is not None:
+        return problem
+    return None if value >= MIN_LOG_BYTES else f"Too small: expected number to be >={MIN_LOG_BYTES}"
+
+
 WORKS: Mapping[str, _Key] = {
     "gateway.mode": _Key(_one_of("local", "remote")),
     "gateway.port": _Key(_port, DEFAULT_PORT),
@@ -99,6 +108,7 @@ WORKS: Mapping[str, _Key] = {
     "gateway.reload.debounceMs": _Key(_whole, 300),
     "logging.level": _Key(_one_of(*LEVELS), "info"),
     "logging.file": _Key(_text),
+    "logging.maxFileBytes": _Key(_log_size, MAX_LOG_BYTES),
     "logging.consoleLevel": _Key(_one_of(*LEVELS), "info"),
     "logging.consoleStyle": _Key(_one_of(*STYLES)),
 }
@@ -146,6 +156,7 @@ class Settings:
     debounce_seconds: float
     level: str
     log_file: str | None
+    max_log_bytes: int
     console_level: str
     console_style: str | None
 
@@ -388,6 +399,7 @@ def _settings(effective: Mapping[str, Any], environ: Mapping[str, str], port: in
         debounce_seconds=get("gateway.reload.debounceMs") / 1000,
         level=get("logging.level"),
         log_file=get("logging.file"),
+        max_log_bytes=get("logging.maxFileBytes"),
         console_level=get("logging.consoleLevel"),
         console_style=get("logging.consoleStyle"),
     )

@@ -23,6 +23,8 @@ from typing import Any
 
 import orjson
 
+from gateway.config import MAX_LOG_BYTES
+
 # How much an event matters; `logging.level` names the least that is written.
 _RANK = {"silent": 0, "fatal": 1, "error": 2, "warn": 3, "info": 4, "debug": 5, "trace": 6}
 # The numbers that the real product puts into the file.
@@ -35,16 +37,27 @@ _MASK = "***"
 _COLOURS = {"fatal": "31;1", "error": "31", "warn": "33", "info": "36", "debug": "90", "trace": "90"}
 
 
+# A day's file that grew too large is turned aside, five times at most, as the real product's later versions do.
+ARCHIVES = 5
+
+
 class DailyFile:
     """Appends lines to `<directory>/openclaw-YYYY-MM-DD.log` (local date), reopened when it was moved, deleted or is over.
+
+    A file that would grow above `max_bytes` is turned aside first: it becomes `.1`, what was `.1` becomes `.2`, and what was
+    the last of `ARCHIVES` goes. Two gateways that write one file (the old one ends while the new one starts) may turn it
+    twice; no line is lost by that.
 
     Attributes:
         lost: lines that could not be written since the start.
         error: why writing does not work at the moment, or None.
     """
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: Path, *, max_bytes: int = MAX_LOG_BYTES, clock: Callable[[], float] = time.time
+    ) -> None:
         self.directory = directory
+        self.max_bytes = max_bytes
         self.lost = 0
         self.error: str | None = None
         self._clock = clock
@@ -62,6 +75,7 @@ class DailyFile:
         """Append one line, which ends with a line feed. Returns whether it is in the file."""
         try:
             self._open_current()
+            self._make_way(len(line))
             if self._torn:
                 line = b"\n" + line
             taken = self._append(line)
@@ -92,6 +106,19 @@ class DailyFile:
         with suppress(OSError):
             os.ftruncate(self._fd, os.fstat(self._fd).st_size - taken)
             self._torn = _is_torn(self._fd)
+
+    def _make_way(self, size: int) -> None:
+        """Turns the file aside where a line of this size would be too much for it; one that is empty takes any line."""
+        present = os.fstat(self._fd).st_size
+        if present == 0 or present + size <= self.max_bytes:
+            return
+        # Where it cannot be turned aside, a file that is too large is better than lines that are lost.
+        with suppress(OSError):
+            for number in range(ARCHIVES - 1, 0, -1):
+                with suppress(FileNotFoundError):
+                    os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+            os.rename(self._path, f"{self._path}.1")
+            self._open_current()
 
     def _open_current(self) -> None:
         path = str(self.path)
@@ -145,17 +172,20 @@ class Log:
         console_style: str | None,
         directory: Path | None,
         secrets: Iterable[str],
+        max_file_bytes: int = MAX_LOG_BYTES,
     ) -> None:
         """Take over what the config says; from the next line on it holds. `secrets` are masked wherever they appear."""
         self._level, self._console_level = _RANK[level], _RANK[console_level]
         self._style = console_style or ("pretty" if os.isatty(self._stdout) else "compact")
         forms = {form for secret in secrets for form in (secret, orjson.dumps(secret).decode()[1:-1])}
         self._secrets = tuple(sorted((form for form in forms if len(form) >= _MIN_SECRET_CHARS), key=len, reverse=True))
+        if self.file is not None:
+            self.file.max_bytes = max_file_bytes
         if directory is None or (self.file is not None and self.file.directory == directory):
             return
         if self.file is not None:
             self.file.close()
-        self.file = DailyFile(directory, clock=self._clock)
+        self.file = DailyFile(directory, max_bytes=max_file_bytes, clock=self._clock)
 
     def logger(self, subsystem: str) -> Logger:
         """What a part of the gateway writes with, for example "gateway/reload"."""

@@ -188,5 +188,6 @@ def configure_log(runtime: Runtime, settings: Settings) -> None:
         console_level=settings.console_level,
         console_style=settings.console_style,
         directory=log_directory(settings.log_file, runtime.environ),
+        max_file_bytes=settings.max_log_bytes,
         secrets=(settings.secret.value, started.secret.value if started else ""),
     )

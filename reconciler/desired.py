@@ -110,6 +110,7 @@ class Logging:
     redact: str | None
     redact_patterns: tuple[str, ...] | None
     directory: str | None
+    max_file_bytes: int | None
     retention: Retention
 
 
@@ -210,6 +211,7 @@ def _logging(data: Mapping[str, Any]) -> Logging:
         redact=data["redact"],
         redact_patterns=tuple(patterns) if patterns is not None else None,
         directory=data["directory"],
+        max_file_bytes=data["max_file"],
         retention=Retention(
             age_seconds=retention["age"],
             total_bytes=retention["total"],

@@ -105,6 +105,21 @@ def number(low: float, high: float) -> Checked:
     return Checked(check, {"type": "number", "minimum": low, "maximum": high}, ("number", low, high))
 
 
+def size_from(low: int, least: str) -> Checked:
+    """A size of at least `low` bytes, which a person writes as `least`."""
+    expected = f"a size of at least {least}"
+
+    def check(value: Any) -> int:
+        size = units.parse_size(value)
+        if size < low:
+            raise BadValue(f"use {_shown(value)}: too small", expected=expected)
+        return size
+
+    return Checked(
+        check, {"type": ["string", "integer"], "description": units.SIZE_EXPECTED}, ("size_from", low, least)
+    )
+
+
 def _check_flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -350,6 +365,7 @@ _MAKERS: Mapping[str, Callable[..., Checked]] = {
     "number": number,
     "choice": choice,
     "text": lambda what, pattern, limit, empty: text(what, pattern=pattern, limit=limit, empty=empty),
+    "size_from": size_from,
     "url": _check_url,
 }
 _CONSTANT: Mapping[str, Checked] = {

@@ -53,6 +53,7 @@ TYPED_SETTINGS: Final[dict[tuple[str, ...], str]] = {
     ("logging", "redactSensitive"): "logging.redact",
     ("logging", "redactPatterns"): "logging.redact_patterns",
     ("logging", "file"): "logging.directory",
+    ("logging", "maxFileBytes"): "logging.max_file",
 }
 # Written by the reconciler itself: it alone restarts the gateway.
 _RESERVED_SETTINGS: Final = (("gateway", "reload", "mode"),)

@@ -43,6 +43,7 @@ from reconciler.document.checked import (
     integer,
     number,
     or_null,
+    size_from,
     text,
 )
 
@@ -217,6 +218,9 @@ class Logging(Section):
         None, "Regular expressions of what is redacted, beside the built-in ones.", examples=([r"sk-[\w-]+"],)
     )
     directory: PathOrNull = setting(None, "Where log files lie; null leaves it to the gateway.")
+    max_file: Annotated[int | None, or_null(size_from(1 << 16, "64KiB"))] = setting(
+        None, "Turn a day's file aside at this size; five older parts are kept.", shown="100MiB"
+    )
     retention: Retention | None = setting(None, "How long log files are kept; without it nothing is ever deleted.")
 
 

@@ -163,6 +163,7 @@ def _logging(logging: Logging) -> Iterator[tuple[str, Value, str]]:
     yield "consoleStyle", logging.console_style, "console.style"
     yield "redactSensitive", logging.redact, "redact"
     yield "redactPatterns", logging.redact_patterns, "redact_patterns"
+    yield "maxFileBytes", logging.max_file_bytes, "max_file"
 
 
 def _add(

@@ -249,3 +249,22 @@ def test_a_limit_that_nobody_holds_is_said_in_the_plan_and_in_the_status(site: S
     held = {item["type"]: item for item in service["conditions"]}["LimitNotHeld"]
     assert (held["status"], "memory" in held["message"]) == ("True", True)
     assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("LOG-2", "GW-6")
+def test_the_size_of_a_log_file_is_changed_hot(site: Site) -> None:
+    text = site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    site.write(text.replace("  level: info", "  level: info\n  max_file: 64KiB"))
+    # A line that would make the day's file too large: what was there is turned aside first.
+    log = next((site.state / "logs").glob("openclaw-*.log"))
+    with log.open("ab") as file:
+        file.write(b"x" * 70_000 + b"\n")
+    done = site.apply()
+    assert [action["verb"] for action in done["actions"]] == ["write", "reload"]
+    assert site.config()["logging"]["maxFileBytes"] == 65536
+    assert site.gateway_pid() == pid
+    assert log.with_name(log.name + ".1").stat().st_size > 70_000
+    assert log.stat().st_size < 65536
+    assert site.plan()["actions"] == []

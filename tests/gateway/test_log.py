@@ -209,3 +209,47 @@ def test_what_cannot_be_printed_is_still_a_line(tmp_path: Path) -> None:
 def test_the_directory_is_that_of_the_configured_file_then_that_of_the_environment(tmp_path: Path) -> None:
     assert log_directory(str(tmp_path / "a" / "x.log"), {"OPENCLAW_LOG_DIR": "/b"}) == tmp_path / "a"
     assert log_directory(None, {"OPENCLAW_LOG_DIR": str(tmp_path / "b")}) == tmp_path / "b"
+
+
+@pytest.mark.req("LOG-2")
+def test_a_file_that_grew_too_large_is_turned_aside_and_five_older_parts_are_kept(tmp_path: Path) -> None:
+    file = DailyFile(tmp_path, max_bytes=100, clock=Clock())
+    written = [f"line {number:04}\n".encode() for number in range(80)]
+    for line in written:
+        assert file.write(line)
+    name = "openclaw-2026-11-21.log"
+    names = [f"{name}.{number}" for number in range(5, 0, -1)] + [name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert all((tmp_path / each).stat().st_size <= 100 for each in names)
+    assert all((tmp_path / each).stat().st_mode & 0o777 == 0o600 for each in names)
+    # In the order of their age the parts are the end of all that was written, without a gap.
+    whole = b"".join((tmp_path / each).read_bytes() for each in names)
+    assert whole == b"".join(written)[-len(whole) :]
+    assert len(whole) > 500
+    assert file.lost == 0
+
+
+@pytest.mark.req("LOG-2")
+def test_a_line_larger_than_the_cap_is_written_whole_and_a_changed_cap_holds_at_once(tmp_path: Path) -> None:
+    log = make(tmp_path, Clock())
+    log.logger("gateway").info("x" * 5000)
+    log.configure(
+        level="info", console_level="silent", console_style=None, directory=tmp_path, secrets=(), max_file_bytes=1000
+    )
+    log.logger("gateway").info("y" * 5000)
+    log.logger("gateway").info("short")
+    assert sorted(path.name.rpartition(".log")[2] for path in tmp_path.iterdir()) == ["", ".1", ".2"]
+    assert "short" in (tmp_path / "openclaw-2026-11-21.log").read_text()
+
+
+@pytest.mark.req("LOG-2")
+def test_a_file_that_cannot_be_turned_aside_goes_on_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(source: str, target: str) -> None:
+        raise PermissionError(1, "not permitted")
+
+    file = DailyFile(tmp_path, max_bytes=10, clock=Clock())
+    monkeypatch.setattr(os, "rename", refused)
+    assert all(file.write(b"twelve bytes\n") for _ in range(3))
+    assert (tmp_path / "openclaw-2026-11-21.log").read_bytes() == b"twelve bytes\n" * 3

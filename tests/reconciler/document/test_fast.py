@@ -52,6 +52,7 @@ logging:
   redact: "off"
   redact_patterns: ['x+', y]
   directory: /var/log
+  max_file: 64KiB
   retention: {age: null, total: 0, files: null, compress_after: 1ms}
 diagnostics:
   stuck_after: 1s
@@ -436,6 +437,7 @@ def test_a_section_with_anything_else_in_it_is_not(model: type[Section]) -> None
 GOOD: dict[str, Any] = {
     "duration": st.sampled_from([0, 0.0, "0", "500ms", "30s", "1h30m", " 7d ", "1.5h", "1w"]),
     "size": st.sampled_from([0, "64k", "1 GiB", "512M", "0B", "1.5K"]),
+    "size_from": st.sampled_from(["64k", "1 GiB", "512M"]),
     "percent": st.sampled_from(["150%", "0.5 %", "100.0%"]),
     "window": st.sampled_from(["08:00-22:00", "8:00 - 24:00 UTC", "22:00-06:00 Europe/Berlin"]),
     "cron": st.sampled_from(["* * * * *", "0  */6 1-5 jan mon,fri"]),

@@ -44,7 +44,9 @@ def gateway(settings: dict[str, Any] | None = None, **fields: Any) -> Gateway:
 
 
 def logging(**fields: Any) -> Logging:
-    none = dict.fromkeys(("level", "console_level", "console_style", "redact", "redact_patterns", "directory"))
+    none = dict.fromkeys(
+        ("level", "console_level", "console_style", "redact", "redact_patterns", "directory", "max_file_bytes")
+    )
     retention = Retention(age_seconds=None, total_bytes=None, files=None, compress_after_seconds=None)
     return Logging(**{**none, **fields}, retention=retention)
 

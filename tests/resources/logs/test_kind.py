@@ -39,6 +39,7 @@ def logging(
         redact=None,
         redact_patterns=None,
         directory=None if directory is None else str(directory),
+        max_file_bytes=None,
         retention=Retention(age_seconds=age, total_bytes=total, files=files, compress_after_seconds=compress),
     )
 

@@ -47,6 +47,7 @@ def logging(directory: str | None, level: str | None = None) -> Logging:
         redact=None,
         redact_patterns=None,
         directory=directory,
+        max_file_bytes=None,
         retention=Retention(age_seconds=None, total_bytes=None, files=None, compress_after_seconds=None),
     )
 
