@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from reconciler.kinds import Health, Observation
-from reconciler.model import ABSENT, Action, Cause, Condition, Difference, Status, Value
+from reconciler.model import ABSENT, Action, Cause, Condition, Difference, Result, Status, Value
 from reconciler.values import dump, public
 
 # What only a run can know; everything else is seen afresh.
@@ -23,8 +23,11 @@ def conditions(
     external: bool,
     generation: int,
     history_lost: str | None = None,
+    run: tuple[Result, str] | None = None,
 ) -> tuple[Condition, ...]:
     """Ready, Synced, Drifted, Degraded where it applies, what the kind saw, and what the journal keeps of earlier runs.
+
+    `run` is the open run that works on it, by its state and id.
 
     `since` is taken over from `kept` where type, status and reason are the same; else it is empty: not stored yet.
     """
@@ -43,11 +46,25 @@ def conditions(
                 message=", ".join(_moved(item) for item in drifted),
             )
         )
+    if run is not None:
+        found.append(_progressing(*run))
     if history_lost is not None:
         found.append(Condition(type="HistoryLost", status=Status.TRUE, reason="JournalLost", message=history_lost))
     found += observation.conditions
     found += [item for item in before.values() if item.type in _KEPT]
     return tuple(_since(item, before.get(item.type), generation) for item in found)
+
+
+def _progressing(state: Result, run: str) -> Condition:
+    """What an open run is doing to it."""
+    match state:
+        case Result.VERIFYING:
+            reason, message = "Verifying", f"run {run} is applied and its result is being watched"
+        case Result.ROLLING_BACK:
+            reason, message = "RollingBack", f"run {run} is being taken back"
+        case _:
+            reason, message = "Applying", f"run {run} has not come to its end"
+    return Condition(type="Progressing", status=Status.TRUE, reason=reason, message=message)
 
 
 def _ready(health: Health) -> Condition:

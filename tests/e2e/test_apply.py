@@ -268,3 +268,15 @@ def test_the_size_of_a_log_file_is_changed_hot(site: Site) -> None:
     assert log.with_name(log.name + ".1").stat().st_size > 70_000
     assert log.stat().st_size < 65536
     assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("PLAN-12")
+def test_what_is_being_watched_is_progressing_until_it_is_confirmed(site: Site) -> None:
+    site.write(verify="2s")
+    site.apply("--no-wait")
+    service = next(item for item in site.run("status", "--json").json["resources"] if item["key"] == "service/gateway")
+    progressing = {item["type"]: item for item in service["conditions"]}["Progressing"]
+    assert (progressing["status"], progressing["reason"]) == ("True", "Verifying")
+    site.apply()
+    for resource in site.run("status", "--json").json["resources"]:
+        assert "Progressing" not in {item["type"] for item in resource["conditions"]}

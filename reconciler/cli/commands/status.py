@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
     from reconciler.kinds import Health, Resource, World
-    from reconciler.model import Condition, Key, Note
+    from reconciler.model import Condition, Key, Note, Result
 
 # How much of the evidence `why` looks through and shows.
 RUNS, EVENTS = 50, 20
@@ -61,6 +61,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         planned = await engine.plan(goal, journal)
         kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
         lost = journal.history_lost if journal is not None else None
+        runs = runs_by_key(journal)
         notes = (*notes, *notes_of(session, journal), *planned.plan.notes)
     finally:
         if journal is not None:
@@ -85,12 +86,24 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
                 external=external[key.kind],
                 generation=planned.plan.generation,
                 history_lost=lost,
+                run=runs.get(key),
             ),
             detail=planned.observations[key].shown,
         )
         for key, wanted in planned.wanted.items()
     )
     return planned.plan.generation, resources, notes
+
+
+def runs_by_key(journal: Journal | None) -> dict[Key, tuple[Result, str]]:
+    """The open run that works on each key, by its state and id."""
+    if journal is None:
+        return {}
+    return {
+        intent.action.key: (found.run.state, found.run.id)
+        for found in journal.open_runs()
+        for intent in journal.actions_of(found.run.id)
+    }
 
 
 async def probe_all(session: Session, resources: Mapping[Key, Resource], world: World) -> dict[Key, Health]:

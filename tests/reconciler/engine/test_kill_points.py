@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,8 @@ class Life:
         self.host.kind.before_apply, self.host.kind.after_apply = before, after
         try:
             await self.host.apply(document)
-        except BaseException as err:
-            if not fate.dead or any(not isinstance(leaf, Died) for leaf in leaves(err)):
-                raise
+        except* Died:
+            assert fate.dead
         if engine._journal is not None:
             engine._journal._journal.close()  # type: ignore[attr-defined]
         return fate
@@ -121,14 +120,6 @@ class Life:
         journal = Journal.open_reader(self.host.world.host.state.journal)
         assert journal is not None
         return journal
-
-
-def leaves(err: BaseException) -> Iterator[BaseException]:
-    if isinstance(err, BaseExceptionGroup):
-        for item in err.exceptions:
-            yield from leaves(item)
-    else:
-        yield err
 
 
 async def points(directory: Path, prepare: Callable[[Life], Any], document: dict[str, Any]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reconciler.kinds import Health, Observation
-from reconciler.model import ABSENT, Cause, Condition, Difference, Key, Status
+from reconciler.model import ABSENT, Cause, Condition, Difference, Key, Result, Status
 from reconciler.planning.conditions import conditions
 
 KEY = Key("fake", "a")
@@ -74,3 +74,13 @@ def test_a_rollback_stays_told_and_others_that_are_sick_are_degraded() -> None:
 @pytest.mark.req("PLAN-12")
 def test_a_lost_history_is_told_on_everything() -> None:
     assert made(history_lost="the disk")["HistoryLost"].message == "the disk"
+
+
+@pytest.mark.req("PLAN-12")
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [(Result.APPLYING, "Applying"), (Result.VERIFYING, "Verifying"), (Result.ROLLING_BACK, "RollingBack")],
+)
+def test_an_open_run_is_progress(state: Result, reason: str) -> None:
+    condition = made(run=(state, "run-7"))["Progressing"]
+    assert (condition.status, condition.reason, "run-7" in condition.message) == (Status.TRUE, reason, True)
