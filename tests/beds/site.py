@@ -203,8 +203,9 @@ class Supervisor:
         return self.log.read_text(errors="replace")
 
     def events(self) -> list[Any]:
-        """The lines of its log."""
-        return [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        """The whole lines of its log; one that is being written, or a line separator inside of a text, ends none."""
+        whole, _, _unfinished = self.text().rpartition("\n")
+        return [json.loads(line) for line in whole.split("\n") if line.startswith("{")]
 
     def wait_event(self, found: Callable[[Any], bool], what: str, seconds: float = 20) -> Any:
         """Waits for a log line."""
