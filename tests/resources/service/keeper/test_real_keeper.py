@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -198,12 +199,18 @@ def test_a_keeper_told_to_end_leaves_its_children(bed: Bed) -> None:
     assert bed.child()["pid"] == child["pid"]
 
 
-def test_the_child_of_a_killed_keeper_is_adopted_and_there_is_no_second_copy(bed: Bed) -> None:
+def orphan(bed: Bed) -> dict[str, Any]:
+    """The record of a child whose keeper was killed and waited for."""
     first = bed.keeper()
     with bed.client() as client:
         child = bed.up(client, bed.spec(SLEEP))
     first.kill()
     first.wait()
+    return child
+
+
+def test_the_child_of_a_killed_keeper_is_adopted_and_there_is_no_second_copy(bed: Bed) -> None:
+    child = orphan(bed)
     bed.keeper()
     adopted = bed.child()
     assert (adopted["pid"], adopted["state"], adopted["restarts"]) == (child["pid"], "ready", 0)
@@ -212,11 +219,7 @@ def test_the_child_of_a_killed_keeper_is_adopted_and_there_is_no_second_copy(bed
 
 
 def test_an_adopted_child_is_still_watched_and_stopped(bed: Bed) -> None:
-    first = bed.keeper()
-    with bed.client() as client:
-        child = bed.up(client, bed.spec(SLEEP))
-    first.kill()
-    first.wait()
+    child = orphan(bed)
     bed.keeper()
     kill(child["pid"])
     again = wait_until(lambda: (c := bed.child())["state"] == "ready" and c, DEADLINE, "the restart")
@@ -240,11 +243,7 @@ def test_a_keeper_that_hangs_is_killed_by_its_successor_and_its_child_adopted(be
 
 
 def test_a_child_whose_pid_was_not_yet_written_is_found_by_its_attempt(bed: Bed) -> None:
-    first = bed.keeper()
-    with bed.client() as client:
-        child = bed.up(client, bed.spec(SLEEP))
-    first.kill()
-    first.wait()
+    child = orphan(bed)
     # What is on disk between "the attempt is written" and "the pid is written".
     path = bed.state / "reconciler/keeper/children/gateway.json"
     path.write_text(json.dumps({**bed.record(), "pid": None, "start_ticks": None, "state": "starting"}))
@@ -255,11 +254,7 @@ def test_a_child_whose_pid_was_not_yet_written_is_found_by_its_attempt(bed: Bed)
 
 
 def test_an_attempt_that_never_became_a_process_is_started_and_not_counted(bed: Bed) -> None:
-    first = bed.keeper()
-    with bed.client() as client:
-        child = bed.up(client, bed.spec(SLEEP))
-    first.kill()
-    first.wait()
+    child = orphan(bed)
     kill(child["pid"])
     path = bed.state / "reconciler/keeper/children/gateway.json"
     path.write_text(json.dumps({**bed.record(), "pid": None, "start_ticks": None, "state": "starting"}))
