@@ -301,6 +301,23 @@ async def test_a_question_is_answered_from_stdin(supervisor: FakeSupervisor, sta
     assert done.stderr == b"Apply? Apply? Apply? "
 
 
+async def start_apply(nursery: trio.Nursery, state: Path) -> tuple[trio.Process, trio.abc.ReceiveStream]:
+    """`openclaw apply`, asked nothing yet, and what it prints."""
+    start = partial(
+        trio.run_process,
+        [sys.executable, "-c", PROGRAM, "apply"],
+        env=environ(state),
+        cwd=state,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    process: trio.Process = await nursery.start(start)
+    assert process.stdout is not None
+    return process, process.stdout
+
+
 @pytest.mark.real
 async def test_ctrl_c_lets_the_step_finish_and_shows_it(supervisor: FakeSupervisor, state: Path) -> None:
     begun = trio.Event()
@@ -314,22 +331,13 @@ async def test_ctrl_c_lets_the_step_finish_and_shows_it(supervisor: FakeSupervis
 
     supervisor.command = run
     async with served(supervisor, state), trio.open_nursery() as nursery:
-        start = partial(
-            trio.run_process,
-            [sys.executable, "-c", PROGRAM, "apply"],
-            env=environ(state),
-            cwd=state,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        process = await nursery.start(start)
+        process, printed = await start_apply(nursery, state)
         await begun.wait()
         output = b""
         while b"step 1\n" not in output:
-            output += await process.stdout.receive_some()
+            output += await printed.receive_some()
         process.send_signal(signal.SIGINT)
-        while data := await process.stdout.receive_some():
+        while data := await printed.receive_some():
             output += data
         assert await process.wait() == 130
     assert output == b"step 1\nstep 1 finished\n"
@@ -346,18 +354,8 @@ async def test_ctrl_c_at_a_question_gives_the_question_up(supervisor: FakeSuperv
 
     supervisor.command = run
     async with served(supervisor, state), trio.open_nursery() as nursery:
-        start = partial(
-            trio.run_process,
-            [sys.executable, "-c", PROGRAM, "apply"],
-            env=environ(state),
-            cwd=state,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        process = await nursery.start(start)
-        assert await process.stdout.receive_some() == b"Apply? "
+        process, printed = await start_apply(nursery, state)
+        assert await printed.receive_some() == b"Apply? "
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
 
