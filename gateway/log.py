@@ -191,6 +191,10 @@ class Log:
         """What a part of the gateway writes with, for example "gateway/reload"."""
         return Logger(self, subsystem)
 
+    def masked(self, text: str) -> str:
+        """The text as it may leave the process: without the secrets of the config."""
+        return self._masked(text.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
+
     def wants(self, level: str) -> bool:
         """Whether any sink takes lines of this level."""
         return _RANK[level] <= max(self._level, self._console_level)

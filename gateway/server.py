@@ -381,11 +381,8 @@ class Server:
         """Answer at once what can be; what has to wait gets a task, so that the next request need not."""
         try:
             payload = methods.start(self._services, session.client, request.method, request.params)
-        except MethodError as err:
-            await session.send(failure(request.id, err.code, err.message))
-            return
-        except Exception as err:  # a handler's fault is its caller's answer, never the connection's end
-            await self._failed(session, request, err)
+        except Exception as err:
+            await session.send(self._failure(session, request, err))
             return
         if inspect.isawaitable(payload):
             await session.calls.acquire()
@@ -398,11 +395,8 @@ class Server:
         try:
             try:
                 answer = Response(id=request.id, ok=True, payload=await work)
-            except MethodError as err:
-                answer = failure(request.id, err.code, err.message)
-            except Exception as err:  # as in _answer
-                await self._failed(session, request, err)
-                return
+            except Exception as err:
+                answer = self._failure(session, request, err)
             await session.send(answer)
         except (trio_websocket.ConnectionClosed, LocalProtocolError):
             pass  # the client did not wait for it
@@ -410,9 +404,13 @@ class Server:
             self._runtime.clients.request_ended()
             session.calls.release()
 
-    async def _failed(self, session: Session, request: Request, err: Exception) -> None:
+    def _failure(self, session: Session, request: Request, err: Exception) -> Response:
+        """A handler's fault is its caller's answer, never the connection's end."""
+        if isinstance(err, MethodError):
+            return failure(request.id, err.code, err.message)
         self._log.error(f"{request.method} failed", connId=session.conn_id, error=repr(err))
-        await session.send(failure(request.id, UNAVAILABLE, f"{type(err).__name__}: {err}"))
+        # As the real product answers, with the exception's own text: it may hold what a file or the environment held.
+        return failure(request.id, UNAVAILABLE, self._runtime.log.masked(f"{type(err).__name__}: {err}"))
 
     def _leave(self, session: Session) -> None:
         runtime = self._runtime

@@ -11,6 +11,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from gateway import methods
 from gateway.methods import Call, Method
+from gateway.reload import configure_log
 from gateway.server import HANDSHAKE_SECONDS, MAX_CONNECTIONS
 from gateway.wire.scopes import SCOPE_OF
 from tests.gateway.parts import CONNECT, Inside, caller, connected, make
@@ -257,6 +258,23 @@ async def test_a_handlers_fault_is_an_answer_and_the_connection_stays(
         answer = await client.call("broken")
         assert answer["error"] == {"code": "UNAVAILABLE", "message": "RuntimeError: boom"}
         assert (await client.call("last-heartbeat"))["ok"]
+
+
+async def test_a_handlers_fault_does_not_tell_the_secret(inside: Inside, open_scopes: Callable[..., None]) -> None:
+    secret = inside.settings.secret.value
+
+    def broken(_call: Call) -> None:
+        raise RuntimeError(f"cannot use {secret}")
+
+    async def later(call: Call) -> None:
+        broken(call)
+
+    open_scopes(broken=broken, later=later)
+    configure_log(inside.runtime, inside.settings)
+    async with connected(inside) as client:
+        for method in ("broken", "later"):
+            error = (await client.call(method))["error"]
+            assert error == {"code": "UNAVAILABLE", "message": "RuntimeError: cannot use ***"}
 
 
 @pytest.mark.req("GW-2")
