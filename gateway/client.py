@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from gateway.files import open_regular
+
 if TYPE_CHECKING:
     from trio_websocket import ConnectionClosed, WebSocketConnection
 
@@ -308,6 +310,8 @@ def pinned_context(cert_path: str) -> ssl.SSLContext:
     Raises:
         OSError: the file cannot be read or holds no certificate.
     """
+    # What OpenSSL opens by itself it waits for, also where it is a fifo.
+    open_regular(cert_path).close()
     context = ssl.create_default_context(cafile=cert_path)
     context.check_hostname = False
     return context

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from gateway.files import open_regular
 from gateway.wire import json5
 from gateway.wire.connect import AuthMode, Secret
 
@@ -198,7 +199,7 @@ def read_file(path: Path, environ: Mapping[str, str], *, port: int | None = None
     It raises nothing: whatever is wrong, a directory or missing rights included, is in `issues`.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except FileNotFoundError:
         return _check(str(path), None, environ, port)

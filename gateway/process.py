@@ -8,24 +8,7 @@ import socket
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` in the place of a file, whole or not at all.
-
-    Raises:
-        OSError: the directory cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+from gateway.files import write_atomic
 
 
 def write_exit(environ: Mapping[str, str], code: int, reason: str) -> None:

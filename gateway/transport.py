@@ -13,10 +13,10 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import trio
 
+from gateway.files import open_regular
 from gateway.wire.connect import is_loopback_name
 
 # A browser's largest head with cookies is below 8 KiB; Node's own limit is 16 KiB.
@@ -215,8 +215,7 @@ def tls_context(cert_path: str, key_path: str) -> ssl.SSLContext:
     """
     for what, path in (("certificate (gateway.tls.certPath)", cert_path), ("key (gateway.tls.keyPath)", key_path)):
         try:
-            with Path(path).expanduser().open("rb"):
-                pass
+            open_regular(os.path.expanduser(path)).close()
         except OSError as err:
             raise StartError(f"cannot read the TLS {what} {path}: {err.strerror}", 78) from err
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -5,10 +5,13 @@ Blocking and plain; callers that run under Trio call it in a thread. Knows nothi
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def replace_file(
@@ -17,20 +20,22 @@ def replace_file(
     mode: int,
     *,
     owner: tuple[int, int] | None = None,
+    temporary: Path | None = None,
     before_rename: Callable[[], None] | None = None,
 ) -> None:
     """Makes `path` a file with `data` and `mode` (exactly, whatever the umask): temporary file, fsync, rename, fsync of
     the directory.
 
     The temporary file has a fixed name beside `path`, so that one left by a crash is replaced by the next write and
-    never gathers. `owner` (user and group) is given to it where we are root. `before_rename` is called with everything
-    written; what it raises ends the write with nothing changed.
+    never gathers; where others may write `path` at the same moment, each needs a `temporary` of its own. `owner` (user
+    and group) is given to it where we are root. `before_rename` is called with everything written; what it raises ends
+    the write with nothing changed.
     A symbolic link at `path` is replaced, never followed.
 
     Raises:
         OSError: as the system says it; the temporary file is gone then.
     """
-    temporary = path.with_name(f".{path.name}.openclaw.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.openclaw.tmp")
     with suppress(FileNotFoundError):
         os.unlink(temporary)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -51,6 +56,21 @@ def replace_file(
             os.unlink(temporary)
         raise
     sync_directory(path.parent)
+
+
+def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
+    """Opens a regular file for reading; a fifo or a device in its place is refused, and never waited for. A symbolic link
+    is followed unless `follow` is false.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
 
 
 def remove_file(path: Path) -> None:

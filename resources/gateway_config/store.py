@@ -18,10 +18,10 @@ from typing import Any
 
 from gateway.wire.json5 import Json5Error, Node, Object, load, parse, to_plain
 from reconciler.errors import OpenClawError, StaleError, TemporaryError, TerminalError
+from reconciler.files import open_regular, private_directory, remove_file, replace_file
 from reconciler.host import Host
 from reconciler.model import ABSENT, Secret, Value
 from reconciler.values import digest, encode
-from resources.files import private_directory, remove_file, replace_file
 from resources.gateway_config.edit import (
     NoObjectError,
     Source,
@@ -70,10 +70,9 @@ def read_config(path: Path) -> File:
         TemporaryError: the system does not let us read it.
     """
     try:
-        # Not blocking: a FIFO in its place must not hang the program.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open_regular(path) as file:
             status = os.fstat(file.fileno())
-            data = file.read(MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else None
+            data = file.read(MAX_BYTES + 1)
         link = os.readlink(path) if path.is_symlink() else None
     except FileNotFoundError:
         if path.is_symlink():
@@ -81,8 +80,8 @@ def read_config(path: Path) -> File:
         return File(path=path)
     except OSError as err:
         raise TemporaryError(f"cannot read {path}: {err.strerror}") from err
-    if data is None or len(data) > MAX_BYTES:
-        raise TerminalError(f"cannot read {path}: it is no file of at most {MAX_BYTES >> 20} MiB")
+    if len(data) > MAX_BYTES:
+        raise TerminalError(f"cannot read {path}: it has more than {MAX_BYTES >> 20} MiB")
     try:
         text = data.decode()
         return File(

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from reconciler.errors import StaleError, TemporaryError, TerminalError
-from resources.files import write_all
+from reconciler.files import write_all
 from resources.logs.retention import LEFTOVER, OWNED, LogFile
 
 CHUNK_BYTES = 1 << 20

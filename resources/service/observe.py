@@ -13,6 +13,7 @@ import trio
 
 from gateway.wire import json5
 from reconciler.errors import OpenClawError
+from reconciler.files import open_regular
 from reconciler.host import Host
 from reconciler.kinds import Observation, Wanted, World
 from reconciler.model import ABSENT, Condition, Secret, Status, Value
@@ -159,8 +160,8 @@ def effective_port(spec: ServiceSpec | None, host: Host) -> int:
     if spec is not None and spec.port is not None:
         return spec.port
     try:
-        with open(host.state.config, encoding="utf-8") as file:
-            config = json5.load(file.read(_MAX_CONFIG_BYTES))
+        with open_regular(host.state.config) as file:
+            config = json5.load(file.read(_MAX_CONFIG_BYTES).decode())
     except (OSError, ValueError, RecursionError):
         return DEFAULT_PORT
     section = config.get("gateway") if isinstance(config, dict) else None
@@ -188,8 +189,8 @@ def _is_ours(pid: int, child: Child) -> bool:
 
 def _unreadable(path: str) -> str | None:
     try:
-        with open(path, "rb"):
-            return None
+        open_regular(path).close()
+        return None
     except OSError as err:
         return f"cannot read {path}: {err.strerror}"
 

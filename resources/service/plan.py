@@ -268,7 +268,14 @@ def _collisions(detail: Detail) -> tuple[Blocked, ...]:
     if (holder := detail.holder) is not None:
         found.append(Blocked(key=KEY, code="port_held", message=_held(holder), hint=_offer(holder)))
     for path, why in detail.unreadable:
-        found.append(Blocked(key=KEY, code="tls_unreadable", message=f"cannot use {path}: {why}"))
+        found.append(
+            Blocked(
+                key=KEY,
+                code="tls_unreadable",
+                message=f"cannot use {path}: {why}",
+                hint="name a file under `gateway.tls` that the gateway's user may read, or make this one readable",
+            )
+        )
     if detail.program_missing is not None:
         found.append(Blocked(key=KEY, code="program_missing", message=detail.program_missing))
     return tuple(found)

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from reconciler.errors import NotPermittedError, TemporaryError, TerminalError
+from reconciler.files import private_directory, remove_file, replace_file
 from reconciler.host import Host
 from reconciler.kinds import World
 from reconciler.model import Value
 from reconciler.values import dump
-from resources.files import private_directory, remove_file, replace_file
 from resources.service.keeper import envfile
 from resources.service.spec import (
     CHILD,

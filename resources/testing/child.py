@@ -26,11 +26,11 @@ import trio
 
 from reconciler.desired import Desired
 from reconciler.errors import StaleError, TemporaryError, TerminalError
+from reconciler.files import private_directory, remove_file, replace_file
 from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Impact, Key, Undo, Value
 from reconciler.values import same
-from resources.files import private_directory, remove_file, replace_file
 from resources.steps import action_id, because_of, cause_of, precondition_of, reached, still_holds
 from resources.testing.fakes import needed
 

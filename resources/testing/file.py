@@ -20,11 +20,11 @@ import trio
 
 from reconciler.desired import Desired
 from reconciler.errors import OpenClawError, StaleError, TemporaryError, TerminalError
+from reconciler.files import open_regular, remove_file, replace_file, sync_directory
 from reconciler.host import Host
 from reconciler.kinds import Applied, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Fields, Key, Undo, Value
 from reconciler.values import same
-from resources.files import remove_file, replace_file, sync_directory
 from resources.steps import action_id, because_of, cause_of, precondition_of
 from resources.testing.fakes import needed
 
@@ -119,23 +119,19 @@ def _fields(state: _State) -> dict[str, Value]:
 
 def _read(path: str) -> _State:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_regular(path, follow=False) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return _State(path, None, None)
     except OSError as err:
         raise TerminalError(f"cannot read {path!r}: {err.strerror}") from err
+    if len(content) > MAX_BYTES:
+        raise TerminalError(f"cannot read {path!r}: it has more than {MAX_BYTES} bytes")
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise TerminalError(f"cannot read {path!r}: it is no file of at most {MAX_BYTES} bytes")
-        content = os.read(descriptor, MAX_BYTES + 1).decode()
-    except OSError as err:
-        raise TemporaryError(f"cannot read {path!r}: {err.strerror}") from err
+        return _State(path, content.decode(), f"{mode:04o}")
     except UnicodeDecodeError as err:
         raise TerminalError(f"cannot read {path!r}: it is not UTF-8 text") from err
-    finally:
-        os.close(descriptor)
-    return _State(path, content, f"{stat.S_IMODE(status.st_mode):04o}")
 
 
 def _action(step: Step) -> Action:

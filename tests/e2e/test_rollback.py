@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,31 +18,35 @@ from tests.beds.site import Site
 pytestmark = pytest.mark.real
 
 
-def certificate(site: Site) -> tuple[Path, Path]:
+def certificate(site: Site, name: str = "one") -> tuple[Path, Path]:
+    """A new certificate and its key."""
+    key, cert = site.home / f"{name}.key", site.home / f"{name}.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+         "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
+def mismatch(site: Site) -> tuple[Path, Path]:
     """A certificate whose key cannot be used: it belongs to another one."""
-    made = []
-    for name in ("one", "two"):
-        key, cert = site.home / f"{name}.key", site.home / f"{name}.pem"
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-             "-keyout", key, "-out", cert],
-            check=True,
-            capture_output=True,
-        )  # fmt: skip
-        made.append((cert, key))
-    return made[0][0], made[1][1]
+    return certificate(site, "one")[0], certificate(site, "two")[1]
+
+
+def with_tls(site: Site, text: str, cert: Path, key: Path) -> str:
+    return text.replace(
+        f"port: {site.port}\n", f"port: {site.port}\n  tls: {{enabled: true, cert: {cert}, key: {key}}}\n"
+    )
 
 
 @pytest.mark.req("PLAN-7", "PLAN-15", "PLAN-8", "PLAN-18")
 def test_a_key_that_does_not_fit_is_rolled_back_and_the_corrected_document_applied(site: Site) -> None:
     site.write()
     site.apply()
-    cert, key = certificate(site)
     good = site.document.read_text()
-    bad = good.replace(
-        f"port: {site.port}\n", f"port: {site.port}\n  tls: {{enabled: true, cert: {cert}, key: {key}}}\n"
-    )
-    site.write(bad)
+    bad = site.write(with_tls(site, good, *mismatch(site)))
     done = site.apply(code=5)
     assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
     assert site.health()[0] == 200
@@ -61,11 +67,7 @@ def test_a_key_that_does_not_fit_is_rolled_back_and_the_corrected_document_appli
 
 @pytest.mark.req("PLAN-7")
 def test_a_first_apply_that_does_not_serve_leaves_nothing_running(site: Site) -> None:
-    cert, key = certificate(site)
-    text = site.write()
-    site.write(
-        text.replace(f"port: {site.port}\n", f"port: {site.port}\n  tls: {{enabled: true, cert: {cert}, key: {key}}}\n")
-    )
+    site.write(with_tls(site, site.write(), *mismatch(site)))
     done = site.apply(code=5)
     assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 0)
     assert site.health()[0] == 0
@@ -100,29 +102,28 @@ def test_diff_shows_what_lies_between_two_generations(site: Site) -> None:
     assert site.run("diff", "1", "9").code == 64
 
 
-class PortThief:
-    """Takes a port as soon as the gateway's config names it: after the plan looked, before the restarted gateway binds."""
+class Meanwhile:
+    """Does something as soon as the gateway's config names a thing: after the plan looked, before the gateway starts anew."""
 
-    def __init__(self, config: Path, port: int) -> None:
-        self._config, self._port = config, port
+    def __init__(self, config: Path, named: str, act: Callable[[], None]) -> None:
+        self._config, self._named, self._act = config, named, act
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._steal)
-        self.taken: socket.socket | None = None
+        self._thread = threading.Thread(target=self._watch)
+        self.acted = False
 
-    def __enter__(self) -> PortThief:
+    def __enter__(self) -> Meanwhile:
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._over.set()
         self._thread.join()
-        if self.taken is not None:
-            self.taken.close()
 
-    def _steal(self) -> None:
+    def _watch(self) -> None:
         while not self._over.wait(0.001):
-            if f'"port": {self._port}' in self._config.read_text():
-                self.taken = socket.create_server(("127.0.0.1", self._port))
+            if self._named in self._config.read_text():
+                self._act()
+                self.acted = True
                 return
 
 
@@ -132,9 +133,14 @@ def test_a_port_taken_between_plan_and_bind_is_rolled_back(site: Site, free_port
     site.apply()
     new = free_port()
     bad = site.write(port=new)
-    with PortThief(site.state / "openclaw.json", new) as thief:
-        done = site.apply(code=5)
-        assert thief.taken is not None
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            held.enter_context(socket.create_server(("127.0.0.1", new)))
+
+        with Meanwhile(site.state / "openclaw.json", f'"port": {new}', take) as thief:
+            done = site.apply(code=5)
+        assert thief.acted
     assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
     assert str(new) in done["reason"] or "already listening" in done["reason"]
     assert site.health()[0] == 200
@@ -143,6 +149,89 @@ def test_a_port_taken_between_plan_and_bind_is_rolled_back(site: Site, free_port
     # The port is free again: the operator's word applies the very same document.
     assert site.apply()["result"] == "confirmed"
     assert site.health(new)[0] == 200
+
+
+def bound_by_modes(argv: Sequence[str | Path], _cwd: Path) -> Sequence[str | Path]:
+    """A command line that runs `argv` bound by file modes, as every user but root is."""
+    if os.geteuid() != 0:
+        return argv
+    return [
+        "setpriv",
+        "--bounding-set=-dac_override,-dac_read_search",
+        "--inh-caps=-dac_override,-dac_read_search",
+        *argv,
+    ]
+
+
+def forbid(key: Path) -> None:
+    key.chmod(0)
+
+
+def remove(key: Path) -> None:
+    key.unlink()
+
+
+def fill_with_a_directory(key: Path) -> None:
+    key.unlink()
+    key.mkdir()
+
+
+def fill_with_a_pipe(key: Path) -> None:
+    key.unlink()
+    os.mkfifo(key)
+
+
+UNREADABLE: dict[Callable[[Path], None], str] = {
+    forbid: "Permission denied",
+    remove: "No such file or directory",
+    fill_with_a_directory: "not a regular file",
+    fill_with_a_pipe: "not a regular file",
+}
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8", "PLAN-15")
+@pytest.mark.parametrize("spoil", UNREADABLE)
+def test_a_key_that_becomes_unreadable_after_the_plan_is_rolled_back(site: Site, spoil: Callable[[Path], None]) -> None:
+    site.inside = bound_by_modes
+    good = site.write()
+    site.apply()
+    cert, key = certificate(site)
+    bad = site.write(with_tls(site, good, cert, key))
+    with Meanwhile(site.state / "openclaw.json", str(key), lambda: spoil(key)) as spoiler:
+        done = site.apply(code=5)
+    assert spoiler.acted
+    assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
+    assert site.health()[0] == 200
+    assert site.document.read_text() == bad
+    newest = site.generations()[0]
+    assert newest["result"] == "rolled-back"
+    assert f"cannot read the TLS key (gateway.tls.keyPath) {key}: {UNREADABLE[spoil]}" in newest["reason"]
+    assert str(key) in site.run("why", "service/gateway").out
+    assert "held back" in site.run("status").out
+    # A document that is held back is not tried by the loop, and a corrected one is applied at once.
+    supervisor = site.supervisor("--on-exit", "stop")
+    supervisor.wait_event(lambda event: event["event"] == "held_back", "the document is held back")
+    site.write(with_tls(site, good, *certificate(site, "new")))
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the corrected document confirmed")
+    assert site.run("gateway", "health").code == 0
+
+
+@pytest.mark.req("PLAN-6", "PLAN-17")
+@pytest.mark.parametrize("spoil", UNREADABLE)
+def test_a_key_that_is_unreadable_already_is_found_in_planning(site: Site, spoil: Callable[[Path], None]) -> None:
+    site.inside = bound_by_modes
+    good = site.write()
+    site.apply()
+    cert, key = certificate(site)
+    spoil(key)
+    site.write(with_tls(site, good, cert, key))
+    before = (site.state / "openclaw.json").read_bytes(), site.gateway_pid()
+    refused = site.run("apply", "--yes")
+    assert refused.code == 3
+    assert f"cannot read {key}: {UNREADABLE[spoil]}" in refused.out + refused.err
+    assert "gateway.tls.key" in refused.out + refused.err
+    assert ((site.state / "openclaw.json").read_bytes(), site.gateway_pid()) == before
+    assert [each["number"] for each in site.generations()] == [1]
 
 
 @pytest.mark.req("PLAN-7", "PLAN-13")

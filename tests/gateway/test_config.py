@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,10 @@ def test_odd_bytes_are_an_issue_or_harmless(raw: bytes, message: str | None) -> 
     assert messages(check(raw)) == ([("", message)] if message else [])
 
 
-def test_a_directory_and_a_missing_file_are_no_crash(tmp_path: Path) -> None:
-    assert messages(read_file(tmp_path, {})) == [("", "cannot read the file: Is a directory")]
+def test_a_directory_a_fifo_and_a_missing_file_are_no_crash(tmp_path: Path) -> None:
+    assert messages(read_file(tmp_path, {})) == [("", "cannot read the file: not a regular file")]
+    os.mkfifo(tmp_path / "fifo")
+    assert messages(read_file(tmp_path / "fifo", {})) == [("", "cannot read the file: not a regular file")]
     missing = read_file(tmp_path / "openclaw.json", {})
     assert missing.valid
     assert not missing.exists

@@ -292,7 +292,7 @@ async def test_a_link_is_read_but_never_written(tmp_path: Path) -> None:
         ('{\n  "gateway": %', ":2:14: JSON5: invalid character '%'"),
         ("", ":1:1: JSON5: invalid end of input"),
         ("\udcff", "is not UTF-8 at byte 0"),
-        ("{}" + " " * (4 << 20), "no file of at most 4 MiB"),
+        ("{}" + " " * (4 << 20), "it has more than 4 MiB"),
     ],
 )
 async def test_a_file_that_cannot_be_read_is_unknown_with_its_place(tmp_path: Path, text: str, reason: str) -> None:
@@ -306,10 +306,10 @@ async def test_a_file_that_cannot_be_read_is_unknown_with_its_place(tmp_path: Pa
 async def test_a_directory_or_a_pipe_in_its_place_hangs_nothing(tmp_path: Path) -> None:
     case = make_case(tmp_path, desired(9))
     os.mkfifo(config(case))
-    assert "no file" in ((await look(case, case.desired)).observations[0].unknown or "")
+    assert "not a regular file" in ((await look(case, case.desired)).observations[0].unknown or "")
     config(case).unlink()
     config(case).mkdir()
-    assert (await look(case, case.desired)).observations[0].unknown
+    assert "not a regular file" in ((await look(case, case.desired)).observations[0].unknown or "")
 
 
 @pytest.mark.parametrize("text", ["[]", '{"gateway": 5}', '{"gateway": null}'])

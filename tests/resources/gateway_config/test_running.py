@@ -15,9 +15,9 @@ import trio
 
 from reconciler.desired import Desired, SecretRef
 from reconciler.errors import TemporaryError, TerminalError
+from reconciler.files import replace_file
 from reconciler.kinds import Observation
 from reconciler.model import Cause, Impact
-from resources.files import replace_file
 from resources.gateway_config import running
 from resources.gateway_config.kind import GatewayConfigKind
 from resources.gateway_config.running import Address, ask, listener_is_ours, reload

@@ -1,0 +1,108 @@
+"""Files are opened without waiting and replaced whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gateway.client import pinned_context
+from gateway.files import open_regular as open_in_gateway
+from reconciler.engine.files import replace_text, write_private
+from reconciler.errors import NotPermittedError, OpenClawError
+from reconciler.files import open_regular, replace_file
+
+
+def test_a_file_is_replaced_with_exactly_this_mode_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    replace_file(path, b"new", 0o664)
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o664)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_crash_left_is_replaced_by_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    (tmp_path / ".file.openclaw.tmp").write_text("half")
+    replace_file(path, b"new", 0o600)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_write_that_is_given_up_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    inode = path.stat().st_ino
+
+    def refuse() -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        replace_file(path, b"new", 0o600, before_rename=refuse)
+    assert (path.read_text(), path.stat().st_ino, os.listdir(tmp_path)) == ("old", inode, ["file"])
+
+
+def test_a_link_is_replaced_and_what_it_names_is_not(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("theirs")
+    (tmp_path / "file").symlink_to("target")
+    replace_file(tmp_path / "file", b"new", 0o600)
+    assert (tmp_path / "target").read_text() == "theirs"
+    assert not (tmp_path / "file").is_symlink()
+
+
+def test_two_that_write_at_the_same_moment_do_not_write_into_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def meanwhile() -> None:
+        replace_file(path, b"second", 0o600, temporary=tmp_path / "2.tmp")
+
+    replace_file(path, b"first", 0o600, temporary=tmp_path / "1.tmp", before_rename=meanwhile)
+    assert (path.read_bytes(), os.listdir(tmp_path)) == (b"first", ["file"])
+
+
+def test_an_operators_file_keeps_mode_owner_and_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    path = tmp_path / "real/file"
+    path.write_text("old")
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65533)
+    owner = path.stat().st_uid, path.stat().st_gid
+    (tmp_path / "link").symlink_to("real/file")
+    replace_text(str(tmp_path / "link"), "żółć")
+    assert path.read_text(encoding="utf-8") == "żółć"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert (path.stat().st_uid, path.stat().st_gid) == owner
+    assert (tmp_path / "link").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["file"]
+
+
+def test_a_file_that_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(OpenClawError, match=r"cannot write .*: no such file or directory"):
+        write_private(str(tmp_path / "none/file"), "")
+    with pytest.raises(OpenClawError, match=r"cannot write .*: no such file or directory"):
+        replace_text(str(tmp_path / "none"), "")
+    with pytest.raises((OpenClawError, NotPermittedError), match="cannot write"):
+        write_private("/proc/version", "")
+
+
+@pytest.mark.parametrize("opener", [open_regular, open_in_gateway, pinned_context])
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, opener: object, put: object) -> None:
+    assert callable(opener)
+    assert callable(put)
+    before = os.listdir("/proc/self/fd")
+    put(tmp_path / "it")
+    with pytest.raises(OSError, match="not a regular file"):
+        opener(tmp_path / "it")
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_link_is_followed_unless_that_is_not_wanted(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"text"
+    with pytest.raises(OSError, match="symbolic link"):
+        open_regular(tmp_path / "link", follow=False)
