@@ -41,10 +41,12 @@ async def verify(gates: Mapping[Key, Resource], kinds: Sequence[Kind], world: Wo
 
     Ends early when a gate says that waiting cannot help. A window of 0 is one look. Cancellation passes at once.
     """
-    by_name = {kind.name: kind for kind in kinds}
+    external = {kind.name for kind in kinds if kind.external}
     end = trio.current_time() + window_seconds
     while True:
-        verdict = await _look(gates, by_name, world)
+        health = await probe_all(gates, kinds, world)
+        sick = tuple(key for key in sorted(health) if not health[key].ready and key.kind not in external)
+        verdict = Verdict(health=health, sick=sick)
         left = end - trio.current_time()
         if left <= 0 or any(verdict.health[key].final for key in verdict.sick):
             return verdict
@@ -58,14 +60,15 @@ async def probe(kind: Kind, key: Key, resource: Resource, world: World) -> Healt
     return Health(ready=False, reason="ProbeTimeout", message=f"no answer within {PROBE_SECONDS:g} s")
 
 
-async def _look(gates: Mapping[Key, Resource], by_name: Mapping[str, Kind], world: World) -> Verdict:
+async def probe_all(resources: Mapping[Key, Resource], kinds: Sequence[Kind], world: World) -> dict[Key, Health]:
+    """`probe` of every resource, side by side."""
+    by_name = {kind.name: kind for kind in kinds}
     health: dict[Key, Health] = {}
 
     async def one(key: Key, resource: Resource) -> None:
         health[key] = await probe(by_name[key.kind], key, resource, world)
 
     async with trio.open_nursery() as nursery:
-        for key, resource in gates.items():
+        for key, resource in resources.items():
             nursery.start_soon(one, key, resource)
-    sick = tuple(key for key in sorted(health) if not health[key].ready and not by_name[key.kind].external)
-    return Verdict(health=health, sick=sick)
+    return health

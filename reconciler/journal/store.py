@@ -19,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from reconciler.errors import OpenClawError
+from reconciler.files import private_directory, sync_directory
 from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
 # How long a statement waits for another process inside its transaction; ours are over in milliseconds.
@@ -115,7 +116,7 @@ def open_writer(path: Path, *, now: float) -> Store:
         JournalError: it cannot be opened.
     """
     with _translated_system(path), _translated(path):
-        _make_directory(path.parent)
+        private_directory(path.parent)
         found: sqlite3.Connection | str | None = _checked(path) if path.exists() else None
         if isinstance(found, str):
             salt = _salvage_salt(path)
@@ -273,7 +274,7 @@ def _move_aside(path: Path, now: float) -> Path:
     for companion in _COMPANIONS:
         with suppress(FileNotFoundError):
             Path(f"{path}{companion}").rename(f"{aside}{companion}")
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return aside
 
 
@@ -293,7 +294,7 @@ def _create(path: Path, lost: str | None, salt: bytes | None) -> None:
         # Left by someone who removed the file alone; as a log of another file it would only confuse.
         Path(f"{path}{companion}").unlink(missing_ok=True)
     fresh.rename(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _fill(connection: sqlite3.Connection, lost: str | None, salt: bytes | None) -> None:
@@ -319,23 +320,6 @@ def _run_migrations(connection: sqlite3.Connection, version: int) -> None:
         for statement in statements:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _make_directory(path: Path) -> None:
-    """`path` with what is missing above it, each 0700 whatever the umask says."""
-    if path.is_dir():
-        return
-    for directory in (*reversed(path.parents), path):
-        with suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

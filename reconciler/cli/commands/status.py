@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from reconciler.cli.render.status import ResourceStatus
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
-    from reconciler.kinds import Health, Resource, World
     from reconciler.model import Condition, Key, Note, Result
 
 # How much of the evidence `why` looks through and shows.
@@ -50,6 +49,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     """The generation in force, the state of every resource, and what else must be told."""
     from reconciler.cli.commands.plan import notes_of
     from reconciler.cli.render.status import ResourceStatus
+    from reconciler.engine.verify import probe_all
     from reconciler.planning.conditions import conditions
     from reconciler.planning.differences import differences
 
@@ -66,7 +66,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     finally:
         if journal is not None:
             journal.close()
-    health = await probe_all(session, goal.resources, engine.world(goal))
+    health = await probe_all(goal.resources, runtime.kinds, engine.world(goal))
     # A document that was changed since is another one: that the former was taken back is history.
     held = any(note.code == "quarantined" for note in notes)
     external = {kind.name: kind.external for kind in runtime.kinds}
@@ -104,24 +104,6 @@ def runs_by_key(journal: Journal | None) -> dict[Key, tuple[Result, str]]:
         for found in journal.open_runs()
         for intent in journal.actions_of(found.run.id)
     }
-
-
-async def probe_all(session: Session, resources: Mapping[Key, Resource], world: World) -> dict[Key, Health]:
-    """The health of every resource, asked side by side."""
-    import trio
-
-    from reconciler.engine.verify import probe
-
-    kinds = {kind.name: kind for kind in session.runtime().kinds}
-    health: dict[Key, Health] = {}
-
-    async def look(key: Key, resource: Resource) -> None:
-        health[key] = await probe(kinds[key.kind], key, resource, world)
-
-    async with trio.open_nursery() as nursery:
-        for key, resource in resources.items():
-            nursery.start_soon(look, key, resource)
-    return health
 
 
 def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tuple[Note, ...]]:
