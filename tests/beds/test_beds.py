@@ -154,26 +154,34 @@ def test_in_ci_a_skipped_test_of_a_real_component_fails(tmp_path: Path, ci: str,
     (tmp_path / "test_it.py").write_text(
         "import pytest\n@pytest.mark.real\ndef test_it():\n    pytest.skip('no such component')\n"
     )
+    said = pytest_of(tmp_path, CI=ci)
+    assert outcome in said
+    assert "no such component" in said
+
+
+@pytest.mark.real
+def test_what_tests_start_ignores_no_signal_that_their_own_shell_ignores(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import signal, subprocess\n"
+        "def test_it():\n"
+        "    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):\n"
+        "        child = subprocess.Popen(['sleep', '60'])\n"
+        "        child.send_signal(number)\n"
+        "        assert child.wait(10) == -number\n"
+    )
+    assert "1 passed" in pytest_of(tmp_path, "sh", "-c", 'trap "" INT QUIT HUP; exec "$@"', "sh")
+
+
+def pytest_of(tests: Path, *before: str, **environ: str) -> str:
+    """What pytest says of the tests in a directory, with the rules of this project; `before` is a command that runs it."""
     root = Path(__file__).parents[2]
+    rules: list[str | Path] = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-c", root / "pyproject.toml"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "tests.conftest",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            root / "pyproject.toml",
-            tmp_path,
-        ],
+        [*before, sys.executable, "-m", "pytest", "-q", *rules, tests],
         cwd=root,
-        env={**os.environ, "CI": ci},
+        env={**os.environ, **environ},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert outcome in done.stdout
-    assert "no such component" in done.stdout
+    return done.stdout
