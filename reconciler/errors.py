@@ -89,13 +89,17 @@ class DocumentError(OpenClawError):
 
     Attributes:
         problems: a tuple of `reconciler.document.problems.Problem`, in the order of their places.
+        files: absolute paths of what it is made of, as far as that could be told, also of what could not be read.
     """
 
     exit_code = 78
 
-    def __init__(self, message: str, problems: tuple[object, ...], *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, problems: tuple[object, ...], *, hint: str | None = None, files: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message, hint=hint)
         self.problems = problems
+        self.files = files
 
 
 def innermost(err: BaseException) -> BaseException:

@@ -1,6 +1,6 @@
 """Watches directories for changes of what is in them. The one place that knows how watchfiles is stopped in time.
 
-It says only "look". What it misses (a network file system, a directory that appears later) a resync finds.
+It says only "look". What it misses (a network file system) a resync finds.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable
 
 import trio
-
-from reconciler.errors import innermost
 
 # watchfiles wakes its thread every step even at rest (20 times a second at 50 ms); people do not notice 50 ms.
 STEP_MILLISECONDS = 50
@@ -20,45 +19,61 @@ STEP_MILLISECONDS = 50
 SETTLE_MILLISECONDS = 50
 
 
-async def watch_directories(paths: Iterable[str], report: Callable[[set[str]], None]) -> None:
+async def watch_directories(
+    paths: Iterable[str],
+    report: Callable[[set[str]], None],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Calls `report` with the changed paths after each change right below `paths`, until cancelled (within one step).
+
+    Started once no change is missed any more. A directory that is moved or removed is reported by its own path, once; what
+    takes its place is not watched.
 
     Raises:
         OSError: a directory is not there, or the system cannot watch (no inotify instance is left).
     """
-    from watchfiles import awatch
-    from watchfiles._rust_notify import WatchfilesRustInternalError
+    # The interface below watchfiles' own loop, which does not tell when it has begun to watch.
+    from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
-    stop = trio.Event()
+    stop = threading.Event()
+    # A thread of its own for as long as it watches: it must not take one of those that everything else waits for.
+    limiter = trio.CapacityLimiter(1)
 
     async def stop_with_us() -> None:
-        # The watching thread looks at this event at each step; a cancellation alone would wait for its next timeout.
+        # The watching thread looks at this event at each step; it cannot be cancelled otherwise.
         try:
             await trio.sleep_forever()
         finally:
             stop.set()
 
-    failure: BaseException | None = None
     try:
+        watcher = RustNotify(
+            list(paths),
+            debug=False,
+            force_polling=False,
+            poll_delay_ms=0,
+            recursive=False,
+            ignore_permission_denied=False,
+        )
+    except WatchfilesRustInternalError as err:
+        raise _as_system_error(err) from err
+    except UnicodeEncodeError as err:
+        raise OSError(errno.EILSEQ, "a name on its path is not UTF-8") from err
+    with watcher:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_with_us)
-            async for changes in awatch(
-                *paths,
-                step=STEP_MILLISECONDS,
-                debounce=SETTLE_MILLISECONDS,
-                recursive=False,
-                watch_filter=None,
-                stop_event=stop,
+            task_status.started()
+            while not isinstance(
+                changes := await trio.to_thread.run_sync(
+                    watcher.watch, SETTLE_MILLISECONDS, STEP_MILLISECONDS, 0, stop, limiter=limiter
+                ),
+                str,
             ):
                 report({path for _change, path in changes})
             nursery.cancel_scope.cancel()
-    except* (OSError, WatchfilesRustInternalError) as group:
-        failure = innermost(group)
-    if failure is not None:
-        raise failure if isinstance(failure, OSError) else _as_system_error(failure)
 
 
-def _as_system_error(failure: BaseException) -> OSError:
+def _as_system_error(failure: Exception) -> OSError:
     """What the system said: watchfiles wraps that into an error of its own, with the number in its text."""
     found = re.search(r"os error (\d+)", str(failure))
     number = int(found[1]) if found is not None else errno.EIO

@@ -130,11 +130,14 @@ class Supervisor:
         return await trio.to_thread.run_sync(self._load_now)
 
     def _load_now(self) -> Found:
+        from reconciler.document.secrets import secret_files
+
         loaded = self._session.load()
         self._names = loaded.names
         source = self._runtime.source(loaded)
         mark = f"{loaded.digest}:{source(b'mark').digest}"
-        return Found(source=source, mark=mark, files=loaded.files, remember=lambda: self._remember(loaded))
+        files = (*loaded.files, *secret_files(loaded, self._runtime.host.environ))
+        return Found(source=source, mark=mark, files=files, remember=lambda: self._remember(loaded))
 
     def _remember(self, loaded: Loaded) -> None:
         from reconciler.document.load import write_cache

@@ -259,7 +259,9 @@ def _fail(name: str, problems: list[Problem], reading: Reading, uncounted: int =
 
     ordered = sort_problems(problems, [source.name for source in reading.sources], uncounted=uncounted)
     count = len(set(problems)) + uncounted
-    raise DocumentError(f"cannot use {safe(name)}: {count} problem{'s' if count > 1 else ''}", ordered)
+    raise DocumentError(
+        f"cannot use {safe(name)}: {count} problem{'s' if count > 1 else ''}", ordered, files=tuple(reading.paths)
+    )
 
 
 def _has_item(value: Any, part: str | int) -> bool:

@@ -79,9 +79,10 @@ def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds:
         DocumentError: with a problem at each reference that cannot be resolved.
     """
     found = references(loaded.desired.canonical)
-    directory = os.path.dirname(loaded.files[0]) if loaded.files else os.getcwd()
     try:
-        return resolve_references(found, environ, salt=salt, directory=directory, locate=loaded.locate, seconds=seconds)
+        return resolve_references(
+            found, environ, salt=salt, directory=_directory(loaded), locate=loaded.locate, seconds=seconds
+        )
     except DocumentError as err:
         from reconciler.document.problems import safe
 
@@ -89,7 +90,18 @@ def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds:
         raise DocumentError(
             f"cannot resolve the secrets of {safe(loaded.name)}: {count} problem{'s' if count > 1 else ''}",
             err.problems,
+            files=(*loaded.files, *secret_files(loaded, environ)),
         ) from None
+
+
+def secret_files(loaded: Loaded, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The absolute paths of the files that its secrets stand in."""
+    directory = _directory(loaded)
+    return tuple(
+        os.path.abspath(_located(each.value, environ, directory))
+        for _, each in references(loaded.desired.canonical)
+        if each.source == "file" and isinstance(each.value, str)
+    )
 
 
 def resolve_references(
@@ -133,6 +145,10 @@ def resolve_references(
         problems = [_problem(path, refused[each], locate(path)) for path, each in found if each in refused]
         raise DocumentError(f"cannot resolve {len(problems)} references to secrets", sort_problems(problems))
     return SecretValues(values, salt)
+
+
+def _directory(loaded: Loaded) -> str:
+    return os.path.dirname(loaded.files[0]) if loaded.files else os.getcwd()
 
 
 def _problem(path: DocumentPath, refused: _Refused, position: Position | None) -> Problem:
@@ -179,13 +195,17 @@ def _from_file(path: str, environ: Mapping[str, str], directory: str) -> str:
     from reconciler.document.files import ReadError, read_file
     from reconciler.document.problems import safe
 
-    expanded = environ.get("HOME", "~") + path[1:] if path == "~" or path.startswith("~/") else path
     try:
-        data = read_file(os.path.join(directory, expanded), MAX_SECRET_BYTES, MAX_SECRET_BYTES)
+        data = read_file(_located(path, environ, directory), MAX_SECRET_BYTES, MAX_SECRET_BYTES)
     except ReadError as err:
         reason = err.message.removeprefix("read it: ")
         raise _Refused("secret_unreadable", f"read the secret file '{safe(path)}': {reason}", err.hint) from None
     return _text(data, "secret_unreadable", f"use the secret file '{safe(path)}'")
+
+
+def _located(path: str, environ: Mapping[str, str], directory: str) -> str:
+    expanded = environ.get("HOME", "~") + path[1:] if path == "~" or path.startswith("~/") else path
+    return os.path.join(directory, expanded)
 
 
 def _text(data: bytes, code: str, message: str) -> str:

@@ -20,10 +20,11 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
-from reconciler.engine.watcher import watch_files
+from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
+from reconciler.watching import watch_directories
 
 RESYNC_SECONDS = 300.0
 # The key that stands for the document itself, and the one that stands for everything.
@@ -83,7 +84,9 @@ class Loop:
         self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
         self._load = load
         self._files = files
-        self._files_changed = trio.Event()
+        self._points = WatchPoints({}, frozenset())
+        self._points_moved = trio.Event()
+        self._watched = trio.Event()
         self._log = log
         self._tell = tell
         self._crashed = crashed
@@ -109,10 +112,11 @@ class Loop:
         """Runs until cancelled; started once the first look is over."""
         async with trio.open_nursery() as nursery:
             self._windows = nursery
+            # Watched before it is read: what is saved between the two would be missed.
             nursery.start_soon(self._watch_document)
+            await self._watched.wait()
             nursery.start_soon(self._resync)
             nursery.start_soon(self._watch_kinds)
-            self.queue.add(DOCUMENT)
             await self._look(self.queue.take_nowait())
             task_status.started()
             while True:
@@ -126,6 +130,8 @@ class Loop:
         finally:
             for key in keys:
                 self.queue.done(key)
+        if await trio.to_thread.run_sync(watch_points, self._files) != self._points:
+            self._points_moved.set()
 
     def _failed(self, failure: Exception) -> None:
         """Says what a look failed of, and arranges the next one."""
@@ -164,6 +170,7 @@ class Loop:
         except DocumentError as err:
             invalid = err
         if invalid is not None:
+            self._files = invalid.files or self._files
             good = self._good if self._good is not None else await trio.to_thread.run_sync(self._last_confirmed)
             if good is None:
                 raise invalid
@@ -177,9 +184,7 @@ class Loop:
         if cause != "drift":
             # A change of the document is a reason to try at once what failed before.
             self._backoff.clear()
-        if found.files != self._files:
-            self._files = found.files
-            self._files_changed.set()
+        self._files = found.files
         return found, cause
 
     def _last_confirmed(self) -> Found | None:
@@ -279,21 +284,34 @@ class Loop:
             self.queue.add(EVERYTHING)
 
     async def _watch_document(self) -> None:
+        """Watches what the document is made of, and begins anew wherever that comes to lie elsewhere."""
         while True:
-            self._files_changed = trio.Event()
+            self._points_moved = trio.Event()
+            self._points = await trio.to_thread.run_sync(watch_points, self._files)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_directories, self._files)
-                await self._files_changed.wait()
+                await nursery.start(self._watch_points, self._points)
+                # What was saved before this watch began is read now.
+                self.queue.add(DOCUMENT)
+                self._watched.set()
+                await self._points_moved.wait()
                 nursery.cancel_scope.cancel()
 
-    async def _watch_directories(self, files: tuple[str, ...]) -> None:
+    async def _watch_points(self, points: WatchPoints, task_status: trio.TaskStatus[None]) -> None:
+        def changed(paths: set[str]) -> None:
+            if not points.names.isdisjoint(paths):
+                self.queue.add(DOCUMENT)
+
         try:
-            await watch_files(files, lambda: self.queue.add(DOCUMENT))
+            await watch_directories(points.directories, changed, task_status)
+        except FileNotFoundError:
+            # A directory went away in this moment: look where it is now.
+            self._points_moved.set()
+            task_status.started()
         except OSError as err:
             self._say(
                 "watch_failed", f"cannot watch the document: {err.strerror}; it is read every {RESYNC_SECONDS:g} s"
             )
-            await trio.sleep_forever()
+            task_status.started()
 
     async def _watch_kinds(self) -> None:
         # Before anything was applied there is nothing to watch, and no journal whose salt a world could have.

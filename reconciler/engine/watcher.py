@@ -1,40 +1,70 @@
-"""Reports when a file of the document may have changed: watches directories, never files, because editors replace files."""
+"""Where to look for changes of files: in directories, never at files, because editors replace files, and links are swapped."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 
-from reconciler.watching import watch_directories
+# More links than any document has; the kernel follows 40 in one path (path_resolution(7)).
+MAX_STEPS = 1000
 
 
-def directories(files: Iterable[str]) -> tuple[str, ...]:
-    """The directories to watch for `files` (absolute paths): their own, those on the way of each symlink, and those that
-    the links lead to.
+@dataclass(frozen=True, slots=True)
+class WatchPoints:
+    """What decides which files some paths lead to.
+
+    Attributes:
+        directories: what to watch, each with device and inode: another directory in its place needs a watch of its own.
+        names: the entries below them, and they themselves, whose change matters; all others may be anybody's.
     """
-    found: set[str] = set()
-    for file in files:
-        path = file
-        # 40 is the kernel's own bound for links in one path (path_resolution(7)).
-        for _ in range(40):
-            found.add(os.path.dirname(path))
-            if not os.path.islink(path):
-                break
-            path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
-        found.add(os.path.dirname(os.path.realpath(file)))
-        # A link among the parents (..data in a mounted config map) is swapped in its own directory.
-        parent = os.path.dirname(file)
-        while parent != os.path.dirname(parent):
-            if os.path.islink(parent):
-                found.add(os.path.dirname(parent))
-            parent = os.path.dirname(parent)
-    return tuple(sorted(path for path in found if os.path.isdir(path)))
+
+    directories: dict[str, tuple[int, int]]
+    names: frozenset[str]
 
 
-async def watch_files(files: tuple[str, ...], report: Callable[[], None]) -> None:
-    """Calls `report` after each change in a directory of `files`, until cancelled.
-
-    Raises:
-        OSError: the system cannot watch (no inotify instance is left).
+def watch_points(files: Iterable[str]) -> WatchPoints:
+    """The watch points of `files` (absolute paths): their directories, and those of every link on the way. Where a directory
+    is missing, the nearest one above it. Blocks on the file system.
     """
-    await watch_directories(directories(files), lambda _changed: report())
+    directories: dict[str, tuple[int, int]] = {}
+    names: set[str] = set()
+    waiting, seen = list(files), set[str]()
+    while waiting and len(seen) < MAX_STEPS:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        # A name that cannot be a file's (ValueError) leads nowhere, and a link may go in this moment.
+        with suppress(OSError, ValueError):
+            _note(path, directories, names)
+            for part in _parts(path):
+                if os.path.islink(part):
+                    _note(part, directories, names)
+                    waiting.append(os.path.join(os.path.dirname(part), os.readlink(part)))
+    return WatchPoints(directories, frozenset(names))
+
+
+def _parts(path: str) -> list[str]:
+    """The path and all above it, without the root."""
+    parts = []
+    while (parent := os.path.dirname(path)) != path:
+        parts.append(path)
+        path = parent
+    return parts
+
+
+def _note(path: str, directories: dict[str, tuple[int, int]], names: set[str]) -> None:
+    while True:
+        # Resolved, so that a directory has one name here: the system reports a change under the last one that it was told.
+        directory = os.path.realpath(os.path.dirname(path))
+        names.add(os.path.join(directory, os.path.basename(path)))
+        try:
+            status = os.stat(directory)
+        except OSError:
+            path = directory
+            continue
+        names.add(directory)
+        directories[directory] = (status.st_dev, status.st_ino)
+        return

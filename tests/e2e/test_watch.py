@@ -24,6 +24,11 @@ def watched(site: Site) -> Supervisor:
     return site.supervisor("--on-exit", "stop")
 
 
+def wait_level(site: Site, level: str) -> None:
+    """Waits until the gateway runs at this level."""
+    wait_until(lambda: site.config()["logging"]["level"] == level, 10, f"level {level}")
+
+
 def save_like_vim(document: Path, text: str) -> None:
     """Backup by rename, new file, backup removed (backupcopy=no)."""
     backup = document.with_name("openclaw.yaml~")
@@ -84,7 +89,7 @@ def test_a_save_is_applied_and_the_process_stays(watched: Supervisor, save: Call
     pid = site.gateway_pid()
     text = site.document.read_text().replace("level: info", "level: debug")
     save(site.document, text)
-    wait_until(lambda: site.config()["logging"]["level"] == "debug", 10, "the new level in the gateway")
+    wait_level(site, "debug")
     assert site.gateway_pid() == pid
     newest = site.generations()[0]
     assert newest["cause"] == "save"
@@ -98,9 +103,73 @@ def test_a_save_is_applied_and_the_process_stays(watched: Supervisor, save: Call
 def test_a_symlink_swapped_again_is_followed(watched: Supervisor) -> None:
     site = watched.site
     text = site.document.read_text()
-    for level in ("debug", "warn", "error"):
-        save_by_symlink_swap(site.document, text.replace("level: info", f"level: {level}"))
-        wait_until(lambda level=level: site.config()["logging"]["level"] == level, 10, f"level {level}")  # type: ignore[misc]
+    for new in ("debug", "warn", "error"):
+        save_by_symlink_swap(site.document, text.replace("level: info", f"level: {new}"))
+        wait_level(site, new)
+
+
+@pytest.mark.req("PLAN-3", "DOC-9")
+def test_where_a_swapped_link_leads_is_watched_from_then_on(watched: Supervisor) -> None:
+    site = watched.site
+    text = site.document.read_text()
+    for place, new in (("one", "debug"), ("two", "warn")):
+        target = site.home / place / "real.yaml"
+        target.parent.mkdir()
+        target.write_text(text.replace("level: info", f"level: {new}"))
+        link = site.home / "link"
+        link.symlink_to(target)
+        os.replace(link, site.document)
+        wait_level(site, new)
+        target.write_text(text.replace("level: info", "level: error"))
+        wait_level(site, "error")
+
+
+@pytest.mark.req("PLAN-3", "DOC-9")
+def test_a_directory_that_goes_and_comes_back_is_watched_again(watched: Supervisor) -> None:
+    """As git does it where another branch has no such directory."""
+    site = watched.site
+    text = site.document.read_text()
+    real = site.home / "branch" / "real.yaml"
+    real.parent.mkdir()
+    real.write_text(text)
+    site.document.unlink()
+    site.document.symlink_to(real)
+    for new in ("debug", "warn"):
+        real.unlink()
+        real.parent.rmdir()
+        watched.wait_event(lambda event: event["event"] == "document_invalid", "it says that the document is not there")
+        real.parent.mkdir()
+        real.write_text(text.replace("level: info", f"level: {new}"))
+        wait_level(site, new)
+    real.write_text(text.replace("level: info", "level: error"))
+    wait_level(site, "error")
+
+
+@pytest.mark.req("PLAN-3", "DOC-9")
+def test_an_include_elsewhere_is_watched_also_before_it_is_there(watched: Supervisor) -> None:
+    site = watched.site
+    include = site.home / "parts" / "more" / "logging.yaml"
+    site.edit("logging:\n  level: info\n", "include: parts/more/logging.yaml\n")
+    watched.wait_event(lambda event: event["event"] == "document_invalid", "it says that the include is missing")
+    include.parent.mkdir(parents=True)
+    for new in ("debug", "warn"):
+        include.write_text(f"logging: {{level: {new}}}\n")
+        wait_level(site, new)
+
+
+@pytest.mark.req("PLAN-3", "DOC-4")
+def test_a_secret_in_a_file_elsewhere_is_rotated_by_replacing_it(site: Site) -> None:
+    secret = site.home / "secrets" / "token"
+    secret.parent.mkdir()
+    secret.write_text("first-token-0123456789abcdef0123456789\n")
+    text = site.write(verify="300ms")
+    site.write(text.replace("{env: E2E_TOKEN}", "{file: secrets/token}"))
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    new = "second-token-0123456789abcdef0123456789"
+    secret.with_name("new").write_text(f"{new}\n")
+    os.replace(secret.with_name("new"), secret)
+    wait_until(lambda: "parts" in (site.health(secret=new)[1] or {}), 20, "the new token opens the gateway")
 
 
 @pytest.mark.req("PLAN-3", "DOC-2", "DOC-9")
