@@ -21,6 +21,7 @@ def replace_file(
     *,
     owner: tuple[int, int] | None = None,
     temporary: Path | None = None,
+    durable: bool = True,
     before_rename: Callable[[], None] | None = None,
 ) -> None:
     """Makes `path` a file with `data` and `mode` (exactly, whatever the umask): temporary file, fsync, rename, fsync of
@@ -29,7 +30,7 @@ def replace_file(
     The temporary file has a fixed name beside `path`, so that one left by a crash is replaced by the next write and
     never gathers; where others may write `path` at the same moment, each needs a `temporary` of its own. `owner` (user
     and group) is given to it where we are root. `before_rename` is called with everything written; what it raises ends
-    the write with nothing changed.
+    the write with nothing changed. Where a power cut may take it, `durable` false saves both flushes.
     A symbolic link at `path` is replaced, never followed.
 
     Raises:
@@ -45,7 +46,8 @@ def replace_file(
             if owner is not None and os.geteuid() == 0:
                 os.fchown(descriptor, *owner)
             os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         if before_rename is not None:
@@ -55,7 +57,8 @@ def replace_file(
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reconciler.document.environment import VARIABLES, Override
+from reconciler.files import replace_file
 from reconciler.model import DocumentPath
 
 FORMAT: Final = 1
@@ -77,16 +78,10 @@ def write_cache(cache: Path, cached: Cached, environ: Mapping[str, str]) -> bool
         "declared": sorted(map(list, cached.declared)),
         "overrides": [[each.name, list(each.path), each.value] for each in cached.overrides],
     }
-    temporary = f"{cache}.{os.getpid()}.tmp"
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode())
-            os.replace(temporary, cache)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        # Two commands may write it at the same moment, and a power cut may take it: then the next one writes it again.
+        replace_file(cache, text.encode(), 0o600, temporary=Path(f"{cache}.{os.getpid()}.tmp"), durable=False)
     except OSError:
         return False
     return True

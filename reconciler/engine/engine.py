@@ -138,9 +138,10 @@ class Engine:
         Raises:
             BlockedError: the declared needs form a circle.
         """
-        applied: Mapping[Key, Applied] = await _thread(journal.applied) if journal is not None else {}
-        last = await _thread(journal.last_confirmed) if journal is not None else None
         lost = await _thread(lambda: journal.history_lost) if journal is not None else None
+        # On the word of an older journal nothing is withdrawn: what it knows may have been given back since.
+        applied: Mapping[Key, Applied] = await _thread(journal.applied) if journal is not None and not lost else {}
+        last = await _thread(journal.last_confirmed) if journal is not None else None
         wanted = wanted_of(goal.resources, applied, self.kinds)
         observations = await observe(wanted, self.kinds, self.world(goal))
         plan = make_plan(
@@ -174,7 +175,7 @@ class Engine:
         Raises: as `apply`.
         """
         compared = False
-        if self._journal is None and not self.host.state.journal.exists():
+        if self._journal is None and not Journal.is_known(self.host.state.journal):
             # Nothing may be written before it is known that nothing forbids it, and a journal is something.
             await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
             compared = True
@@ -508,8 +509,11 @@ def _place(document: str) -> str:
 
 
 def _harmless(plan: Plan) -> Plan:
-    """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it."""
-    kept = tuple(action for action in plan.actions if action.undo is not None)
+    """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it.
+
+    That we were here is known, so nothing is taken over from a stranger.
+    """
+    kept = tuple(replace(action, consents=()) for action in plan.actions if action.undo is not None)
     return replace(plan, actions=kept, withdrawals=())
 
 

@@ -84,7 +84,7 @@ class Loop:
         self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
         self._load = load
         self._files = files
-        self._points = WatchPoints({}, frozenset())
+        self._points = WatchPoints(frozenset(), frozenset())
         self._points_moved = trio.Event()
         self._watched = trio.Event()
         self._log = log
@@ -298,7 +298,9 @@ class Loop:
 
     async def _watch_points(self, points: WatchPoints, task_status: trio.TaskStatus[None]) -> None:
         def changed(paths: set[str]) -> None:
-            if not points.names.isdisjoint(paths):
+            if not points.directories.isdisjoint(paths):
+                self._points_moved.set()
+            elif not points.names.isdisjoint(paths):
                 self.queue.add(DOCUMENT)
 
         try:

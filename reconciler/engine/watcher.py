@@ -16,11 +16,11 @@ class WatchPoints:
     """What decides which files some paths lead to.
 
     Attributes:
-        directories: what to watch, each with device and inode: another directory in its place needs a watch of its own.
-        names: the entries below them, and they themselves, whose change matters; all others may be anybody's.
+        directories: what to watch. One that is itself reported was moved or removed: what takes its place needs a new watch.
+        names: the entries below them whose change matters; all others may be anybody's.
     """
 
-    directories: dict[str, tuple[int, int]]
+    directories: frozenset[str]
     names: frozenset[str]
 
 
@@ -28,7 +28,7 @@ def watch_points(files: Iterable[str]) -> WatchPoints:
     """The watch points of `files` (absolute paths): their directories, and those of every link on the way. Where a directory
     is missing, the nearest one above it. Blocks on the file system.
     """
-    directories: dict[str, tuple[int, int]] = {}
+    directories: set[str] = set()
     names: set[str] = set()
     waiting, seen = list(files), set[str]()
     while waiting and len(seen) < MAX_STEPS:
@@ -43,7 +43,7 @@ def watch_points(files: Iterable[str]) -> WatchPoints:
                 if os.path.islink(part):
                     _note(part, directories, names)
                     waiting.append(os.path.join(os.path.dirname(part), os.readlink(part)))
-    return WatchPoints(directories, frozenset(names))
+    return WatchPoints(frozenset(directories), frozenset(names))
 
 
 def _parts(path: str) -> list[str]:
@@ -55,16 +55,12 @@ def _parts(path: str) -> list[str]:
     return parts
 
 
-def _note(path: str, directories: dict[str, tuple[int, int]], names: set[str]) -> None:
+def _note(path: str, directories: set[str], names: set[str]) -> None:
     while True:
         # Resolved, so that a directory has one name here: the system reports a change under the last one that it was told.
         directory = os.path.realpath(os.path.dirname(path))
         names.add(os.path.join(directory, os.path.basename(path)))
-        try:
-            status = os.stat(directory)
-        except OSError:
-            path = directory
-            continue
-        names.add(directory)
-        directories[directory] = (status.st_dev, status.st_ino)
-        return
+        if os.path.isdir(directory):
+            directories.add(directory)
+            return
+        path = directory

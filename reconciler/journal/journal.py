@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from reconciler.journal import store as stores
 from reconciler.journal.rows import OPEN_STATES, Event, Intent, OpenRun, Quarantined, Run, rfc3339
 from reconciler.journal.store import Store
+from reconciler.journal.witness import Witness, read_witness, write_witness
 from reconciler.kinds import AppliedField
 from reconciler.model import Action, Condition, Generation, Key, Result, Status
 from reconciler.serial import action_from_json, action_to_json
@@ -43,37 +44,70 @@ _RUN = (
 _INTENT = "run_id, action, intended_at, result, ended_at, error"
 
 
+def _of_the_lost(witness: Witness | None) -> dict[str, Any]:
+    """What a journal that is gone is made anew with, or read as."""
+    if witness is None:
+        return {}
+    last = f": run {witness.run} of {witness.when} was recorded in it" if witness.run else ""
+    return {"lost": f"the journal is gone{last}", "salt": witness.salt}
+
+
+def _put_back(witness: Witness) -> str:
+    return f"an older journal was put back: it does not know run {witness.run} of {witness.when}"
+
+
 class Journal:
     """One journal, for writing or for reading. Close it when done; it is a context manager."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, path: Path) -> None:
         self._store = store
+        self._path = path
+        self._put_back: str | None = None
+
+    @staticmethod
+    def is_known(path: Path) -> bool:
+        """Whether there is a journal at `path`, or one that was lost."""
+        return path.exists() or read_witness(path) is not None
 
     @classmethod
     def open_writer(cls, path: Path, *, now: float) -> Journal:
         """The journal at `path` for the holder of the writer lock; created where there is none.
 
-        A damaged one is moved aside as `<name>.corrupt-<utc>` and a new one begun, with `history_lost` set. `now` is
-        the wall clock in seconds since the epoch.
+        A damaged one is moved aside as `<name>.corrupt-<utc>` and a new one begun, with `history_lost` set; it is set as
+        well where the journal is gone, or an older one was put back. `now` is the wall clock in seconds since the epoch.
 
         Raises:
             JournalNewerError: a newer version wrote it; `open_reader` still works.
             JournalFullError: the disk is full.
             JournalError: it cannot be opened.
         """
-        return cls(stores.open_writer(path, now=now))
+        witness = read_witness(path)
+        journal = cls(stores.open_writer(path, now=now, **_of_the_lost(witness)), path)
+        if witness is not None and (journal.history_lost is not None or not journal._knows(witness)):
+            lost, floor = journal.history_lost, journal._generation_floor()
+            if lost is None or floor < witness.generation:
+                with journal.transaction():
+                    journal.set_history_lost(lost or _put_back(witness))
+                    journal._set_meta("generation_floor", str(witness.generation))
+        return journal
 
     @classmethod
     def open_reader(cls, path: Path) -> Journal | None:
         """The journal at `path` for reading, or None where there is none. Creates at most SQLite's `-wal` and `-shm`.
 
-        A damaged one reads as empty with `history_lost` set.
+        A damaged one, and one that is gone, reads as empty with `history_lost` set.
 
         Raises:
             JournalError: it is there and cannot be opened.
         """
-        store = stores.open_reader(path)
-        return cls(store) if store is not None else None
+        witness = read_witness(path)
+        store = stores.open_reader(path, **_of_the_lost(witness))
+        if store is None:
+            return None
+        journal = cls(store, path)
+        if witness is not None and not journal._knows(witness):
+            journal._put_back = _put_back(witness)
+        return journal
 
     def close(self) -> None:
         """Closes it; any later call fails."""
@@ -122,7 +156,7 @@ class Journal:
     def history_lost(self) -> str | None:
         """Why earlier history is missing, or None: as long as it is set, nothing may be withdrawn or deleted."""
         value = self._meta("history_lost")
-        return None if value is None else str(value)
+        return self._put_back if value is None else str(value)
 
     def set_history_lost(self, reason: str | None) -> None:
         """Sets or (None) clears `history_lost`: when an older journal was put back, and after a run that dealt with the loss."""
@@ -131,6 +165,20 @@ class Journal:
         elif self.history_lost is not None:
             with self._store.transaction() as write:
                 write.execute("DELETE FROM meta WHERE name = 'history_lost'")
+            newest = _first(self.runs(1))
+            self._bear_witness(*((newest.id, newest.begun_at) if newest is not None else ("", 0.0)))
+
+    def _knows(self, witness: Witness) -> bool:
+        """Whether the run of the witness is in here."""
+        return not witness.run or bool(self._store.rows("SELECT 1 FROM runs WHERE id = ?", (witness.run,)))
+
+    def _bear_witness(self, run: str, at: float) -> None:
+        newest = self._store.rows("SELECT max(number) FROM generations", ())[0][0] or 0
+        # The run may lead to one more.
+        write_witness(self._path, Witness(run, at, max(self._generation_floor(), newest) + 1, self.salt))
+
+    def _generation_floor(self) -> int:
+        return int(self._meta("generation_floor") or 0)
 
     def _meta(self, name: str) -> bytes | str | None:
         found = self._store.rows("SELECT value FROM meta WHERE name = ?", (name,))
@@ -179,8 +227,9 @@ class Journal:
         with self._store.transaction() as write:
             number = write.execute(
                 "INSERT INTO generations"
-                f" SELECT coalesce(max(number), 0) + 1, {', '.join('?' * 10)} FROM generations RETURNING number",
+                f" SELECT max(coalesce(max(number), 0), ?) + 1, {', '.join('?' * 10)} FROM generations RETURNING number",
                 (
+                    self._generation_floor(),
                     digest,
                     at,
                     cause,
@@ -258,6 +307,7 @@ class Journal:
             )
             if first_intent is not None:
                 self.intend(run_id, first_intent, at)
+        self._bear_witness(run_id, at)
 
     def intend(self, run_id: str, action: Action, at: float) -> None:
         """Puts the intent of an action on disk; its effect may begin when this returns. A second try opens it anew."""

@@ -42,8 +42,11 @@ class JournalNewerError(OpenClawError):
 class Store:
     """One connection with its lock. Every method may be called from any thread; threads wait for each other."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, *, reading: bool = False) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, *, reading: bool = False, salt: bytes | None = None
+    ) -> None:
         self.path = path
+        self._salt = salt
         self._reading = reading
         self._connection = connection
         # Reentrant, so that a transaction may call what opens one itself and still be one commit.
@@ -76,7 +79,8 @@ class Store:
                 if not (self._reading and _is_damage(err)):
                     raise
                 self._connection.close()
-                self._connection = _empty(f"the journal is damaged: {err}")
+                salt = _salvage_salt(self.path) or self._salt
+                self._connection = _empty(f"the journal is damaged: {err}", salt)
                 return self._connection.execute(statement, values).fetchall()
 
     @contextmanager
@@ -106,8 +110,10 @@ class Store:
                 self._depth = 0
 
 
-def open_writer(path: Path, *, now: float) -> Store:
+def open_writer(path: Path, *, now: float, lost: str | None = None, salt: bytes | None = None) -> Store:
     """The store at `path`, created, checked and migrated; `now` (seconds since the epoch) names what is moved aside.
+
+    Where there is none, `lost` says why there should be one, if so; `salt` is for a new one, where none can be salvaged.
 
     The caller holds the writer lock: two openers at once could move aside each other's work.
 
@@ -119,11 +125,11 @@ def open_writer(path: Path, *, now: float) -> Store:
         private_directory(path.parent)
         found: sqlite3.Connection | str | None = _checked(path) if path.exists() else None
         if isinstance(found, str):
-            salt = _salvage_salt(path)
+            salt = _salvage_salt(path) or salt
             aside = _move_aside(path, now)
             _create(path, f"{found}; kept as {aside.name}", salt)
         elif found is None:
-            _create(path, None, None)
+            _create(path, lost, salt if lost is not None else None)
         connection = found if isinstance(found, sqlite3.Connection) else _open(path, "rw")
         try:
             connection.execute("PRAGMA synchronous = FULL")
@@ -134,16 +140,17 @@ def open_writer(path: Path, *, now: float) -> Store:
         return Store(connection, path)
 
 
-def open_reader(path: Path) -> Store | None:
+def open_reader(path: Path, *, lost: str | None = None, salt: bytes | None = None) -> Store | None:
     """The store at `path` for reading only, or None where there is no file; the file itself is never written.
 
-    SQLite may create `-wal` and `-shm` beside it. A damaged file gives an empty store that says so in `history_lost`.
+    SQLite may create `-wal` and `-shm` beside it. A damaged file gives an empty store that says so in `history_lost`, and so
+    does a missing one where `lost` is given; both with `salt`, where none can be salvaged.
 
     Raises:
         JournalError: it is there and cannot be opened.
     """
     if not path.exists():
-        return None
+        return None if lost is None else Store(_empty(lost, salt), path, reading=True)
     with _translated_system(path), _translated(path):
         try:
             try:
@@ -152,11 +159,12 @@ def open_reader(path: Path) -> Store | None:
                 if not (_lacks_side_files(err) and _is_closed(path)):
                     raise
                 connection = _looked_at(path, "ro&immutable=1")
-            return Store(connection, path, reading=True)
+            return Store(connection, path, reading=True, salt=salt)
         except sqlite3.DatabaseError as err:
             if not _is_damage(err):
                 raise
-            return Store(_empty(f"the journal is damaged: {err}"), path, reading=True)
+            salt = _salvage_salt(path) or salt
+            return Store(_empty(f"the journal is damaged: {err}", salt), path, reading=True)
 
 
 def _looked_at(path: Path, mode: str) -> sqlite3.Connection:
@@ -190,10 +198,10 @@ def _is_closed(path: Path) -> bool:
         return True
 
 
-def _empty(reason: str) -> sqlite3.Connection:
+def _empty(reason: str, salt: bytes | None) -> sqlite3.Connection:
     """A journal in memory, so that every question has its ordinary empty answer; nothing can be written to it."""
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    _fill(connection, reason, None)
+    _fill(connection, reason, salt)
     connection.execute("PRAGMA query_only = 1")
     return connection
 

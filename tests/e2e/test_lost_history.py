@@ -1,0 +1,166 @@
+"""A journal that is lost, damaged, of a newer version, or put back from yesterday: the gateway stays, and nothing is undone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.beds.processes import wait_until
+from tests.beds.site import Site
+
+pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-5", "PLAN-13")]
+
+
+@pytest.fixture
+def settled(site: Site) -> Site:
+    """Two generations, the second of which declares what the third will not."""
+    site.write(verify="300ms")
+    site.apply()
+    site.edit("level: info\n", "level: info\n  console: {level: debug}\n")
+    site.apply()
+    return site
+
+
+def journal_files(site: Site) -> list[Path]:
+    return sorted((site.state / "reconciler").glob("journal.sqlite*"))
+
+
+def lose(site: Site) -> None:
+    for path in journal_files(site):
+        path.unlink()
+
+
+def damage(site: Site) -> None:
+    lose(site)
+    (site.state / "reconciler/journal.sqlite").write_bytes(b"SQLite format 3\0" + b"\xff" * 40_000)
+
+
+def put_yesterdays_back(site: Site) -> None:
+    """What a backup of the first generation holds, while a third one is in force."""
+    yesterday = site.home / "yesterday"
+    for path in journal_files(site):
+        path.unlink()
+    for path in yesterday.iterdir():
+        shutil.copy(path, site.state / "reconciler")
+
+
+def keep_a_copy(site: Site) -> None:
+    (site.home / "yesterday").mkdir()
+    for path in journal_files(site):
+        shutil.copy(path, site.home / "yesterday")
+
+
+LOSSES: dict[Callable[[Site], None], str] = {
+    lose: "the journal is gone: run ",
+    damage: "the journal was damaged: ",
+    put_yesterdays_back: "an older journal was put back: it does not know run ",
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_planned_withdrawn_or_taken_over_and_the_loss_is_said(
+    settled: Site, loss: Callable[[Site], None]
+) -> None:
+    site = settled
+    keep_a_copy(site)
+    site.edit("level: info\n", "level: warn\n")
+    site.apply()
+    pid, config = site.gateway_pid(), (site.state / "openclaw.json").read_text()
+    before = site.generations()[0]["number"]
+    loss(site)
+    plan = site.plan()
+    assert plan["actions"] == []
+    assert plan["blocked"] == []
+    (note,) = [item["message"] for item in plan["notes"] if item["code"] == "history_lost"]
+    assert LOSSES[loss].replace("was", "is").split(":")[0] in note.replace("was", "is")
+    conditions = {
+        (item["type"], item["status"])
+        for resource in site.run("status", "--json").json["resources"]
+        for item in resource["conditions"]
+    }
+    assert ("HistoryLost", "True") in conditions
+    assert "the earlier history is lost" in site.run("history").err
+    done = site.apply()
+    assert done["result"] == "confirmed"
+    assert done["actions"] == []
+    assert (site.gateway_pid(), (site.state / "openclaw.json").read_text()) == (pid, config)
+    # From here on there is a history again, and no number of it was there before.
+    assert [item for item in site.plan()["notes"] if item["code"] == "history_lost"] == []
+    newest = site.generations()[0]
+    assert (newest["result"], newest["number"] > before) == ("confirmed", True)
+    site.edit("level: warn\n", "level: error\n")
+    assert site.apply()["result"] == "confirmed"
+    assert site.generations()[0]["number"] == newest["number"] + 1
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_was_withdrawn_meanwhile_is_left_as_it_is(settled: Site, loss: Callable[[Site], None]) -> None:
+    site = settled
+    keep_a_copy(site)
+    site.edit("level: info\n", "level: warn\n")
+    site.apply()
+    pid = site.gateway_pid()
+    loss(site)
+    # A file past its age would be deleted, a key taken back: on whose word?
+    old = site.state / "logs" / "openclaw-2020-01-01.log"
+    old.write_text("old\n")
+    os.utime(old, (1, 1))
+    text = site.document.read_text().replace("  console: {level: debug}\n", "  retention: {age: 7d}\n")
+    site.write(text.replace("level: warn\n", "level: error\n"))
+    assert site.apply()["result"] == "confirmed"
+    config = site.config()
+    assert (config["logging"]["level"], config["logging"]["consoleLevel"]) == ("error", "debug")
+    assert old.exists()
+    assert site.gateway_pid() == pid
+    # The run after that one has a history of its own to go by.
+    site.apply()
+    assert not old.exists()
+
+
+def test_a_supervisor_goes_on_after_a_loss(settled: Site) -> None:
+    site = settled
+    pid = site.gateway_pid()
+    lose(site)
+    supervisor = site.supervisor("--on-exit", "leave")
+    site.edit("level: info\n", "level: warn\n")
+    wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the next document is applied")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "and confirmed")
+    assert site.gateway_pid() == pid
+    assert supervisor.stop() == 0
+
+
+def test_a_journal_of_a_newer_version_is_read_and_never_written(settled: Site) -> None:
+    site = settled
+    pid = site.gateway_pid()
+    path = site.state / "reconciler/journal.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    before = path.read_bytes()
+    assert site.generations()[0]["result"] == "confirmed"
+    assert site.run("status").code == 0
+    site.edit("level: info\n", "level: warn\n")
+    assert [item["verb"] for item in site.plan()["actions"]] == ["write", "reload"]
+    refused = site.run("apply", "--yes")
+    assert refused.code == 1
+    assert "a newer version wrote it" in refused.err
+    assert "Traceback" not in refused.err
+    assert path.read_bytes() == before
+    assert site.gateway_pid() == pid
+    assert site.config()["logging"]["level"] == "info"
+
+
+def test_what_stands_beside_the_journal_is_private_and_whole(settled: Site) -> None:
+    path = settled.state / "reconciler/last-run.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text('{"run": 1, "at"')
+    # Unreadable it says nothing; the next run writes it anew.
+    assert settled.plan()["actions"] == []
+    settled.edit("level: info\n", "level: warn\n")
+    settled.apply()
+    assert '"salt"' in path.read_text()
