@@ -187,15 +187,16 @@ def _record(engine: Engine, window: Window, result: Result, reason: str, number:
     journal = engine.journal()
     for key in window.gates:
         journal.record_event(engine.now(), key, result.value, reason, run_id=window.run)
-        kept = [item for item in journal.conditions().get(key, ()) if item.type != "RolledBack"]
-        rolled_back = Condition(
-            type="RolledBack",
+        kept = [item for item in journal.conditions().get(key, ()) if item.type not in ("RolledBack", "Degraded")]
+        back = result is Result.ROLLED_BACK
+        outcome = Condition(
+            type="RolledBack" if back else "Degraded",
             status=Status.TRUE,
-            reason="NotHealthy" if result is Result.ROLLED_BACK else "RollbackFailed",
+            reason="NotHealthy" if back else "RollbackFailed",
             message=reason,
             observed_generation=number,
         )
-        journal.set_conditions(key, (*kept, rolled_back), engine.now())
+        journal.set_conditions(key, (*kept, outcome), engine.now())
 
 
 async def _thread(call: Callable[[], T]) -> T:

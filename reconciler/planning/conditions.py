@@ -9,8 +9,8 @@ from reconciler.kinds import Health, Observation
 from reconciler.model import ABSENT, Action, Cause, Condition, Difference, Result, Status, Value
 from reconciler.values import dump, public
 
-# What only a run can know; everything else is seen afresh.
-_KEPT = frozenset({"RolledBack", "Contested"})
+# What only a run can know; everything else is seen afresh. Degraded is both: a rollback that failed is kept.
+_KEPT = frozenset({"RolledBack", "Contested", "Degraded"})
 
 
 def conditions(
@@ -35,7 +35,7 @@ def conditions(
     found = [_synced(observation, differences, actions)]
     if health is not None:
         found.insert(0, _ready(health))
-        if external and not health.ready:
+        if external and not health.ready and "Degraded" not in before:
             found.append(Condition(type="Degraded", status=Status.TRUE, reason=health.reason, message=health.message))
     if drifted := [item for item in differences if item.cause in (Cause.DRIFT, Cause.OWED)]:
         found.append(

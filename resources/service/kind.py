@@ -200,7 +200,10 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
         final = child.held and child.state in ("broken", "failed", "stopped")
         return Health(ready=False, reason=_why_down(child), message=down_text(child), final=final)
     if child.held and child.record["state"] != "ready":
-        return Health(ready=False, reason="Starting", message=f"process {child.pid} is {child.record['state']}")
+        ended = child.last_exit
+        before = f"; the one before it ended by itself: {ended['reason']}" if ended and not ended["asked"] else ""
+        text = f"process {child.pid} is {child.record['state']}{before}"
+        return Health(ready=False, reason="Starting", message=text)
     port = child.record["spec"]["port"]
     if not await trio.to_thread.run_sync(proc.group_owns_port, child.pid, port):
         text = f"process {child.pid} does not listen on port {port}"

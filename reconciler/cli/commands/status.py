@@ -67,7 +67,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         if journal is not None:
             journal.close()
     health = await probe_all(goal.resources, runtime.kinds, engine.world(goal))
-    # A document that was changed since is another one: that the former was taken back is history.
+    # A document that was changed since is another one: that the former was taken back, or not even that, is history.
     held = any(note.code == "quarantined" for note in notes)
     external = {kind.name: kind.external for kind in runtime.kinds}
     resources = tuple(
@@ -78,11 +78,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
                 differences=differences(wanted.resource, planned.observations[key], wanted.applied),
                 actions=[action for action in planned.plan.actions if action.key == key],
                 health=health.get(key),
-                kept=[
-                    item
-                    for item in kept.get(key, ())
-                    if held or (item.type, item.reason) != ("RolledBack", "NotHealthy")
-                ],
+                kept=[item for item in kept.get(key, ()) if held or item.type not in ("RolledBack", "Degraded")],
                 external=external[key.kind],
                 generation=planned.plan.generation,
                 history_lost=lost,

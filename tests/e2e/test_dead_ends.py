@@ -1,0 +1,147 @@
+"""Where the way leads nowhere: a rollback that fails, whoever dies inside the window, a section that is withdrawn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+
+import pytest
+
+from tests.beds.processes import Spawned, wait_until
+from tests.beds.site import OPENCLAW, Site
+from tests.e2e.test_rollback import Meanwhile, mismatch, with_tls
+
+pytestmark = pytest.mark.real
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_a_rollback_that_fails_is_tried_once_and_ends_in_6(site: Site) -> None:
+    good = site.write(verify="500ms")
+    site.apply()
+    # A document that cannot serve, and while it is tried a stranger takes the port that the way back needs.
+    bad = site.write(with_tls(site, good, *mismatch(site)))
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            wait_until(lambda: site.health()[0] == 0, 10, "the port is free")
+            held.enter_context(socket.create_server(("127.0.0.1", site.port)))
+
+        with Meanwhile(site.state / "openclaw.json", "keyPath", take) as thief:
+            failed = site.run("apply", "--yes")
+        assert thief.acted
+        assert failed.code == 6, failed.err
+        assert "Traceback" not in failed.err
+        assert site.document.read_text() == bad
+        newest = site.generations()[0]
+        assert newest["result"] == "rollback-failed"
+        conditions = {
+            (item["type"], item["status"], item["reason"])
+            for resource in site.run("status", "--json").json["resources"]
+            for item in resource["conditions"]
+        }
+        assert ("Degraded", "True", "RollbackFailed") in conditions
+        # The config is the good one again; nothing more is changed by itself, and the service is tried on.
+        assert "keyPath" not in (site.state / "openclaw.json").read_text()
+        assert site.generations()[0]["number"] == newest["number"]
+    # The stranger is gone: the keeper's next try serves, without anybody's help.
+    site.wait_healthy()
+    site.write(good)
+    assert site.apply()["result"] == "confirmed"
+    assert "Degraded" not in site.run("status").out
+
+
+def apply_and_die_in_the_window(site: Site, spawned: Spawned) -> None:
+    process = spawned.start(
+        site.inside([OPENCLAW, "apply", "--yes"], site.home),
+        cwd=site.home,
+        env=site.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
+def test_a_command_line_that_dies_inside_the_window_is_finished_by_the_next(site: Site, spawned: Spawned) -> None:
+    site.write(verify="200ms")
+    site.apply()
+    site.write(site.document.read_text().replace("verify: 200ms", "verify: 3s").replace("level: info", "level: debug"))
+    pid = site.gateway_pid()
+    apply_and_die_in_the_window(site, spawned)
+    assert "not confirmed yet" in site.run("status").out
+    assert "nobody watches it" in site.run("plan").err
+    done = site.apply()
+    assert (done["result"], done["actions"]) == ("confirmed", [])
+    assert site.generations()[0]["result"] == "confirmed"
+    assert len(site.generations()) == 2
+    assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
+@pytest.mark.parametrize("finisher", ["apply", "run"])
+def test_a_window_that_shows_sickness_after_its_watcher_died_is_rolled_back_by_the_next(
+    site: Site, spawned: Spawned, finisher: str
+) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    text = good.replace("verify: 200ms", "verify: 4s")
+    site.write(with_tls(site, text, *mismatch(site)))
+    process = spawned.start(
+        site.inside([OPENCLAW, "apply", "--yes"], site.home), cwd=site.home, env=site.environ,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: '"keyPath"' in (site.state / "openclaw.json").read_text(), 20, "its first effect")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    if finisher == "apply":
+        assert site.run("apply", "--yes").code in (1, 5)
+    else:
+        site.supervisor("--on-exit", "stop")
+    wait_until(lambda: site.health()[0] == 200, 30, "the good generation serves again")
+    wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 20, "the bad one is rolled back")
+    assert "keyPath" not in (site.state / "openclaw.json").read_text()
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-12")
+def test_a_supervisor_that_dies_inside_the_window_is_finished_by_the_next(site: Site) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "leave")
+    pid = site.gateway_pid()
+    site.write(good.replace("verify: 200ms", "verify: 3s").replace("level: info", "level: debug"))
+    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
+    supervisor.process.kill()
+    supervisor.process.wait()
+    site.supervisor("--on-exit", "stop")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the next one confirms it")
+    assert site.gateway_pid() == pid
+    assert len(site.generations()) == 2
+
+
+@pytest.mark.req("PLAN-3", "PLAN-16")
+@pytest.mark.parametrize("how", ["save", "apply"])
+def test_a_withdrawn_section_waits_for_a_person(site: Site, how: str) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    pid = site.gateway_pid()
+    withdrawn = good.replace(next(line for line in good.splitlines() if line.startswith("service:")) + "\n", "")
+    assert "service" not in withdrawn
+    supervisor = site.supervisor("--on-exit", "leave")
+    site.write(withdrawn)
+    if how == "save":
+        said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
+        assert "service/gateway" in said["reason"]
+    refused = site.run("apply", "--yes")
+    assert refused.code == 3
+    assert "--approve service/gateway" in refused.err
+    assert (site.gateway_pid(), site.health()[0]) == (pid, 200)
+    assert site.generations()[0]["number"] == 1
+    done = site.apply("--approve", "service/gateway")
+    assert done["result"] == "confirmed"
+    wait_until(lambda: site.health()[0] == 0, 20, "the service is withdrawn")
