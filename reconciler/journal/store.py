@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from reconciler.errors import OpenClawError
+from reconciler.errors import LockedError, OpenClawError
 from reconciler.files import private_directory, sync_directory
 from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
@@ -339,6 +339,11 @@ def _translated(path: Path) -> Iterator[None]:
         code = getattr(err, "sqlite_errorcode", 0)
         if code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
             raise _full(path) from err
+        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
+            raise LockedError(
+                f'cannot use the journal "{path}": another process has been writing to it for {BUSY_SECONDS:g} s',
+                hint="wait until it is done, then try again; one that is stopped (SIGSTOP) has to go on or to be ended",
+            ) from err
         raise JournalError(f'cannot use the journal "{path}": {err}') from err
 
 

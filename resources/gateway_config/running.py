@@ -7,7 +7,7 @@ host could take the port while it is down and collect the secret, and another ga
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -19,6 +19,7 @@ from reconciler.kinds import World
 from resources.gateway_config.edit import node_at
 from resources.gateway_config.fields import DEFAULT_PORT, ConfigSpec
 from resources.service import proc
+from resources.service.listeners import listeners
 
 if TYPE_CHECKING:
     import ssl
@@ -72,15 +73,16 @@ def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address
 
 async def ask(where: Address) -> Loaded | None:
     """What the gateway there says; None where none of ours answers. Changes nothing, never raises for a sick gateway."""
-    if not await trio.to_thread.run_sync(listener_is_ours, where):
+    found = await trio.to_thread.run_sync(serving, where)
+    if found is None:
         return None
     # Loaded here: most plans find no gateway, or are made by the supervisor that has it loaded.
     from gateway.client import ClientError, get_health
 
     try:
         with trio.fail_after(ANSWER_SECONDS):
-            secret = where.token if where.token is not None else where.password
-            status, report = await get_health(where.host, where.port, secret, tls_of(where) or False)
+            secret = found.token if found.token is not None else found.password
+            status, report = await get_health(found.host, found.port, secret, tls_of(found) or False)
     except (ClientError, OSError, trio.TooSlowError):
         return None
     part = _part(report) if status in (200, 503) else {}
@@ -98,9 +100,10 @@ async def reload(where: Address) -> None:
         TemporaryError: it does not answer.
         TerminalError: it refuses the file, with its reason.
     """
-    if not await trio.to_thread.run_sync(listener_is_ours, where):
+    found = await trio.to_thread.run_sync(serving, where)
+    if found is None:
         raise TemporaryError(f"cannot reload the gateway: nothing of ours listens on port {where.port}")
-    answer = await _call(where)
+    answer = await _call(found)
     if not answer.get("ok"):
         reason = answer.get("error") or "it gave no reason"
         raise TerminalError(f"cannot reload the gateway: it refuses openclaw.json: {reason}")
@@ -124,6 +127,24 @@ def tls_of(where: Address) -> ssl.SSLContext | None:
     from gateway.client import pinned_context
 
     return pinned_context(where.certificate) if where.certificate is not None else None
+
+
+def serving(where: Address) -> Address | None:
+    """Where the gateway of this state directory really listens; None where it does not.
+
+    It may be another port than the file's: one that was written is taken with the next start only, and whoever wrote it may
+    have died before that.
+    """
+    if listener_is_ours(where):
+        return where
+    text = proc.read_text(f"{where.state}/{PID_FILE}")
+    if text is None or not text.strip().isdigit():
+        return None
+    pid = int(text)
+    if proc.environ_value(pid, "OPENCLAW_STATE_DIR") != where.state:
+        return None
+    found = next((each for each in listeners() if proc.holds_inode(pid, frozenset((each.inode,)))), None)
+    return replace(where, host=found.host, port=found.port) if found is not None else None
 
 
 def listener_is_ours(where: Address) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from reconciler.journal import Journal, JournalError, JournalFullError, Quarantined, rfc3339
+from reconciler.errors import LockedError
+from reconciler.journal import Journal, JournalError, JournalFullError, Quarantined, rfc3339, store
 from reconciler.journal.journal import KEEP_EVENTS, KEEP_FLIPS, KEEP_GENERATIONS, KEEP_RUNS
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Condition, Key, Result, Secret, Status
@@ -312,3 +315,24 @@ def test_a_full_disk_has_an_error_of_its_own_and_leaves_the_journal_usable(journ
     connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
     journal.record_event(1.0, KEY, "small", "x")
     assert [event.what for event in journal.events()] == ["small"]
+
+
+@pytest.mark.req("PLAN-6")
+def test_a_journal_that_somebody_holds_too_long_is_locked_and_not_broken(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.05)
+    with Journal.open_writer(path, now=0) as journal, closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(LockedError, match="another process has been writing to it") as refused:
+            journal.set_document("/x")
+        assert refused.value.exit_code == 75
+        other.rollback()
+        journal.set_document("/x")
+
+
+def test_what_a_frozen_process_leaves_sqlite_to_say_is_locked_too(journal: Journal) -> None:
+    error = sqlite3.OperationalError("locking protocol")
+    error.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    with pytest.raises(LockedError, match="another process has been writing to it"), journal.transaction():
+        raise error

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from reconciler.kinds import Observation
 from reconciler.model import Cause, Impact
 from resources.gateway_config import running
 from resources.gateway_config.kind import GatewayConfigKind
-from resources.gateway_config.running import Address, ask, listener_is_ours, reload
+from resources.gateway_config.running import Address, ask, listener_is_ours, reload, serving
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.beds.processes import Spawned, wait_until
 from tests.resources.contract import Case, carry_out, look
@@ -124,6 +125,20 @@ async def test_a_reload_that_was_never_reached_is_still_owed(bed: Bed) -> None:
     assert (await look(bed.case, changed)).converged
 
 
+@pytest.mark.req("PLAN-13")
+async def test_a_gateway_that_never_came_to_the_port_in_the_file_is_told_where_it_is(
+    bed: Bed, free_port: Callable[[], int]
+) -> None:
+    """The writer of a new port died before the restart; now the old port is declared again."""
+    await started(bed)
+    elsewhere = await look(bed.case, bed.document("debug", port=free_port()))
+    await bed.case.kind.apply(elsewhere.actions[0], elsewhere.wanted[0].resource, bed.case.world)
+    back = await look(bed.case, bed.document("debug"))
+    assert [action.verb for action in back.actions] == ["write", "reload"]
+    await carry_out(bed.case, back)
+    assert (await look(bed.case, bed.document("debug"))).converged
+
+
 async def test_a_file_that_the_gateway_refuses_is_said_with_its_reason(bed: Bed) -> None:
     await started(bed)
     changed = bed.document("debug")
@@ -171,6 +186,8 @@ def test_only_the_process_of_the_pid_file_is_told_a_secret(tmp_path: Path, free_
             assert not listener_is_ours(where)
         pid_file.write_text(f"{os.getpid()}\n")
         assert listener_is_ours(where)
+        # Found by its pid on another port than the expected one it must have been started for this directory as well.
+        assert serving(replace(where, port=free_port())) is None
     assert not listener_is_ours(where)
 
 

@@ -1,0 +1,117 @@
+"""Writers at the same time: one after the other, never in between, and whoever has to wait too long is told for whom."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from reconciler.engine.lock import holder
+from tests.beds.processes import Spawned, wait_until
+from tests.beds.site import OPENCLAW, Site
+
+pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-6")]
+
+
+@pytest.fixture
+def ready(site: Site) -> Site:
+    """A gateway that runs, and may be restarted as often as these tests want."""
+    site.write(site.write(verify="0s").replace("{verify: 0s}", "{verify: 0s, restarts_per_hour: null}"))
+    site.apply()
+    return site
+
+
+def start_apply(site: Site, spawned: Spawned, **environ: str) -> subprocess.Popen[Any]:
+    return spawned.start(
+        [OPENCLAW, "apply", "--yes"],
+        cwd=site.home,
+        env={**site.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def effects(site: Site) -> list[tuple[float, float, str]]:
+    """When each action was meant and when it was over, with its run, in order."""
+    with closing(sqlite3.connect(f"file:{site.state}/reconciler/journal.sqlite?mode=ro", uri=True)) as connection:
+        return connection.execute(
+            "SELECT intended_at, ended_at, run_id FROM actions ORDER BY intended_at, ended_at"
+        ).fetchall()
+
+
+def start_and_wait_for_its_restart(site: Site, spawned: Spawned, port: int) -> subprocess.Popen[Any]:
+    """An apply that holds the lock: its file is written, and now it restarts the gateway."""
+    process = start_apply(site, spawned, OPENCLAW_GATEWAY_PORT=str(port))
+    wait_until(lambda: f'"port": {port}' in (site.state / "openclaw.json").read_text(), 20, "its first effect")
+    return process
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_applies_at_the_same_moment_come_one_after_the_other(
+    ready: Site, spawned: Spawned, free_port: Callable[[], int], count: int
+) -> None:
+    site = ready
+    ports = [free_port() for _ in range(count)]
+    started = [start_apply(site, spawned, OPENCLAW_GATEWAY_PORT=str(port)) for port in ports]
+    ended = [(process.communicate(timeout=60), process.returncode) for process in started]
+    for (_out, err), code in ended:
+        # 0: it had its turn. 75: its turn did not come in time.
+        assert code in (0, 75), err
+        assert b"Traceback" not in err
+        if code == 75:
+            assert b"another writer holds the lock: pid " in err
+    done = [port for port, (_said, code) in zip(ports, ended, strict=True) if code == 0]
+    assert done
+    listed = effects(site)
+    runs = [run for _, _, run in listed]
+    # All effects of one run, then all of the next.
+    assert [run for index, run in enumerate(runs) if index == 0 or runs[index - 1] != run] == list(dict.fromkeys(runs))
+    for (_, before, _), (after, _, _) in itertools.pairwise(listed):
+        assert before <= after
+    # What is there now is wholly what one of them wanted.
+    in_force = [port for port in done if site.health(port)[0] == 200]
+    assert len(in_force) == 1
+    site.extra["OPENCLAW_GATEWAY_PORT"] = str(in_force[0])
+    assert site.plan()["actions"] == []
+    assert len(site.generations()) == 1 + len(done)
+
+
+def test_who_waits_too_long_is_told_for_whom_and_since_when(
+    ready: Site, spawned: Spawned, free_port: Callable[[], int]
+) -> None:
+    site = ready
+    first = start_and_wait_for_its_restart(site, spawned, free_port())
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        found = holder(site.state / "reconciler/lock")
+        assert found is not None
+        assert found.pid == first.pid
+        site.extra["OPENCLAW_GATEWAY_PORT"] = str(free_port())
+        refused = site.run("apply", "--yes")
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert refused.code == 75, refused.err
+    assert f"pid {first.pid} (`openclaw apply`" in refused.err
+    assert ", since 20" in refused.err
+    assert first.wait(30) == 0
+    assert site.apply()["result"] == "confirmed"
+
+
+def test_a_writer_that_is_killed_holds_nobody_up(ready: Site, spawned: Spawned, free_port: Callable[[], int]) -> None:
+    site = ready
+    first = start_and_wait_for_its_restart(site, spawned, free_port())
+    assert holder(site.state / "reconciler/lock") is not None
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    assert holder(site.state / "reconciler/lock") is None
+    assert site.apply()["result"] == "confirmed"
+    assert site.health()[0] == 200
+    assert site.plan()["actions"] == []
