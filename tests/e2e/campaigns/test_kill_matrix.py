@@ -57,7 +57,7 @@ def strike(site: Site, supervisor: Supervisor, victims: tuple[str, ...]) -> Supe
         # A new keeper has to take it over; nothing else was disturbed.
         needed = {"adopt"} if "keeper" in victims else set()
         assert {action["verb"] for action in site.plan()["actions"]} <= needed
-    wait_until(lambda: site.health()[0] == 200 and len(gateways(site)) == 1, 30, "one healthy gateway")
+    wait_for_one_gateway(site, supervisor)
     if "gateway" not in victims:
         assert site.gateway_pid() == before
     wait_until(lambda: site.service()["state"] == "ready", 20, "a keeper holds it")
@@ -65,6 +65,16 @@ def strike(site: Site, supervisor: Supervisor, victims: tuple[str, ...]) -> Supe
     assert gateways(site) == [site.gateway_pid()]
     assert keeper_pid(site)
     return supervisor
+
+
+def wait_for_one_gateway(site: Site, supervisor: Supervisor) -> None:
+    try:
+        wait_until(lambda: site.health()[0] == 200 and len(gateways(site)) == 1, 30, "one healthy gateway")
+    except AssertionError as err:
+        told = supervisor.text()[-3000:]
+        raise AssertionError(
+            f"{err}; gateways {gateways(site)}\n{site.run('service', 'status').out}\n{site.run('plan').out}\n{told}"
+        ) from None
 
 
 def campaign(site: Site, victims: tuple[str, ...], rounds: int) -> None:
