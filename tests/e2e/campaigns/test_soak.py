@@ -1,9 +1,11 @@
-"""Hours in small: a save every 2 s and a killed gateway every 10 s, while memory, descriptors, threads and journal stay flat."""
+"""Hours in small: a save every 2 s, a killed gateway every 10 s, and memory, descriptors, threads, tasks and journal stay flat."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,15 +38,31 @@ class Sample:
     supervisor_rss: float
     supervisor_descriptors: int
     supervisor_threads: int
+    supervisor_tasks: int
     keeper_rss: float
     keeper_descriptors: int
     keeper_threads: int
     journal: float
 
 
+COUNTS: Final = (
+    "supervisor_descriptors", "supervisor_threads", "supervisor_tasks", "keeper_descriptors", "keeper_threads"
+)  # fmt: skip
+
+
 def status_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def tasks_of(site: Site) -> int:
+    """How many Trio tasks live in the supervisor, as its control API says."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(site.state / "reconciler/control.sock"))
+        connection.sendall(b"GET /v1 HTTP/1.1\r\nHost: openclaw\r\nConnection: close\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            return int(json.loads(answer.read().partition(b"\r\n\r\n")[2])["tasks"])
 
 
 def look(site: Site, supervisor: int, keeper: int, began: float) -> Sample:
@@ -55,6 +73,7 @@ def look(site: Site, supervisor: int, keeper: int, began: float) -> Sample:
         supervisor_rss=float(of_supervisor["VmRSS"].split()[0]),
         supervisor_descriptors=len(os.listdir(f"/proc/{supervisor}/fd")),
         supervisor_threads=int(of_supervisor["Threads"]),
+        supervisor_tasks=tasks_of(site),
         keeper_rss=float(of_keeper["VmRSS"].split()[0]),
         keeper_descriptors=len(os.listdir(f"/proc/{keeper}/fd")),
         keeper_threads=int(of_keeper["Threads"]),
@@ -123,7 +142,7 @@ def test_a_short_soak_leaks_no_descriptor_and_no_thread(site: Site) -> None:
     samples = soak(site, 24)
     half = len(samples) // 2
     early, late = samples[2:half], samples[half:]
-    for name in ("supervisor_descriptors", "supervisor_threads", "keeper_descriptors", "keeper_threads"):
+    for name in COUNTS:
         # Now and then one more: a look, or a client, that is under way in that moment.
         assert min(getattr(sample, name) for sample in late) <= max(getattr(sample, name) for sample in early), name
 
@@ -140,6 +159,6 @@ def test_half_an_hour_is_flat(site: Site) -> None:
         print(f"{name:24} {min(values):10.0f} {max(values):10.0f} {slope:+12.1f} an hour")
     for name in ("supervisor_rss", "keeper_rss"):
         assert per_hour(settled, lambda sample, name=name: getattr(sample, name)) < MAX_RSS_KIB_PER_HOUR, name  # type: ignore[misc]
-    for name in ("supervisor_descriptors", "supervisor_threads", "keeper_descriptors", "keeper_threads"):
+    for name in COUNTS:
         assert abs(per_hour(settled, lambda sample, name=name: getattr(sample, name))) < 4, name  # type: ignore[misc]
     assert per_hour(settled, lambda sample: sample.journal) < MAX_JOURNAL_KIB_PER_HOUR
