@@ -1,4 +1,4 @@
-"""Hours in small: a save every 2 s, a killed gateway every 10 s, and memory, descriptors, threads, tasks and journal stay flat."""
+"""Hours in small: a save every 2 s, a killed gateway every 10 s; memory, descriptors, threads, tasks and journal stay flat."""
 
 from __future__ import annotations
 
