@@ -12,22 +12,8 @@ from reconciler.journal import Journal
 from reconciler.kinds import Health
 from reconciler.model import Action, Result
 from tests.reconciler.engine.harness import Harness, fake
+from tests.reconciler.engine.mortal import Died, Fate, make_mortal
 
-# What the engine writes with; each is one commit.
-WRITES = (
-    "set_document",
-    "begin_run",
-    "intend",
-    "done",
-    "set_run",
-    "record_generation",
-    "set_generation_result",
-    "set_applied",
-    "set_conditions",
-    "quarantine",
-    "release",
-    "record_event",
-)
 # Twelve actions: three chains that meet, and what stands alone.
 DOCUMENT = {
     **{f"a{number}": fake(1, needs=(f"a{number - 1}",) if number else ()) for number in range(4)},
@@ -35,45 +21,6 @@ DOCUMENT = {
     "c": fake(1, needs=("a3", "b0", "b2")),
     **{f"d{number}": fake("x") for number in range(4)},
 }
-
-
-class Died(BaseException):
-    """The process is gone: nothing of it runs any more, no cleanup either."""
-
-
-class Fate:
-    """Counts the steps of a life and ends it at one of them (never where that is None)."""
-
-    def __init__(self, end: int | None) -> None:
-        self.end, self.steps, self.dead = end, 0, False
-
-    def step(self) -> None:
-        if self.dead:
-            raise Died
-        self.steps += 1
-        if self.steps == self.end:
-            self.dead = True
-            raise Died
-
-
-class MortalJournal:
-    """A journal whose process may die right before and right after each write."""
-
-    def __init__(self, journal: Journal, fate: Fate) -> None:
-        self._journal, self._fate = journal, fate
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._journal, name)
-        if name not in WRITES:
-            return found
-
-        def write(*arguments: Any, **named: Any) -> Any:
-            self._fate.step()
-            result = found(*arguments, **named)
-            self._fate.step()
-            return result
-
-        return write
 
 
 class Life:
@@ -87,16 +34,7 @@ class Life:
     async def live(self, document: dict[str, Any], end: int | None) -> Fate:
         """One process that applies `document` and dies at step `end`."""
         fate = Fate(end)
-        engine = self.host.fresh()
-        open_journal = type(engine).journal
-
-        def journal() -> Any:
-            if not isinstance(engine._journal, MortalJournal):
-                engine._journal = None
-                engine._journal = MortalJournal(open_journal(engine), fate)  # type: ignore[assignment]
-            return engine._journal
-
-        engine.journal = journal  # type: ignore[method-assign]
+        close = make_mortal(self.host.fresh(), fate)
 
         async def before(_action: Action) -> None:
             fate.step()
@@ -112,8 +50,7 @@ class Life:
             await self.host.apply(document)
         except* Died:
             assert fate.dead
-        if engine._journal is not None:
-            engine._journal._journal.close()  # type: ignore[attr-defined]
+        close()
         return fate
 
     def reader(self) -> Journal:
