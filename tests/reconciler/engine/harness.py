@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Harness:
     told: list[Progress] = field(default_factory=list)
     # Real time: the journal works in threads, past which a mock clock would leap.
     verify_seconds: float = 0.02
+    now: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
         self.world = make_world(self.directory)
@@ -40,7 +41,7 @@ class Harness:
             kinds=(self.kind,),
             host=self.world.host,
             document=self.world.document,
-            now=time.time,
+            now=self.now,
             goal_of=self._goal_of,
             report=self.told.append,
             command="openclaw test",

@@ -37,10 +37,13 @@ class Died(BaseException):
 
 @dataclass
 class Fate:
-    """Counts the steps of a life. It ends at step `end`; the disk is full for the writes whose numbers are in `full`."""
+    """Counts the steps of a life. It ends at step `end`; the disk is full for the writes whose numbers are in `full`; before
+    a step in `then` that is called.
+    """
 
     end: int | None = None
     full: range = range(0)
+    then: dict[int, Callable[[], None]] = field(default_factory=dict)
     steps: int = field(default=0, init=False)
     writes: int = field(default=0, init=False)
     dead: bool = field(default=False, init=False)
@@ -50,6 +53,8 @@ class Fate:
         if self.dead:
             raise Died
         self.steps += 1
+        if self.steps in self.then:
+            self.then[self.steps]()
         if self.steps == self.end:
             self.dead = True
             raise Died

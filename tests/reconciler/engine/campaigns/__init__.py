@@ -1,0 +1,1 @@
+"""Long made-up lives of one host, whose every step is checked against a model."""

@@ -1,0 +1,186 @@
+"""A world in memory that keeps its own account of who wrote what, beside that of the journal, and objects at once.
+
+It is told nothing by the engine: it sees effects, and compares what the journal says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from reconciler.engine.steps import UNDO
+from reconciler.errors import TemporaryError, TerminalError
+from reconciler.journal import Journal
+from reconciler.kinds import Health, Resource, World
+from reconciler.model import ABSENT, Action, Key, Value
+from reconciler.values import decode, same
+from resources.testing import FakeKind
+from tests.reconciler.engine.mortal import Fate
+
+Place: TypeAlias = "tuple[str, str]"
+
+# The value that makes the resource sick which has it.
+BAD = "bad"
+
+
+@dataclass
+class Failure:
+    """How the next applies of a resource fail: `times` times, before their effect or after it, maybe for good."""
+
+    times: int
+    after: bool = False
+    for_good: bool = False
+
+    def strike(self, *, after: bool) -> None:
+        """Raises where this is the moment."""
+        if self.times and self.after is after:
+            self.times -= 1
+            raise (TerminalError if self.for_good else TemporaryError)("cannot set it: the test says so")
+
+
+class Witness(FakeKind):
+    """A fake kind that watches over what is done to its world.
+
+    Attributes:
+        before: what was there before us, by place, as long as the place is ours.
+        ours: what we last wrote to a place, or found there as we wanted it.
+        theirs: what everybody else last put where; what must be there again once nothing is declared.
+        unsure: where a dead process may have written for the first time; the next one has to find out.
+        failures: which resources fail, and how.
+        sick: which resources are not well, whatever their fields say.
+        well: True where even a bad value makes nobody sick.
+        fate: that of the process which lives now.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[Place, Value] = {}
+        self.ours: dict[Place, Value] = {}
+        self.theirs: dict[Place, Value] = {}
+        self.unsure: set[Place] = set()
+        self.failures: dict[str, Failure] = {}
+        self.sick: set[str] = set()
+        self.well = False
+        self.fate = Fate()
+        self.effects = 0
+
+    def value(self, place: Place) -> Value:
+        """What is at a place now."""
+        return self.state.get(place[0], {}).get(place[1], ABSENT)
+
+    def interfere(self, place: Place, value: Value) -> None:
+        """Somebody else writes a value, or removes it."""
+        self.theirs[place] = value
+        if place in self.unsure and not same(value, self.ours.get(place, ABSENT)):
+            # Nobody can know any more that we ever wrote there: what is there from now on was there before us.
+            self.before.pop(place, None)
+            self.ours.pop(place, None)
+        name, path = place
+        fields = self.state.setdefault(name, {})
+        if value is ABSENT:
+            fields.pop(path, None)
+        else:
+            fields[path] = value
+        if not fields:
+            del self.state[name]
+
+    async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
+        """The effect, unless the resource fails, with a look at what it did."""
+        self.fate.step()
+        failure = self.failures.get(action.key.name, Failure(0))
+        failure.strike(after=False)
+        places = {path: (action.key.name, path) for path in action.arguments["fields"]}
+        was = {path: self.value(place) for path, place in places.items()}
+        await FakeKind.apply(self, action, resource, world)
+        self.effects += 1
+        undoing = action.id.endswith(UNDO)
+        if not undoing:
+            # The undo of a step that failed comes without a look, because the step may have had half of its effect.
+            assert any(not same(was[path], self.value(place)) for path, place in places.items()), (
+                f"{action.id} was done although everything was so already"
+            )
+        for path, place in places.items():
+            declared = resource is not None and path in resource.fields
+            new = decode(action.arguments["fields"][path])
+            if undoing:
+                self._taken_back(place, was[path], new)
+            elif declared:
+                self.before.setdefault(place, was[path])
+                self.ours[place] = new
+            else:
+                self._given_back(place, was[path], new)
+        self.fate.step()
+        failure.strike(after=True)
+
+    def _given_back(self, place: Place, was: Value, new: Value) -> None:
+        assert place in self.before, f"{place} was never ours, and was set to {new!r}"
+        assert same(was, self.ours[place]), (
+            f"{place} was {was!r}, which is not our {self.ours[place]!r}, and was given back"
+        )
+        assert same(new, self.before[place]), (
+            f"{place} was {self.before[place]!r} before us, and was given back as {new!r}"
+        )
+        self._release(place)
+
+    def _taken_back(self, place: Place, was: Value, new: Value) -> None:
+        if same(was, new):
+            return
+        assert place in self.before, f"{place} is not ours, and was taken back to {new!r}"
+        assert same(was, self.ours[place]), (
+            f"{place} was {was!r}, which is not our {self.ours[place]!r}, and was taken back"
+        )
+        if same(new, self.before[place]):
+            self._release(place)
+        else:
+            self.ours[place] = new
+
+    def _release(self, place: Place) -> None:
+        self.theirs[place] = self.before.pop(place)
+        del self.ours[place]
+
+    async def probe(self, key: Key, resource: Resource, world: World) -> Health:
+        """Sick are those that the test made sick, and those with a bad value."""
+        health = await FakeKind.probe(self, key, resource, world)
+        bad = BAD in self.state.get(key.name, {}).values() and not self.well
+        return Health(ready=False, reason="Sick", message="no answer") if bad or key.name in self.sick else health
+
+    def compare(self, journal: Journal) -> None:
+        """Compares the journal's account with our own, after a process has ended, well or not."""
+        account = {
+            (key.name, path): field for key, fields in journal.applied().items() for path, field in fields.items()
+        }
+        unsettled = set(_unsettled(journal))
+        self.unsure = unsettled - account.keys()
+        for place, field in account.items():
+            if place in unsettled:
+                continue
+            # Not written by us, but as we want it: then it is ours from now on.
+            before = self.before.setdefault(place, field.former)
+            assert same(field.former, before), f"{place} was {before!r} before us; the journal says {field.former!r}"
+            if same(field.value, self.value(place)):
+                self.ours[place] = field.value
+        for place in [place for place in self.before if place not in account and place not in unsettled]:
+            now = self.value(place)
+            assert not same(now, self.ours[place]) or same(now, self.before[place]), (
+                f"{place} still has our {now!r}, before us it was {self.before[place]!r}: the journal has forgotten it"
+            )
+            del self.before[place], self.ours[place]
+
+
+def _unsettled(journal: Journal) -> Iterable[Place]:
+    """The places of which the next process has to find out whether they were written."""
+    for found in journal.open_runs():
+        for intent in found.intents:
+            yield from ((intent.action.key.name, item.path) for item in intent.action.differences)
+
+
+def as_declared(
+    state: Mapping[str, Mapping[str, Value]], fakes: Mapping[str, Mapping[str, Mapping[str, Value]]]
+) -> bool:
+    """Whether every declared field has its value."""
+    return all(
+        same(state.get(name, {}).get(path, ABSENT), value)
+        for name, entry in fakes.items()
+        for path, value in entry["fields"].items()
+    )
