@@ -5,7 +5,7 @@ Called under the writer lock, before a new plan is made: the plan itself does th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from reconciler.engine import account
+from reconciler.engine.aftermath import NOTHING, aftermath
 from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.engine.lock import holder
-from reconciler.engine.observe import observe_kind
 from reconciler.engine.requests import Progress
 from reconciler.engine.rollback import Window, resume_roll_back
 from reconciler.engine.verify import verify
 from reconciler.journal import Intent, OpenRun, Run
-from reconciler.kinds import Applied, AppliedField, Wanted
-from reconciler.model import ABSENT, Plan, Result
-from reconciler.values import same
+from reconciler.kinds import Applied
+from reconciler.model import Plan, Result
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine
@@ -75,43 +74,15 @@ async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
     """Decides from the world whether an open intent had its effect, and keeps the account right."""
     journal, action = engine.journal(), intent.action
     applied: Applied = (await _thread(journal.applied)).get(action.key, {})
-    if not await _happened(engine, goal, intent, applied):
-        await _thread(partial(journal.done, intent.run_id, action.id, "interrupted", engine.now(), error=DIED))
-        return
-    fields, forgotten = _account(intent, applied)
-    await _thread(
-        partial(journal.done, intent.run_id, action.id, "done", engine.now(), applied=fields, forgotten=forgotten)
-    )
-
-
-async def _happened(engine: Engine, goal: Goal, intent: Intent, applied: Applied) -> bool:
-    action = intent.action
     kind = next((kind for kind in engine.kinds if kind.name == action.key.kind), None)
-    if kind is None or not action.differences:
-        return False
-    asked = {item.path: AppliedField(item.desired) for item in action.differences}
-    wanted = Wanted(key=action.key, resource=goal.resources.get(action.key), applied={**asked, **applied})
-    (observation,) = await observe_kind(kind, (wanted,), engine.world(goal, intent.run_id))
-    return observation.unknown is None and all(
-        same(observation.fields.get(item.path, ABSENT), item.desired) for item in action.differences
-    )
-
-
-def _account(intent: Intent, applied: Applied) -> tuple[Mapping[str, AppliedField], tuple[str, ...]]:
-    """What the effect means for the account. A field that went back to what was there before us is ours no longer."""
-    fields: dict[str, AppliedField] = {}
-    forgotten: list[str] = []
-    for item in intent.action.differences:
-        before = applied.get(item.path)
-        given_back = before is not None and same(before.former, item.desired) and not same(before.value, item.desired)
-        # What was ours when this was intended and is so no longer was given back by another run meanwhile.
-        gone = before is None and item.last_applied is not ABSENT
-        if given_back or gone:
-            forgotten.append(item.path)
-        else:
-            former = before.former if before is not None else item.observed
-            fields[item.path] = AppliedField(item.desired, former)
-    return fields, tuple(forgotten)
+    if kind is None:
+        left = NOTHING
+    else:
+        world = engine.world(goal, intent.run_id)
+        left = await aftermath(action, kind, goal.resources.get(action.key), applied, world)
+    result, error = ("done", None) if left.happened else ("interrupted", DIED)
+    write = partial(journal.done, intent.run_id, action.id, result, engine.now(), error=error)
+    await _thread(partial(write, applied=left.fields, forgotten=left.forgotten))
 
 
 async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:

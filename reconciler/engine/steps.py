@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from reconciler.engine.aftermath import NOTHING, Aftermath, aftermath
 from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.observe import observe_kind
@@ -118,11 +119,19 @@ class Steps:
                 await self.kinds[action.key.kind].apply(action, self.resources.get(action.key), self.world)
         except Exception as err:  # the one crash boundary of a resource: whatever its kind raises becomes its condition
             message, hint = described(err, action)
-            await self._write(self.journal.done, self.run, action.id, "failed", now(), error=message)
             stale = isinstance(err, StaleError)
+            left = NOTHING if stale else await self._left(action)
+            failed = partial(self.journal.done, self.run, action.id, "failed", now(), error=message)
+            await self._write(failed, applied=left.fields, forgotten=left.forgotten)
             return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale)
         await self._write(self.journal.done, self.run, action.id, "done", now(), applied=fields, forgotten=forgotten)
         return StepResult(action=action, result="done")
+
+    async def _left(self, action: Action) -> Aftermath:
+        key = action.key
+        return await aftermath(
+            action, self.kinds[key.kind], self.resources.get(key), self.applied.get(key, {}), self.world
+        )
 
     async def _intend(self, action: Action) -> None:
         if action.id in self.begun:
