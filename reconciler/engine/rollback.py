@@ -162,12 +162,13 @@ async def _undo_all(engine: Engine, run: str, done: Sequence[StepResult], genera
     """Takes back every action of a first apply that can be, in reverse; returns why one was not, or None."""
     assert generation is not None
     goal, _notes = await _thread(partial(engine.goal_of, generation))
+    journal = engine.journal()
     steps = Steps(
         run=run,
-        journal=engine.journal(),
+        journal=journal,
         kinds={kind.name: kind for kind in engine.kinds},
         resources=goal.resources,
-        applied={},
+        applied=await _thread(journal.applied),
         world=engine.world(goal, run),
         report=engine.report,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from reconciler.engine.aftermath import NOTHING, Aftermath, aftermath
+from reconciler.engine.aftermath import NOTHING, Aftermath, aftermath, settled
 from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.observe import observe_kind
@@ -81,8 +81,10 @@ class Steps:
             deadline_seconds=action.deadline_seconds,
         )
         self.report(Progress(what="step_started", text=back.id))
+        # What was ours before the run that is taken back is so again, with the value that it had.
+        fields, forgotten = settled(back.differences, self.applied.get(back.key, {}))
         with trio.CancelScope(shield=True):
-            result = await self._effect(back, {}, tuple(item.path for item in action.differences))
+            result = await self._effect(back, fields, forgotten)
         self.report(Progress(what="step_ended", text=back.id, step=result))
         return result
 

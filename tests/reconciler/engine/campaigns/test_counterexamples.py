@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.reconciler.engine.campaigns.machine import NO_TROUBLE, Campaign, Fakes, Trouble
+from tests.reconciler.engine.campaigns.model import BAD
 
 
 def one(value: object, impact: str = "none") -> Fakes:
@@ -40,4 +41,15 @@ def test_a_dead_writers_effect_that_cannot_be_seen_keeps_what_was_there_before()
         campaign.save(document=one(0))
         campaign.apply(trouble=Trouble(die=5), wait=True)
         campaign.blind(name="a")
+        campaign.apply(trouble=NO_TROUBLE, wait=True)
+
+
+@pytest.mark.req("PLAN-7", "PLAN-10")
+def test_undoing_a_run_leaves_ours_what_was_ours_before_it() -> None:
+    with lived() as campaign:
+        two = {**one(0), "b": one(0)["a"]}
+        campaign.save(document=two)
+        campaign.fail(name="b", times=1, after=False, for_good=False)
+        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.save(document={**two, **one(BAD, "restart")})
         campaign.apply(trouble=NO_TROUBLE, wait=True)
