@@ -45,6 +45,20 @@ def record_applied(
             journal.set_applied(key, changed, forgotten=stale)
 
 
+def outdated(wanted: Mapping[Key, Wanted], observations: Mapping[Key, Observation]) -> bool:
+    """Whether the account still holds what is neither declared nor to be given back any more.
+
+    Left there, it would be taken for ours when somebody else happens to write the same value again.
+    """
+    return any(
+        path not in (item.resource.fields if item.resource is not None else {})
+        and not _pending(path, item, observations[key])
+        for key, item in wanted.items()
+        if observations[key].unknown is None
+        for path in item.applied
+    )
+
+
 def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[Key, Resource]:
     """The resources that must be ready at the window's end: those that this run disturbed or started, and those that
     were ready before it. A run that disturbs nobody answers for nobody but itself.

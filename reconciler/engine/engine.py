@@ -325,7 +325,7 @@ class Engine:
             left_open = await _thread(reader.open_runs)
             if left_open and holder(self.host.state.ours / "verify.lock") is None:
                 return None
-            if not await self._is_known(goal, reader):
+            if not await self._is_known(goal, reader) or account.outdated(planned.wanted, planned.observations):
                 return None
             if await _thread(partial(reader.quarantined, goal.digest)) is not None:
                 return None
@@ -345,6 +345,9 @@ class Engine:
         """No action: at most there is a generation to record, because the document says something new that is true already."""
         number = planned.plan.generation
         known = await self._is_known(planned.goal, journal)
+        if not planned.plan.actions and account.outdated(planned.wanted, planned.observations):
+            record = partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
+            await _thread(record)
         if not known and not planned.plan.unknown and not planned.plan.actions:
             # Nothing is to be done, but a generation that does not serve is none to go back to.
             verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from reconciler.model import ABSENT
 from tests.reconciler.engine.campaigns.machine import NO_TROUBLE, Campaign, Fakes, Trouble
 from tests.reconciler.engine.campaigns.model import BAD
 
@@ -53,3 +54,18 @@ def test_undoing_a_run_leaves_ours_what_was_ours_before_it() -> None:
         campaign.apply(trouble=NO_TROUBLE, wait=True)
         campaign.save(document={**two, **one(BAD, "restart")})
         campaign.apply(trouble=NO_TROUBLE, wait=True)
+
+
+@pytest.mark.req("PLAN-10")
+def test_what_was_withdrawn_and_is_gone_is_no_longer_ours_although_nothing_was_done() -> None:
+    with lived() as campaign:
+        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.save(document=one(0))
+        campaign.apply(trouble=NO_TROUBLE, wait=False)
+        campaign.save(document={})
+        campaign.interfere(name="a", path="p", value=ABSENT)
+        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        # Somebody else makes one that looks like ours.
+        campaign.interfere(name="a", path="p", value=0)
+        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        assert campaign.kind.state == {"a": {"p": 0}}
