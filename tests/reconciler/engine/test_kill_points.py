@@ -71,10 +71,10 @@ async def nothing(_life: Life) -> None:
 
 
 @pytest.mark.req("PLAN-5", "PLAN-13")
-async def test_an_apply_killed_at_every_step_converges_and_repeats_nothing(tmp_path: Path) -> None:
-    count = await points(tmp_path / make(tmp_path, "whole"), nothing, DOCUMENT)
+async def test_an_apply_killed_at_every_step_converges_and_repeats_nothing(memory: Path) -> None:
+    count = await points(memory / make(memory, "whole"), nothing, DOCUMENT)
     for end in range(1, count + 1):
-        life = Life(tmp_path / make(tmp_path, f"killed-{end}"))
+        life = Life(memory / make(memory, f"killed-{end}"))
         await life.live(DOCUMENT, end)
         await life.live(DOCUMENT, None)
         assert life.host.kind.state == {name: entry["fields"] for name, entry in DOCUMENT.items()}, end
@@ -89,7 +89,7 @@ async def test_an_apply_killed_at_every_step_converges_and_repeats_nothing(tmp_p
 
 
 @pytest.mark.req("PLAN-5", "PLAN-7")
-async def test_a_rollback_killed_at_every_step_is_finished_by_the_next_process(tmp_path: Path) -> None:
+async def test_a_rollback_killed_at_every_step_is_finished_by_the_next_process(memory: Path) -> None:
     good = {"a": fake("good", impact="restart"), "b": fake(1)}
     bad = {"a": fake("bad", impact="restart"), "b": fake(2, needs=("a",)), "c": fake(3)}
 
@@ -98,9 +98,9 @@ async def test_a_rollback_killed_at_every_step_is_finished_by_the_next_process(t
         life.effects.clear()
         life.sick = lambda: life.host.kind.state.get("a") == {"v": "bad"}
 
-    count = await points(tmp_path / make(tmp_path, "whole"), prepare, bad)
+    count = await points(memory / make(memory, "whole"), prepare, bad)
     for end in range(1, count + 1):
-        life = Life(tmp_path / make(tmp_path, f"killed-{end}"))
+        life = Life(memory / make(memory, f"killed-{end}"))
         await prepare(life)
         await life.live(bad, end)
         # The next process is asked for the good document, as an operator would who reverted the bad one.

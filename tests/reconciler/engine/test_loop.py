@@ -51,9 +51,8 @@ def host(tmp_path: Path) -> Harness:
     return Harness(tmp_path)
 
 
-@asynccontextmanager
-async def running(document: Document, log: Record) -> AsyncIterator[Loop]:
-    loop = Loop(
+def make_loop(document: Document, log: Record) -> Loop:
+    return Loop(
         engine=document.host.engine,
         load=document.load,
         files=(str(document.host.world.document),),
@@ -61,6 +60,11 @@ async def running(document: Document, log: Record) -> AsyncIterator[Loop]:
         tell=lambda _event: None,
         crashed=lambda _err: "trace-1",
     )
+
+
+@asynccontextmanager
+async def running(document: Document, log: Record) -> AsyncIterator[Loop]:
+    loop = make_loop(document, log)
     async with trio.open_nursery() as nursery:
         await nursery.start(loop.run)
         yield loop

@@ -5,7 +5,6 @@ Its steps can be written down as they are: what it prints when it fails is a tes
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -29,13 +28,12 @@ from reconciler.model import ABSENT, Generation, Result, Value
 from tests.reconciler.engine.campaigns.inline import live
 from tests.reconciler.engine.campaigns.model import BAD, Failure, Witness, as_declared
 from tests.reconciler.engine.harness import APPLY, Harness
+from tests.reconciler.engine.memory import MEMORY
 from tests.reconciler.engine.mortal import Died, Fate, make_mortal
 
 Fakes = Mapping[str, Any]
 
 NAMES = "abcd"
-# A file system in memory where there is one: a flush that costs nothing is a flush none the less for the order of things.
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 @dataclass(frozen=True)
