@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from reconciler.engine import account
 from reconciler.engine.engine import Engine
@@ -24,7 +24,8 @@ from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.requests import Outcome, Request
 from reconciler.errors import OpenClawError
 from reconciler.journal import Journal
-from reconciler.model import ABSENT, Generation, Result, Value
+from reconciler.model import ABSENT, Generation, Impact, Result, Value
+from reconciler.values import same
 from tests.reconciler.engine.campaigns.inline import live
 from tests.reconciler.engine.campaigns.model import BAD, Failure, Witness, as_declared
 from tests.reconciler.engine.harness import APPLY, Harness
@@ -64,7 +65,7 @@ fields = st.dictionaries(st.sampled_from("pq"), values, min_size=1)
 @st.composite
 def documents(draw: st.DrawFn) -> Fakes:
     """Needs lead to names that come earlier, so that there is no circle."""
-    declared = draw(st.dictionaries(names, fields, max_size=len(NAMES)))
+    declared = draw(st.dictionaries(names, fields, min_size=draw(st.integers(0, 2)), max_size=len(NAMES)))
     return {
         name: {
             "fields": declared[name],
@@ -74,6 +75,9 @@ def documents(draw: st.DrawFn) -> Fakes:
         for name in sorted(declared)
         for earlier in [sorted(other for other in declared if other < name)]
     }
+
+
+saves = st.none() | documents()
 
 
 class Clock:
@@ -104,8 +108,8 @@ class Campaign(RuleBasedStateMachine):
 
     # What people and other programs do
 
-    @rule(document=documents())
-    def save(self, document: Fakes) -> None:
+    @initialize(document=documents())
+    def begin(self, document: Fakes) -> None:
         self.document = document
 
     @rule(name=names, path=st.sampled_from("pqz"), value=st.sampled_from([ABSENT, 0, 1, 2, 3]))
@@ -141,25 +145,33 @@ class Campaign(RuleBasedStateMachine):
 
     # Processes
 
-    @rule(trouble=troubles, wait=st.booleans())
-    def apply(self, trouble: Trouble, wait: bool) -> None:
-        """`openclaw apply`; without `wait` nobody watches its window."""
+    @rule(document=saves, trouble=troubles, wait=st.booleans())
+    def apply(self, document: Fakes | None = None, trouble: Trouble = NO_TROUBLE, wait: bool = True) -> None:
+        """A save, where there is a `document`, and `openclaw apply`; without `wait` nobody watches its window."""
+        self._save(document)
         self._applied(self._process(partial(self._apply, wait=wait), trouble), wait)
 
-    @rule(trouble=troubles)
-    def rescue(self, trouble: Trouble) -> None:
+    @rule(document=saves, trouble=troubles)
+    def rescue(self, document: Fakes | None = None, trouble: Trouble = NO_TROUBLE) -> None:
         """Two processes, the second of which finishes whatever the first one left."""
+        self._save(document)
         self._process(partial(self._apply, wait=False), trouble)
         self._applied(self._process(partial(self._apply, wait=True), NO_TROUBLE), True)
 
-    @rule(trouble=troubles, looks=st.integers(1, 3), watch=st.booleans())
-    def supervise(self, trouble: Trouble, looks: int, watch: bool) -> None:
+    @rule(document=saves, trouble=troubles, looks=st.integers(1, 3), watch=st.booleans())
+    def supervise(
+        self, document: Fakes | None = None, trouble: Trouble = NO_TROUBLE, looks: int = 1, watch: bool = True
+    ) -> None:
         """A supervisor that looks so many times; what it must not touch by itself it does not."""
+        self._save(document)
         self._process(partial(self._supervise, looks=looks, watch=watch), trouble, most=looks)
+
+    def _save(self, document: Fakes | None) -> None:
+        self.document = self.document if document is None else document
 
     @precondition(lambda self: self.newest > 1)
     @rule(trouble=troubles, back=st.integers(0, 3))
-    def roll_back(self, trouble: Trouble, back: int) -> None:
+    def roll_back(self, trouble: Trouble = NO_TROUBLE, back: int = 1) -> None:
         """`openclaw rollback N`, as the command line does it."""
         with self._reader() as journal:
             generations = journal.generations()
@@ -264,7 +276,32 @@ class Campaign(RuleBasedStateMachine):
             confirmed = journal.last_confirmed()
             number = confirmed.number if confirmed is not None else 0
             assert number >= self.confirmed, f"generation {self.confirmed} was confirmed, and is so no longer"
+            if number > self.confirmed and most == 1:
+                self._deserved(journal, number)
             self.confirmed = number
+
+    def _deserved(self, journal: Journal, number: int) -> None:
+        """What was confirmed by the only run of a process has nobody sick whom that run disturbed, or else touched."""
+        confirmed = journal.generation(number)
+        assert confirmed is not None
+        declared = confirmed.canonical["canonical"]["x-fakes"]
+        for run in journal.runs():
+            if run.generation == number and run.state is Result.CONFIRMED:
+                done = [intent.action for intent in journal.actions_of(run.id) if intent.result == "done"]
+                disturbed = [action for action in done if action.impact is not Impact.NONE]
+                touched = declared.keys() & {action.key.name for action in disturbed or done}
+                ailing = {name for name in touched if self.kind.ails(name)}
+                assert not ailing, f"generation {number} was confirmed, and {ailing} is not well"
+
+    def _taken_back(self, outcome: Outcome, target: Generation | None) -> None:
+        if target is not None:
+            assert as_declared(self.kind.state, target.canonical["canonical"]["x-fakes"])
+            return
+        for step in outcome.steps:
+            for item in step.action.differences if step.result == "done" else ():
+                assert same(self.kind.value((step.action.key.name, item.path)), item.observed), (
+                    f"{step.action.id} stands"
+                )
 
     def _applied(self, outcome: Outcome | None, wait: bool) -> None:
         """What an apply that came to its end must have led to."""
@@ -280,10 +317,11 @@ class Campaign(RuleBasedStateMachine):
                 assert rejected is not None, "it was rolled back, and is not held back"
             if outcome.result is Result.CONFIRMED and wait and outcome.run:
                 assert rejected is None, "it was confirmed, and is held back"
-            if outcome.rolled_back_to and not self.kind.unknown:
-                target = journal.generation(outcome.rolled_back_to)
-                assert target is not None
-                assert as_declared(self.kind.state, target.canonical["canonical"]["x-fakes"])
+            if outcome.result is Result.ROLLED_BACK and not self.kind.unknown:
+                self._taken_back(outcome, journal.generation(outcome.rolled_back_to or 0))
+            if outcome.result is Result.ROLLBACK_FAILED and not (self.kind.unknown or self.kind.failures):
+                # Whether that made everybody well is another matter: it was in any case done.
+                self._taken_back(outcome, journal.last_confirmed())
 
     def _reader(self) -> Journal:
         journal = Journal.open_reader(self.host.world.host.state.journal)
@@ -298,27 +336,28 @@ class Campaign(RuleBasedStateMachine):
             shutil.rmtree(self.directory)
 
     def _end(self) -> None:
-        """Without faults one more process reaches the document, and one more gives everything back."""
+        """Without faults one more process reaches the document, the next does nothing, and a last one gives everything back."""
         self.cure()
         self.kind.well = True
-        for document in (self.document, {}):
-            self.document = document
-            self.apply(NO_TROUBLE, True)
-            assert as_declared(self.kind.state, document)
-            with self._reader() as journal:
-                assert journal.open_runs() == ()
-                confirmed = journal.last_confirmed()
-                assert confirmed is not None
-                assert confirmed.digest == self._digest(document)
-                before = self.kind.effects, len(journal.runs())
-            self.apply(NO_TROUBLE, True)
-            with self._reader() as journal:
-                assert (self.kind.effects, len(journal.runs())) == before, "a second apply did something"
+        self._converge(self.document)
+        effects = self.kind.effects
+        steps = self._process(partial(self._apply, wait=True), NO_TROUBLE).steps
+        assert (steps, self.kind.effects) == ((), effects), "a second apply did something"
+        self._converge({})
         with self._reader() as journal:
             assert journal.applied() == {}
         for (name, path), value in self.kind.theirs.items():
-            assert self.kind.value((name, path)) == value, f"{name} {path} is not as others left it"
+            assert same(self.kind.value((name, path)), value), f"{name} {path} is not as others left it"
         assert all((name, path) in self.kind.theirs for name, found in self.kind.state.items() for path in found)
+
+    def _converge(self, document: Fakes) -> None:
+        self.apply(document=document)
+        assert as_declared(self.kind.state, document)
+        with self._reader() as journal:
+            assert journal.open_runs() == ()
+            confirmed = journal.last_confirmed()
+            assert confirmed is not None
+            assert confirmed.digest == self._digest(document)
 
 
 class _Silence:

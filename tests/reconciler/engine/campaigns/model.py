@@ -46,11 +46,14 @@ class Witness(FakeKind):
         before: what was there before us, by place, as long as the place is ours.
         ours: what we last wrote to a place, or found there as we wanted it.
         theirs: what everybody else last put where; what must be there again once nothing is declared.
+        given_back: what our value was where we gave back another, until somebody else writes there.
         unsure: where a dead process may have written for the first time; the next one has to find out.
         failures: which resources fail, and how.
         sick: which resources are not well, whatever their fields say.
         well: True where even a bad value makes nobody sick.
         fate: that of the process which lives now.
+        effects: how many there were.
+        objection: what was done that must not be: the engine takes whatever a kind raises for a failure of that kind.
     """
 
     def __init__(self) -> None:
@@ -58,12 +61,14 @@ class Witness(FakeKind):
         self.before: dict[Place, Value] = {}
         self.ours: dict[Place, Value] = {}
         self.theirs: dict[Place, Value] = {}
+        self.given_back: dict[Place, Value] = {}
         self.unsure: set[Place] = set()
         self.failures: dict[str, Failure] = {}
         self.sick: set[str] = set()
         self.well = False
         self.fate = Fate()
         self.effects = 0
+        self.objection: AssertionError | None = None
 
     def value(self, place: Place) -> Value:
         """What is at a place now."""
@@ -72,6 +77,7 @@ class Witness(FakeKind):
     def interfere(self, place: Place, value: Value) -> None:
         """Somebody else writes a value, or removes it."""
         self.theirs[place] = value
+        self.given_back.pop(place, None)
         if place in self.unsure and not same(value, self.ours.get(place, ABSENT)):
             # Nobody can know any more that we ever wrote there: what is there from now on was there before us.
             self.before.pop(place, None)
@@ -90,11 +96,19 @@ class Witness(FakeKind):
         self.fate.step()
         failure = self.failures.get(action.key.name, Failure(0))
         failure.strike(after=False)
-        places = {path: (action.key.name, path) for path in action.arguments["fields"]}
-        was = {path: self.value(place) for path, place in places.items()}
+        was = {path: self.value((action.key.name, path)) for path in action.arguments["fields"]}
         await FakeKind.apply(self, action, resource, world)
         self.effects += 1
+        try:
+            self._judge(action, resource, was)
+        except AssertionError as err:
+            self.objection = self.objection or err
+        self.fate.step()
+        failure.strike(after=True)
+
+    def _judge(self, action: Action, resource: Resource | None, was: Mapping[str, Value]) -> None:
         undoing = action.id.endswith(UNDO)
+        places = {path: (action.key.name, path) for path in was}
         if not undoing:
             # The undo of a step that failed comes without a look, because the step may have had half of its effect.
             assert any(not same(was[path], self.value(place)) for path, place in places.items()), (
@@ -110,8 +124,6 @@ class Witness(FakeKind):
                 self.ours[place] = new
             else:
                 self._given_back(place, was[path], new)
-        self.fate.step()
-        failure.strike(after=True)
 
     def _given_back(self, place: Place, was: Value, new: Value) -> None:
         assert place in self.before, f"{place} was never ours, and was set to {new!r}"
@@ -126,6 +138,10 @@ class Witness(FakeKind):
     def _taken_back(self, place: Place, was: Value, new: Value) -> None:
         if same(was, new):
             return
+        if place not in self.before and same(new, self.given_back.get(place, ABSENT)):
+            # The run that is undone had withdrawn it.
+            self.before[place], self.ours[place] = was, new
+            return
         assert place in self.before, f"{place} is not ours, and was taken back to {new!r}"
         assert same(was, self.ours[place]), (
             f"{place} was {was!r}, which is not our {self.ours[place]!r}, and was taken back"
@@ -137,16 +153,21 @@ class Witness(FakeKind):
 
     def _release(self, place: Place) -> None:
         self.theirs[place] = self.before.pop(place)
-        del self.ours[place]
+        self.given_back[place] = self.ours.pop(place)
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
         """Sick are those that the test made sick, and those with a bad value."""
         health = await FakeKind.probe(self, key, resource, world)
-        bad = BAD in self.state.get(key.name, {}).values() and not self.well
-        return Health(ready=False, reason="Sick", message="no answer") if bad or key.name in self.sick else health
+        return Health(ready=False, reason="Sick", message="no answer") if self.ails(key.name) else health
+
+    def ails(self, name: str) -> bool:
+        """Whether a resource is not well."""
+        return name in self.sick or (BAD in self.state.get(name, {}).values() and not self.well)
 
     def compare(self, journal: Journal) -> None:
         """Compares the journal's account with our own, after a process has ended, well or not."""
+        if self.objection is not None:
+            raise self.objection
         account = {
             (key.name, path): field for key, fields in journal.applied().items() for path, field in fields.items()
         }
@@ -160,6 +181,7 @@ class Witness(FakeKind):
             assert same(field.former, before), f"{place} was {before!r} before us; the journal says {field.former!r}"
             if same(field.value, self.value(place)):
                 self.ours[place] = field.value
+            self.ours.setdefault(place, field.value)
         for place in [place for place in self.before if place not in account and place not in unsettled]:
             now = self.value(place)
             assert not same(now, self.ours[place]) or same(now, self.before[place]), (

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from reconciler.model import ABSENT
-from tests.reconciler.engine.campaigns.machine import NO_TROUBLE, Campaign, Fakes, Trouble
+from tests.reconciler.engine.campaigns.machine import Campaign, Fakes, Trouble
 from tests.reconciler.engine.campaigns.model import BAD
 
 
@@ -31,41 +31,35 @@ def lived() -> Iterator[Campaign]:
 def test_an_action_that_fails_after_its_effect_keeps_what_was_there_before() -> None:
     with lived() as campaign:
         campaign.interfere(name="a", path="p", value=1)
-        campaign.save(document=one(0))
         campaign.fail(name="a", times=1, after=True, for_good=False)
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.apply(document=one(0))
 
 
 @pytest.mark.req("PLAN-5", "PLAN-10")
 def test_a_dead_writers_effect_that_cannot_be_seen_keeps_what_was_there_before() -> None:
     with lived() as campaign:
-        campaign.save(document=one(0))
-        campaign.apply(trouble=Trouble(die=5), wait=True)
+        campaign.apply(document=one(0), trouble=Trouble(die=5))
         campaign.blind(name="a")
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.apply()
 
 
 @pytest.mark.req("PLAN-7", "PLAN-10")
 def test_undoing_a_run_leaves_ours_what_was_ours_before_it() -> None:
     with lived() as campaign:
         two = {**one(0), "b": one(0)["a"]}
-        campaign.save(document=two)
         campaign.fail(name="b", times=1, after=False, for_good=False)
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
-        campaign.save(document={**two, **one(BAD, "restart")})
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.apply(document=two)
+        campaign.apply(document={**two, **one(BAD, "restart")})
 
 
 @pytest.mark.req("PLAN-10")
 def test_what_was_withdrawn_and_is_gone_is_no_longer_ours_although_nothing_was_done() -> None:
     with lived() as campaign:
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
-        campaign.save(document=one(0))
-        campaign.apply(trouble=NO_TROUBLE, wait=False)
-        campaign.save(document={})
+        campaign.apply()
+        campaign.apply(document=one(0), wait=False)
         campaign.interfere(name="a", path="p", value=ABSENT)
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.apply(document={})
         # Somebody else makes one that looks like ours.
         campaign.interfere(name="a", path="p", value=0)
-        campaign.apply(trouble=NO_TROUBLE, wait=True)
+        campaign.apply()
         assert campaign.kind.state == {"a": {"p": 0}}
