@@ -4,8 +4,9 @@
       NAME: {argv: [sleep, "1000"], state: running, needs: [file/NAME]}
 
 The process is known by a record below `<state>/reconciler/run`: its pid and its start time, so that a pid that the system
-gave to another is never taken for ours. The record is written before the process with an id that stands in the process's
-environment: killed in between, the next look finds the process by that id, and never starts a second one.
+gave to another is never taken for ours. The record is written before the process is started, with an id that stands in the
+process's environment, and its pid is added as a second line: killed in between, the next look finds the process by that id, and
+never starts a second one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import trio
 
 from reconciler.desired import Desired
 from reconciler.errors import StaleError, TemporaryError, TerminalError
-from reconciler.files import private_directory, remove_file, replace_file
+from reconciler.files import private_directory, remove_file, replace_file, write_all
 from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Impact, Key, Undo, Value
@@ -165,22 +166,26 @@ def _record_path(host: Host, key: Key) -> Path:
 
 def _read(host: Host, key: Key) -> _Record | None:
     try:
-        data = json.loads(_record_path(host, key).read_bytes())
+        first, *more = _record_path(host, key).read_bytes().splitlines()
     except FileNotFoundError:
         return None
-    record = _Record(data["attempt"], data["pid"], data["start"], tuple(data["argv"]))
-    return record if record.pid else _find(record)
+    data = json.loads(first)
+    # Whoever dies while it adds the second line may leave a part of it.
+    with contextlib.suppress(IndexError, ValueError):
+        found = json.loads(more[0])
+        return _Record(data["attempt"], found["pid"], found["start"], tuple(data["argv"]))
+    return _find(data["attempt"], tuple(data["argv"]))
 
 
-def _find(record: _Record) -> _Record | None:
+def _find(attempt: str, argv: tuple[str, ...]) -> _Record | None:
     """The process of an attempt whose record was never finished, found by the id in its environment."""
-    sign = f"{ATTEMPT}={record.attempt}".encode()
+    sign = f"{ATTEMPT}={attempt}".encode()
     for name in os.listdir("/proc"):
         if not name.isdecimal():
             continue
         with contextlib.suppress(OSError):
             if sign in Path("/proc", name, "environ").read_bytes().split(b"\0"):
-                return _Record(record.attempt, int(name), start_time(int(name)), record.argv)
+                return _Record(attempt, int(name), start_time(int(name)), argv)
     return None
 
 
@@ -200,15 +205,27 @@ def _start(host: Host, key: Key, argv: list[str]) -> None:
     if program is None:
         raise TerminalError(f"cannot start {key}: there is no program {argv[0]!r}", hint="name it by its whole path")
     path = _record_path(host, key)
-    data = {"attempt": randomness.token_hex(8), "pid": 0, "start": "", "argv": argv}
+    attempt = randomness.token_hex(8)
     try:
         private_directory(path.parent)
-        replace_file(path, json.dumps(data).encode(), 0o600)
-        pid = _spawn(program, argv, {**host.environ, ATTEMPT: str(data["attempt"])})
-        data |= {"pid": pid, "start": start_time(pid)}
-        replace_file(path, json.dumps(data).encode(), 0o600)
+        replace_file(path, _line({"attempt": attempt, "argv": argv}), 0o600)
+        pid = _spawn(program, argv, {**host.environ, ATTEMPT: attempt})
+        _add(path, _line({"pid": pid, "start": start_time(pid)}))
     except OSError as err:
         raise TemporaryError(f"cannot start {key}: {err.strerror}") from err
+
+
+def _line(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"
+
+
+def _add(path: Path, line: bytes) -> None:
+    """Appends to the record. Not flushed: what loses this line has lost the process as well."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        write_all(descriptor, line)
+    finally:
+        os.close(descriptor)
 
 
 def _spawn(program: str, argv: list[str], environ: Mapping[str, str]) -> int:

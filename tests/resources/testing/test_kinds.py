@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from reconciler.desired import SecretRef
 from reconciler.errors import TemporaryError, TerminalError
 from reconciler.kinds import Wanted, World
 from reconciler.model import ABSENT, Action, Key
-from resources.testing import ChildKind, FakeKind, FakeSecrets, FileKind, make_desired, make_world, pid_of
+from resources.testing import ChildKind, FakeKind, FakeSecrets, FileKind, child, make_desired, make_world, pid_of
 from resources.testing.child import ATTEMPT, start_time
 from tests.beds.processes import Spawned
 from tests.resources.contract import Case, KindContract, carry_out, look
@@ -149,15 +150,16 @@ async def test_a_child_is_detached_and_stopped_when_withdrawn(tmp_path: Path) ->
 
 
 @pytest.mark.real
-async def test_a_start_that_was_cut_off_before_its_record_is_found_again_and_not_repeated(
-    tmp_path: Path, spawned: Spawned
+@pytest.mark.parametrize("second_line", ["", '{"pid": 1'])
+async def test_a_start_that_was_cut_off_before_its_record_was_whole_is_found_again_and_not_repeated(
+    tmp_path: Path, spawned: Spawned, second_line: str
 ) -> None:
     world = make_world(tmp_path)
     desired = make_desired(extra={"x-children": {"one": {"argv": ["sleep", "1000"]}}})
     case = Case(kind=ChildKind(), world=world, desired=desired, root=tmp_path)
     world.host.state.run.mkdir(parents=True)
-    record = {"attempt": "ab12" * 4, "pid": 0, "start": "", "argv": ["sleep", "1000"]}
-    (world.host.state.run / "child-one.json").write_text(json.dumps(record))
+    record = {"attempt": "ab12" * 4, "argv": ["sleep", "1000"]}
+    (world.host.state.run / "child-one.json").write_text(f"{json.dumps(record)}\n{second_line}")
     assert (await look(case, desired)).actions
     process = spawned.start(["sleep", "1000"], env={**os.environ, ATTEMPT: "ab12" * 4})
     seen = await look(case, desired)
@@ -166,11 +168,31 @@ async def test_a_start_that_was_cut_off_before_its_record_is_found_again_and_not
 
 
 @pytest.mark.real
+async def test_the_record_of_a_child_is_replaced_once_for_a_start_and_only_grows_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second replacement, killed before its rename, would leave a temporary file that no later write takes away."""
+    desired = make_desired(extra={"x-children": {"one": {"argv": ["sleep", "1000"]}}})
+    case = Case(kind=ChildKind(), world=make_world(tmp_path), desired=desired, root=tmp_path)
+    inodes = []
+
+    def spawn(*arguments: Any) -> int:
+        inodes.append((case.world.host.state.run / "child-one.json").stat().st_ino)
+        return original(*arguments)
+
+    original = child._spawn
+    monkeypatch.setattr(child, "_spawn", spawn)
+    applied = await carry_out(case, await look(case, desired))
+    assert [(case.world.host.state.run / "child-one.json").stat().st_ino] == inodes
+    await carry_out(case, await look(case, case.withdrawn, applied))
+
+
+@pytest.mark.real
 async def test_a_pid_that_another_process_has_now_is_not_ours(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     world.host.state.run.mkdir(parents=True)
-    record = {"attempt": "x", "pid": os.getpid(), "start": "1", "argv": ["sleep", "1000"]}
-    (world.host.state.run / "child-one.json").write_text(json.dumps(record))
+    lines = ({"attempt": "x", "argv": ["sleep", "1000"]}, {"pid": os.getpid(), "start": "1"})
+    (world.host.state.run / "child-one.json").write_text("\n".join(map(json.dumps, lines)))
     wanted = Wanted(key=Key("child", "one"), resource=None)
     (observation,) = await ChildKind().observe((wanted,), world)
     assert observation.fields == {"state": "stopped", "argv": ABSENT}
