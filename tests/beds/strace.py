@@ -1,6 +1,7 @@
 """What a program changes, seen by the kernel: strace's log, reduced to the calls that write, rename, remove or signal.
 
-For the promise that commands which only read touch nothing. Knows strace's text form and nothing of the program under test.
+For the promise that commands which only read touch nothing, for the order of writes and flushes, and for calls that fail or kill
+where strace is told to let them. Knows strace's text form and nothing of the program under test.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SQLITE_SIDE_FILES: Final = re.compile(r"\.sqlite-(wal|shm)(?=[\">])")
 _LINE: Final = re.compile(r"^(?P<pid>\d+) +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>\S+)")
 _UNFINISHED: Final = re.compile(r"^(?P<pid>\d+) +(?P<text>\w+\(.*) <unfinished \.\.\.>$")
 _RESUMED: Final = re.compile(r"^(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<text>.*)$")
+_TEXT: Final = re.compile(r'"([^"]*)"')
 _DESCRIPTOR: Final = re.compile(r"^(?P<number>\d+)<(?P<target>[^>]*)>")
 
 
@@ -55,6 +57,23 @@ class Syscall:
     pid: int
     name: str
     arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One call that succeeded, with its place among the others: where it `began`, and where it had `ended`."""
+
+    call: Syscall
+    began: int
+    ended: int
+
+    @property
+    def path(self) -> str:
+        """The file that the call is about, the new name for a rename; empty where strace does not tell."""
+        if match := _DESCRIPTOR.match(self.call.arguments):
+            return match["target"]
+        texts: list[str] = _TEXT.findall(self.call.arguments)
+        return texts[-1 if self.call.name.startswith("rename") else 0] if texts else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +133,46 @@ def strace_writes(
             raise AssertionError(f"strace did not start the command: {done.stderr.strip()}")
         lines = log.read_text(errors="replace").splitlines()
     return Traced(done.returncode, done.stdout, done.stderr, tuple(changes_in(lines)))
+
+
+def strace_command(
+    log: Path, calls: str, *, inject: str = "", paths: Sequence[Path] = (), alone: bool = False
+) -> list[str | Path]:
+    """The beginning of a command line: what follows it is traced with all its children, for these calls alone.
+
+    `inject` is what happens to a call (strace(1), "Tampering"): `error=EIO:when=3`, `signal=SIGKILL:when=3`. Threads count
+    their calls apart. With `paths` only calls that name one of them count. With `alone` the programs that it starts are
+    neither traced nor waited for.
+    """
+    given = ["-e", f"inject={calls}:{inject}"] if inject else []
+    where = [word for path in paths for word in ("-P", str(path))]
+    # Who is let go must not be stopped by a filter that nobody answers any more.
+    let_go = "--detach-on=execve" if alone else "--seccomp-bpf"
+    head = ["strace", "-f", let_go, "-qq", "-y", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(log)]
+    return [*head, *given, *where, "--"]
+
+
+def calls_in(lines: Iterable[str]) -> list[Timed]:
+    """The calls in strace's log (`-f`) that succeeded, in the order in which they ended."""
+    begun: dict[str, tuple[int, str]] = {}
+    found = []
+    for number, line in enumerate(lines):
+        began = number
+        if match := _UNFINISHED.match(line):
+            begun[match["pid"]] = (number, match["text"])
+            continue
+        if match := _RESUMED.match(line):
+            began, text = begun.pop(match["pid"], (number, ""))
+            line = f"{match['pid']} {text}{match['text']}"
+        match = _LINE.match(line)
+        if match is not None and not match["result"].startswith(("-1", "?")):
+            found.append(Timed(Syscall(int(match["pid"]), match["name"], match["arguments"]), began, number))
+    return found
+
+
+def injected_in(lines: Iterable[str]) -> list[str]:
+    """The lines of strace's log whose call was made to fail."""
+    return [line for line in lines if line.endswith("(INJECTED)")]
 
 
 def changes_in(lines: Iterable[str]) -> Iterator[Syscall]:
