@@ -224,6 +224,11 @@ class Plan:
         return not self.unknown
 
     @property
+    def unseen(self) -> str:
+        """What could not be observed and why, in one line; empty when the plan is complete."""
+        return "; ".join(f"cannot observe {item.key}: {item.reason}" for item in self.unknown)
+
+    @property
     def applyable(self) -> bool:
         """True when nothing forbids to apply it."""
         return not self.blocked

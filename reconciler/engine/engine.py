@@ -236,8 +236,9 @@ class Engine:
             return await self._back(window, reason)
         if reason:
             return await self._end(window, Result.FAILED, reason)
-        if failed:
-            return await self._end(window, Result.PARTIAL, failed[0].error or "")
+        if failed or window.plan.unknown:
+            # What was not seen was not led anywhere: that is no generation to go back to.
+            return await self._end(window, Result.PARTIAL, (failed[0].error or "") if failed else window.plan.unseen)
         await _thread(partial(journal.release, window.goal.digest))
         await _thread(partial(journal.set_history_lost, None))
         return await self._end(window, Result.CONFIRMED, "")
@@ -344,11 +345,15 @@ class Engine:
     async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
         """No action: at most there is a generation to record, because the document says something new that is true already."""
         number = planned.plan.generation
+        if planned.plan.unknown:
+            return Outcome(
+                run="", result=Result.FAILED, plan=planned.plan, generation=number, reason=planned.plan.unseen
+            )
         known = await self._is_known(planned.goal, journal)
         if not planned.plan.actions and account.outdated(planned.wanted, planned.observations):
             record = partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
             await _thread(record)
-        if not known and not planned.plan.unknown and not planned.plan.actions:
+        if not known and not planned.plan.actions:
             # Nothing is to be done, but a generation that does not serve is none to go back to.
             verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)
             if not verdict.healthy:

@@ -249,12 +249,12 @@ class Loop:
             self._retry(key, cap)
         for key in [key for key in self._backoff if key not in failures]:
             self._backoff[key] = held(self._backoff[key], now=now)
-        if outcome.result is Result.FAILED and not outcome.run:
-            self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
-            self._say("not_ready", outcome.reason)
-        elif outcome.plan.unknown:
+        if outcome.plan.unknown:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
             self._say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))
+        elif outcome.result is Result.FAILED and not outcome.run:
+            self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
+            self._say("not_ready", outcome.reason)
         elif not failures:
             self._over("not_applied", "unknown", "not_ready", "look_failed", "waiting_for_lock")
         for step in outcome.steps:

@@ -6,6 +6,7 @@ Called under the writer lock, before a new plan is made: the plan itself does th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +23,7 @@ from reconciler.engine.rollback import Window, resume_roll_back
 from reconciler.engine.verify import verify
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
-from reconciler.model import Plan, Result
+from reconciler.model import Result
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine
@@ -97,7 +98,8 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
             )
         await _end(engine, run, Result.SUPERSEDED, "another document came before its window was over")
         return
-    if (await engine.plan(goal, journal)).plan.actions:
+    present = (await engine.plan(goal, journal)).plan
+    if present.actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
         reason = "the host moved before its window was over, and nobody watched"
@@ -112,7 +114,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
     window = Window(
         run=run.id,
         goal=goal,
-        plan=Plan(generation=run.target_generation or 0, document_digest=goal.digest, state_digest=""),
+        plan=replace(present, generation=run.target_generation or 0),
         steps=steps,
         generation=generation.number,
         recorded=recorded,

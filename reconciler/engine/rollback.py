@@ -129,13 +129,16 @@ async def _restore(
     for note in notes:
         engine.report(Progress(what="note", text=note.message))
     if not planned.plan.actions:
+        if planned.plan.unknown:
+            return planned.plan.unseen
         # Nothing of the rejected generation is left to take back; what is sick is sick for another reason.
         gates = {key: goal.resources[key] for key in gate_keys if key in goal.resources}
         verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0)
         return None if verdict.healthy else verdict.reason
     steps = await engine.start_run(planned, cause=f"rollback of {rejected}", target=target.number)
     results = await execute(planned.plan.actions, steps.perform)
-    failed = next((step.error for step in results if step.result != "done"), None)
+    # What could not be seen is not back, whatever became of the rest.
+    failed = next((step.error for step in results if step.result != "done"), planned.plan.unseen or None)
     await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
     touched = [step for step in results if step.result != "skipped"]
     gates = await _thread(partial(account.gates, journal, goal, touched))

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from reconciler.errors import BlockedError, LockedError, OpenClawError, StaleError, TerminalError
+from reconciler.errors import (
+    BlockedError,
+    LockedError,
+    OpenClawError,
+    StaleError,
+    TerminalError,
+)
 from reconciler.journal import Journal
-from reconciler.kinds import Health
+from reconciler.kinds import Health, Wanted
 from reconciler.model import Action, Key, Result
 from reconciler.serial import plan_digest, plan_from_json, plan_to_json
 from tests.reconciler.engine.harness import APPLY, Harness, fake
@@ -306,6 +312,46 @@ async def test_a_kind_that_cannot_be_observed_is_unknown_and_nothing_is_planned_
     outcome = await host.apply({"a": fake(1), "b": fake(1)})
     assert [item.reason for item in outcome.plan.unknown] == ["the door is locked"]
     assert host.kind.state == {"b": {"v": 1}}
+    assert (outcome.result, outcome.exit_code) == (Result.PARTIAL, 1)
+    assert outcome.reason == "cannot observe fake/a: the door is locked"
+    assert reader(host).last_confirmed() is None
+    host.kind.unknown.clear()
+    assert (await host.apply({"a": fake(1), "b": fake(1)})).result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-2")
+async def test_an_apply_that_sees_nothing_of_what_it_leads_says_so_and_does_not_claim_success(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    host.kind.unknown["a"] = "the door is locked"
+    for process in (host.engine, host.fresh()):
+        outcome = await process.apply(host.source({"a": fake(2)}), APPLY)
+        assert (outcome.run, outcome.result, outcome.exit_code) == ("", Result.FAILED, 1)
+        assert outcome.reason == "cannot observe fake/a: the door is locked"
+    assert [item.number for item in reader(host).generations()] == [1]
+    host.kind.unknown.clear()
+    assert (await host.apply({"a": fake(2)})).result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-7")
+@pytest.mark.parametrize("seen", ["nothing", "a part"])
+async def test_a_way_back_that_sees_not_everything_has_not_led_back(host: Harness, seen: str) -> None:
+    await host.apply({"a": fake("good", impact="restart"), "b": fake(1)})
+
+    async def sick(action: Action) -> None:
+        if action.key.name == "a":
+            host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+            host.kind.unknown["a"] = "the door is locked"
+
+    async def well_again(wanted: Wanted) -> None:
+        if wanted.key.name in host.kind.unknown:
+            host.kind.health.clear()
+
+    host.kind.after_apply, host.kind.before_observe = sick, well_again
+    bad = {"a": fake("bad", impact="restart"), "b": fake(1 if seen == "nothing" else 2)}
+    outcome = await host.apply(bad)
+    assert (outcome.result, outcome.exit_code) == (Result.ROLLBACK_FAILED, 6)
+    assert "cannot observe fake/a: the door is locked" in outcome.reason
+    assert host.kind.state == {"a": {"v": "bad"}, "b": {"v": 1}}
 
 
 async def test_needs_in_a_circle_are_refused_by_name(host: Harness) -> None:
