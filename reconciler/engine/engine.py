@@ -29,7 +29,7 @@ from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import BlockedError, RollbackFailedError, StaleError
 from reconciler.host import Host
-from reconciler.journal import Journal, JournalFullError
+from reconciler.journal import Journal, JournalError, JournalFullError
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Action, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
@@ -246,9 +246,10 @@ class Engine:
     async def _back(self, window: Window, reason: str) -> Outcome:
         try:
             return await roll_back(self, window, reason)
-        except JournalFullError as err:
+        except JournalError as err:
+            more = "free some space: " if isinstance(err, JournalFullError) else ""
             raise RollbackFailedError(
-                f"cannot go back: {reason}; {err.message}", hint="free some space: the next run goes on from there"
+                f"cannot go back: {reason}; {err.message}", hint=f"{more}the next run goes on from there"
             ) from err
 
     async def end_run(self, window: Window, result: Result, reason: str) -> None:

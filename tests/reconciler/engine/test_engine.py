@@ -12,10 +12,11 @@ from reconciler.errors import (
     BlockedError,
     LockedError,
     OpenClawError,
+    RollbackFailedError,
     StaleError,
     TerminalError,
 )
-from reconciler.journal import Journal
+from reconciler.journal import Journal, JournalError
 from reconciler.kinds import Health, Wanted
 from reconciler.model import Action, Key, Result
 from reconciler.serial import plan_digest, plan_from_json, plan_to_json
@@ -404,3 +405,26 @@ async def test_a_cure_of_drift_that_does_not_help_is_a_failure_and_no_rollback(h
     host.kind.state["a"] = {"v": "moved"}
     assert (await host.apply({"a": fake(1, impact="restart")})).result is Result.CONFIRMED
     assert [item.number for item in reader(host).generations()] == [1]
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_journal_that_fails_on_the_way_back_leaves_a_failed_rollback_that_the_next_run_ends(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+
+    def broken(*_arguments: object) -> None:
+        raise JournalError("cannot use the journal: disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "quarantine", broken)
+        with pytest.raises(RollbackFailedError, match=r"cannot go back: .*no answer; cannot use the journal") as caught:
+            await host.apply({"a": fake("bad", impact="restart")})
+    assert caught.value.exit_code == 6
+    assert caught.value.hint == "the next run goes on from there"
+    host.kind.health.clear()
+    host.fresh()
+    assert (await host.apply({"a": fake("good", impact="restart")})).result is Result.CONFIRMED
+    assert host.kind.state == {"a": {"v": "good"}}
+    assert reader(host).open_runs() == ()
