@@ -7,6 +7,7 @@ the operator to read through.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 # These observe through the supervisor when one serves the document (docs/explanation/architecture.md).
 ASKABLE = ("plan", "apply", "status")
-INTERRUPTED, TERMINATED, BUG, OUTPUT_FAILED = 130, 143, 70, 1
+INTERRUPTED, TERMINATED, BUG, OUTPUT_FAILED, RAN_SHORT = 130, 143, 70, 1, 1
+# Whoever meets these did nothing wrong: descriptors of this process, those of the system, memory.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class _Signals:
@@ -180,6 +183,9 @@ def _boundary(signals: _Signals, err: BaseException) -> int:
             return _end(signals, leaf)
     if all(isinstance(leaf, BrokenPipeError) for leaf in leaves):
         return _output_failed(leaves[0])
+    for leaf in leaves:
+        if isinstance(leaf, OSError) and leaf.errno in SHORTAGES:
+            return _ran_short(leaf)
     from reconciler.errors import OpenClawError
 
     if len(leaves) == 1 and isinstance(leaves[0], OpenClawError):
@@ -202,6 +208,14 @@ def _output_failed(err: BaseException) -> int:
     os.dup2(null, 1)
     os.close(null)
     return OUTPUT_FAILED
+
+
+def _ran_short(err: OSError) -> int:
+    """The system has no more of something that any line of ours may need. Nothing is imported: that would need it too."""
+    sys.stderr.write(f"openclaw: cannot go on: {(err.strerror or '').lower()}\n")
+    if err.errno == errno.EMFILE:
+        sys.stderr.write("  hint: this process may not open as many as it needs: raise the limit (`ulimit -n`)\n")
+    return RAN_SHORT
 
 
 def _known(err: BaseException) -> int:

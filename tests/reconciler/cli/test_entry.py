@@ -14,10 +14,11 @@ from reconciler import host, paths
 from reconciler.cli.entry import command_of
 
 CANARY = "hunter2-canary-swordfish"
+RAISE_IT = "this process may not open as many as it needs: raise the limit (`ulimit -n`)"
 
 # A program that fails in the way its first argument says; only the ends of it are of interest here.
 PROGRAM = """
-import os, signal, sys, types
+import errno, os, signal, sys, types
 from reconciler.errors import StaleError
 CANARY = "hunter2-canary-swordfish"
 def main():
@@ -39,6 +40,8 @@ def main():
         case "interrupt": raise KeyboardInterrupt
         case "interrupted group": raise BaseExceptionGroup("x", [KeyboardInterrupt()])
         case "known": raise StaleError("cannot apply: it moved", hint="plan again")
+        case "short":
+            raise ExceptionGroup("x", [ValueError("of what follows"), OSError(errno.EMFILE, os.strerror(errno.EMFILE), "x")])
         case "exit text": sys.exit("no such thing")
         case "exit": sys.exit(78)
         case "term":
@@ -128,6 +131,7 @@ def test_a_report_never_makes_a_directory_in_a_state_that_is_not_ours(tmp_path: 
         ("term", 143, ""),
         ("term wrapped", 143, ""),
         ("known", 4, "openclaw: cannot apply: it moved\n  hint: plan again\n"),
+        ("short", 1, f"openclaw: cannot go on: too many open files\n  hint: {RAISE_IT}\n"),
     ],
 )
 def test_every_end_has_its_exit_code(state: Path, how: str, code: int, stderr: str) -> None:
