@@ -6,6 +6,11 @@ has to translate a class into a number.
 
 from __future__ import annotations
 
+import errno
+
+# Whoever meets these did nothing wrong: descriptors of this process, those of the system, memory.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
 
 class OpenClawError(Exception):
     """The root. Its text is for people: lower case, "cannot X: why", and what to do where that is known."""
@@ -111,3 +116,10 @@ def innermost(err: BaseException) -> BaseException:
         ours = [item for item in err.exceptions if isinstance(item, OpenClawError)]
         err = (ours or err.exceptions)[0]
     return err
+
+
+def shortage(err: BaseException) -> str:
+    """What the system has no more of, where `err` says only that and could have come from any line; else empty."""
+    if isinstance(err, OSError) and err.errno in SHORTAGES:
+        return (err.strerror or "").lower()
+    return ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # These observe through the supervisor when one serves the document (docs/explanation/architecture.md).
 ASKABLE = ("plan", "apply", "status")
 INTERRUPTED, TERMINATED, BUG, OUTPUT_FAILED, RAN_SHORT = 130, 143, 70, 1, 1
-# Whoever meets these did nothing wrong: descriptors of this process, those of the system, memory.
+# Those of `reconciler.errors`, which cannot be imported once there is a shortage.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from reconciler.cli.console import Terminal
+
+# At the start already: where descriptors ran out, the report of a crash can no more be imported than anything else.
+from reconciler.cli.crash import write_report
 from reconciler.cli.session import Session
 from reconciler.control.calls import ApplyCall, CommandCall, Data, Identity, StopCall
 from reconciler.control.calls import Session as FarSession
@@ -116,8 +119,6 @@ class Supervisor:
 
     def crashed(self, err: Exception) -> str:
         """Keeps the trace of a bug that ended a request; returns the id under which it can be found."""
-        from reconciler.cli.crash import write_report
-
         host = self._runtime.host
         places = (str(host.state.ours), str(host.runtime_directory))
         name, where = write_report(err, self._session.environ, places, ["run"])

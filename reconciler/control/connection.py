@@ -19,7 +19,7 @@ from reconciler.control import calls
 from reconciler.control.calls import Handlers
 from reconciler.control.routes import COMMANDS, Form, Miss, Route, find
 from reconciler.control.session import Question, StreamSession
-from reconciler.errors import OpenClawError, UsageError
+from reconciler.errors import OpenClawError, UsageError, innermost, shortage
 
 # curl sends a head of 100 bytes, the longest path is a state directory's.
 MAX_HEAD_BYTES: Final = 16 << 10
@@ -229,6 +229,9 @@ class Connection:
             session.err(f"openclaw: {err.message}\n" + (f"  hint: {err.hint}\n" if err.hint else ""))
             return err.exit_code
         except Exception as err:
+            if reason := shortage(innermost(err)):
+                session.err(f"openclaw: the supervisor cannot go on: {reason}\n")
+                return 1
             session.err(f"openclaw: a bug of ours (id {self._crashed(err)}): the supervisor's log tells more\n")
             return 70
 

@@ -21,7 +21,7 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.watcher import WatchPoints, watch_points
-from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost
+from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost, shortage
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
@@ -143,6 +143,9 @@ class Loop:
                 self._invalid(err)
             case OpenClawError() as err:
                 self._say("not_applied", err.message, hint=err.hint)
+                self._retry(EVERYTHING, RESYNC_SECONDS)
+            case err if reason := shortage(err):
+                self._say("not_applied", f"cannot look: {reason}")
                 self._retry(EVERYTHING, RESYNC_SECONDS)
             case err:
                 name = self._crashed(failure)

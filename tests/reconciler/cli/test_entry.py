@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from reconciler import host, paths
+from reconciler.cli import entry
 from reconciler.cli.entry import command_of
+from reconciler.errors import SHORTAGES
 
 CANARY = "hunter2-canary-swordfish"
 RAISE_IT = "this process may not open as many as it needs: raise the limit (`ulimit -n`)"
@@ -138,6 +140,10 @@ def test_every_end_has_its_exit_code(state: Path, how: str, code: int, stderr: s
     done = run(state, how)
     assert (done.returncode, done.stderr) == (code, stderr)
     assert report(state) is None
+
+
+def test_a_shortage_is_the_same_here_and_for_whoever_serves() -> None:
+    assert entry.SHORTAGES == SHORTAGES
 
 
 @pytest.mark.real

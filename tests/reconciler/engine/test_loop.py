@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -104,6 +105,28 @@ async def test_an_invalid_document_leaves_the_last_good_one_in_force_and_is_told
         document.invalid, document.fakes = False, {"a": fake(2)}
         loop.poke()
         await until(lambda: host.kind.state == {"a": {"v": 2}}, "the next valid document")
+
+
+@pytest.mark.req("PLAN-3")
+async def test_a_look_that_runs_out_of_descriptors_is_repeated_and_no_bug(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    load = document.load
+    short = True
+
+    async def load_in_want() -> Found:
+        if short:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await load()
+
+    document.load = load_in_want  # type: ignore[method-assign]
+    async with running(document, log) as loop:
+        (line,) = log.said("not_applied")
+        assert line["reason"] == "cannot look: too many open files"
+        short = False
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "the look that finds enough of them")
+    assert log.said("look_failed") == []
 
 
 @pytest.mark.req("DOC-9")
