@@ -72,7 +72,8 @@ class Observation:
 
     `fields` holds a value for every field of the declaration and of what was applied (ABSENT where there is none).
     `detail` is the kind's own frozen value for `plan`; `shown` is plain JSON data for `status`. `unknown` is the reason
-    where the world could not be read: then nothing is planned. `conditions` are facts seen beside the fields.
+    where the world could not be read: then nothing is planned. `conditions` are facts seen beside the fields. `retried`:
+    something on the host is about to try again by itself, so that only a person, or another document, acts before.
     """
 
     key: Key
@@ -81,6 +82,7 @@ class Observation:
     shown: Mapping[str, Any] = field(default_factory=dict)
     unknown: str | None = None
     conditions: tuple[Condition, ...] = ()
+    retried: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

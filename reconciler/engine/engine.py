@@ -31,7 +31,7 @@ from reconciler.errors import BlockedError, RollbackFailedError, StaleError
 from reconciler.host import Host
 from reconciler.journal import Journal, JournalError, JournalFullError
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
-from reconciler.model import Action, Key, Note, Plan, Result
+from reconciler.model import Action, Condition, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import check, window_seconds
 from reconciler.serial import plan_digest
@@ -190,13 +190,14 @@ class Engine:
             await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
             if request.holds_back is not None:
                 await _thread(partial(journal.quarantine, *request.holds_back, "", self.now()))
-            plan = _without(_as_agreed(planned.plan, request.expected), request.waiting)
+            waiting = request.waiting if request.approvals.person else request.waiting | _retried(planned)
+            plan = _without(_as_agreed(planned.plan, request.expected), waiting)
             if plan.actions:
                 self._keep_room(plan)
-                ended = await self._effects(replace(planned, plan=plan), request, journal)
+                outcome, window = await self._effects(replace(planned, plan=plan), request, journal)
             else:
-                ended = await self._nothing(planned, request, journal), None
-        return ended
+                outcome, window = await self._nothing(planned, request, journal), None
+        return replace(outcome, conditions=_seen(planned)), window
 
     async def finish(self, window: Window) -> Outcome:
         """Watches the window of a run to its end, then confirms it or goes back.
@@ -331,7 +332,8 @@ class Engine:
                 return None
             if await _thread(partial(reader.quarantined, goal.digest)) is not None:
                 return None
-            return Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation)
+            seen = _seen(planned)
+            return Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation, conditions=seen)
         finally:
             if reader is not self._journal:
                 reader.close()
@@ -524,6 +526,15 @@ def _harmless(plan: Plan) -> Plan:
     """
     kept = tuple(replace(action, consents=()) for action in plan.actions if action.undo is not None)
     return replace(plan, actions=kept, withdrawals=())
+
+
+def _seen(planned: Planned) -> tuple[tuple[Key, Condition], ...]:
+    return tuple((key, item) for key, found in sorted(planned.observations.items()) for item in found.conditions)
+
+
+def _retried(planned: Planned) -> frozenset[Key]:
+    """The keys that something on the host tries again by itself: acting as well would outrun its restart policy."""
+    return frozenset(key for key, observation in planned.observations.items() if observation.retried)
 
 
 def _without(plan: Plan, waiting: frozenset[Key]) -> Plan:

@@ -16,6 +16,7 @@ import trio
 from reconciler.engine import account
 from reconciler.engine.backoff import Backoff, failed, held
 from reconciler.engine.engine import Engine, Source
+from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
@@ -92,6 +93,8 @@ class Loop:
         self._crashed = crashed
         self._good: Found | None = None
         self._told: dict[str, str] = {}
+        self._failing: dict[Key, str] = {}
+        self._degraded: dict[Key, str] = {}
         self._backoff: dict[Key, Backoff] = {}
         self._windows: trio.Nursery | None = None
         self._applied = trio.Event()
@@ -161,7 +164,7 @@ class Loop:
         self._good = found
         self._applied.set()
         await trio.to_thread.run_sync(found.remember)
-        self._settle(outcome)
+        self._settle(outcome, waiting)
         if window is not None:
             self.watch_window(window)
 
@@ -241,16 +244,18 @@ class Loop:
             raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
         return instead.number
 
-    def _settle(self, outcome: Outcome) -> None:
-        """Says what happened and arranges the next look."""
+    def _settle(self, outcome: Outcome, waiting: frozenset[Key]) -> None:
+        """Says what happened and arranges the next look. `waiting` are the keys whose backoff the look left alone."""
         now = trio.current_time()
         failures = {step.action.key for step in outcome.steps if step.result == "failed"}
         for key in failures:
-            cap = next(
-                (kind.backoff_cap_seconds for kind in self.engine.kinds if kind.name == key.kind), RESYNC_SECONDS
-            )
-            self._retry(key, cap)
-        for key in [key for key in self._backoff if key not in failures]:
+            self._retry(key, self._cap_seconds(key))
+        # What was left out is neither well nor tried: its backoff stands, and somebody must look again.
+        left = waiting if outcome.run else waiting | {action.key for action in outcome.plan.actions}
+        for key in left - failures:
+            until = self._backoff[key].until if key in self._backoff else 0.0
+            self.queue.add_after(EVERYTHING, until - now if until > now else self._cap_seconds(key))
+        for key in self._backoff.keys() - failures - left:
             self._backoff[key] = held(self._backoff[key], now=now)
         if outcome.plan.unknown:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
@@ -260,14 +265,42 @@ class Loop:
             self._say("not_ready", outcome.reason)
         elif not failures:
             self._over("not_applied", "unknown", "not_ready", "look_failed", "waiting_for_lock")
-        for step in outcome.steps:
-            values = {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
-            if step.error:
-                self._log.warning("step", **values, error=step.error)
-            else:
-                self._log.info("step", **values, seconds=round(step.seconds, 3))
-        if outcome.run:
+        self._report_degraded(outcome)
+        news = [self._report_step(step) for step in outcome.steps]
+        if outcome.run and any(news):
             self._announce(outcome)
+
+    def _report_step(self, step: StepResult) -> bool:
+        """Logs how a step ended; False where it failed as it did the last time: that is no news."""
+        key, values = step.action.key, {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
+        if not step.error:
+            self._failing.pop(key, None)
+            self._log.info("step", **values, seconds=round(step.seconds, 3))
+            return True
+        told = f"{step.action.verb} {step.error}"
+        if self._failing.get(key) == told:
+            return False
+        self._failing[key] = told
+        self._log.warning("step", **values, error=step.error)
+        return True
+
+    def _report_degraded(self, outcome: Outcome) -> None:
+        """Says that something works no longer as it should, and that it does again: once each, however often it is seen."""
+        degraded = {key: item for key, item in outcome.conditions if item.type == "Degraded"}
+        for key, item in degraded.items():
+            # That it is over may be in no event.
+            self.queue.add_after(EVERYTHING, self._cap_seconds(key))
+            if self._degraded.get(key) != item.reason:
+                self._degraded[key] = item.reason
+                self._log.warning("degraded", key=str(key), reason=item.reason, message=item.message)
+                self._tell({"event": "degraded", "key": str(key), "reason": f"{item.reason}: {item.message}"})
+        for key in self._degraded.keys() - degraded.keys() if not outcome.plan.unknown else ():
+            del self._degraded[key]
+            self._log.info("recovered", key=str(key))
+            self._tell({"event": "recovered", "key": str(key)})
+
+    def _cap_seconds(self, key: Key) -> float:
+        return next((kind.backoff_cap_seconds for kind in self.engine.kinds if kind.name == key.kind), RESYNC_SECONDS)
 
     def _retry(self, key: Key, cap: float) -> None:
         state = failed(
@@ -333,10 +366,18 @@ class Loop:
             self.queue.add(EVERYTHING)
 
     def _announce(self, outcome: Outcome) -> None:
+        """Tells how a run stands; one that failed like the one before it is no news."""
         values = {"run": outcome.run, "result": outcome.result.value, "generation": outcome.generation}
         if outcome.reason:
             values["reason"] = outcome.reason
         good = outcome.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
+        told = f"{outcome.result.value} {outcome.generation} {outcome.reason}"
+        if not good and self._told.get("run") == told:
+            return
+        if not good:
+            self._told["run"] = told
+        elif outcome.result is Result.CONFIRMED:
+            self._over("run")
         (self._log.info if good else self._log.warning)("run", **values)
         self._tell({"event": "run", **values})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from reconciler.engine.execute import StepResult
-from reconciler.model import Key, Plan, Result
+from reconciler.model import Condition, Key, Plan, Result
 from reconciler.planning.policy import Approvals
 
 
@@ -32,7 +32,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now."""
+    """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now.
+
+    `conditions` are what kinds saw beside the fields before it.
+    """
 
     run: str
     result: Result
@@ -41,6 +44,7 @@ class Outcome:
     generation: int = 0
     rolled_back_to: int | None = None
     reason: str = ""
+    conditions: tuple[tuple[Key, Condition], ...] = ()
 
     @property
     def exit_code(self) -> int:

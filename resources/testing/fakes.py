@@ -15,7 +15,7 @@ from reconciler.desired import Desired, Gateway, Logging, Policy, SecretRef, Ser
 from reconciler.errors import StaleError, TerminalError
 from reconciler.host import Host, StatePaths
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
-from reconciler.model import ABSENT, Action, DocumentPath, Fields, Impact, Key, Secret, Undo, Value
+from reconciler.model import ABSENT, Action, Condition, DocumentPath, Fields, Impact, Key, Secret, Undo, Value
 from reconciler.values import decode, encode
 from resources.steps import action_id, because_of, cause_of, precondition_of, reached, still_holds
 
@@ -95,7 +95,8 @@ class FakeKind:
     `x-fakes: {NAME: {fields: {PATH: VALUE}, needs: [NAME], impact: restart}}`.
 
     The hooks are awaited around the one change that an apply makes; what they raise, the engine sees. `health` and
-    `unknown` are answers by resource name; a resource without one is ready, and can be observed.
+    `unknown` are answers by resource name; a resource without one is ready, and can be observed. `conditions` are what is
+    seen beside its fields; a resource in `retried` is tried again by somebody else.
     """
 
     name: ClassVar[str] = "fake"
@@ -106,6 +107,8 @@ class FakeKind:
     state: dict[str, dict[str, Value]] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    conditions: dict[str, tuple[Condition, ...]] = field(default_factory=dict)
+    retried: set[str] = field(default_factory=set)
     before_apply: Hook | None = None
     after_apply: Hook | None = None
     before_observe: Callable[[Wanted], Awaitable[None]] | None = None
@@ -133,7 +136,12 @@ class FakeKind:
         if key.name in self.unknown:
             return Observation(key=key, unknown=self.unknown[key.name])
         paths = [*(wanted.resource.fields if wanted.resource else ()), *wanted.applied]
-        return Observation(key=key, fields=self._read(key, paths))
+        return Observation(
+            key=key,
+            fields=self._read(key, paths),
+            conditions=self.conditions.get(key.name, ()),
+            retried=key.name in self.retried,
+        )
 
     def _read(self, key: Key, paths: list[str]) -> Fields:
         present = self.state.get(key.name, {})

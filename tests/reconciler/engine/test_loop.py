@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.errors import DocumentError, TerminalError
 from reconciler.kinds import Health
-from reconciler.model import Action, Key
+from reconciler.model import Action, Condition, Key, Status
 from tests.reconciler.engine.harness import Harness, fake
 
 
@@ -158,7 +159,68 @@ async def test_a_resource_that_fails_waits_alone_and_is_tried_again(host: Harnes
         assert tries.count("a") == 1
         await until(lambda: host.kind.state.get("a") == {"v": 1}, "the third try")
     assert tries.count("a") == 3
-    assert [line["error"] for line in log.said("step") if "error" in line] == ["cannot set a: not yet"] * 2
+    # Told once: the second failure said nothing new.
+    assert [line["error"] for line in log.said("step") if "error" in line] == ["cannot set a: not yet"]
+
+
+@pytest.mark.req("PLAN-4", "SVC-12")
+async def test_looks_for_other_reasons_do_not_shorten_the_wait_of_what_failed(host: Harness) -> None:
+    async def fail(action: Action) -> None:
+        await trio.lowlevel.checkpoint()
+        if action.key.name == "a":
+            raise TerminalError("cannot set a: not yet")
+
+    host.kind.before_apply = fail
+    async with running(Document(host, {"a": fake(1), "b": fake(1)}), Record()) as loop:
+        last = 0.0
+        for _ in range(5):
+            host.kind.state["b"] = {"v": "moved"}
+            loop.queue.add(Key("fake", "b"))
+            await until(lambda: host.kind.state.get("b") == {"v": 1}, "the look")
+            # Nothing else is done: the look after it plans only what waits.
+            loop.queue.add(Key("fake", "b"))
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            assert loop._backoff[Key("fake", "a")].until >= last > -1
+            last = loop._backoff[Key("fake", "a")].until
+        assert last > 0
+
+
+@pytest.mark.req("SVC-12")
+async def test_what_is_tried_again_by_itself_is_left_to_that_but_not_what_a_person_wants(host: Harness) -> None:
+    document = Document(host, {"a": fake(1), "b": fake(1)})
+    async with running(document, Record()) as loop:
+        host.kind.retried.add("a")
+        host.kind.state = {"a": {"v": "down"}, "b": {"v": "moved"}}
+        loop.poke()
+        await until(lambda: host.kind.state["b"] == {"v": 1}, "the other one")
+        assert host.kind.state["a"] == {"v": "down"}
+        # Another resource's action leads to no look at this one: what does is planned for.
+        loop.poke()
+        await until(lambda: EVERYTHING in loop.queue._later, "the next look")
+    await host.apply({"a": fake(1), "b": fake(1)})
+    assert host.kind.state["a"] == {"v": 1}
+
+
+@pytest.mark.req("SVC-12")
+async def test_what_is_degraded_and_that_it_is_over_is_told_once_each(host: Harness) -> None:
+    log = Record()
+    async with running(Document(host, {"a": fake(1), "b": fake(1)}), log) as loop:
+        for turn in range(3):
+            message = f"exit code {turn}"
+            host.kind.conditions["a"] = (
+                Condition(type="Degraded", status=Status.TRUE, reason="CrashLooping", message=message),
+            )
+            loop.poke()
+            await until(lambda: log.said("degraded"), "the news")
+            host.kind.state["b"] = {"v": "moved"}
+            loop.poke()
+            await until(lambda: host.kind.state["b"] == {"v": 1}, "another look")
+        (told,) = log.said("degraded")
+        assert told == {"key": "fake/a", "reason": "CrashLooping", "message": "exit code 0"}
+        assert log.said("recovered") == []
+        host.kind.conditions.clear()
+        loop.poke()
+        await until(lambda: log.said("recovered") == [{"key": "fake/a"}], "the end of it")
 
 
 @pytest.mark.req("PLAN-15")
