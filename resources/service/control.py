@@ -16,7 +16,7 @@ from reconciler.kinds import Resource, World
 from resources.service import operate
 from resources.service.keeper_client import connect, ensure_keeper, look
 from resources.service.observe import Child, child_of, shown
-from resources.service.plan import START_SECONDS
+from resources.service.spec import START_SECONDS
 
 _HINT: Final = "run `openclaw apply` first"
 

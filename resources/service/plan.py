@@ -12,13 +12,11 @@ from typing import Final
 
 from reconciler.kinds import KindPlan, Resource, Step
 from reconciler.model import Action, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
-from resources.service.spec import KEY, MANAGERS, POLICY_FIELDS, RUNTIMES, ServiceSpec, is_spec_field
+from resources.service.spec import KEY, MANAGERS, POLICY_FIELDS, RUNTIMES, START_SECONDS, ServiceSpec, is_spec_field
 from resources.steps import action_id, because_of, cause_of, precondition_of
 
 # Where no start was measured yet.
 DEFAULT_DOWNTIME_SECONDS: Final = 1.0
-# From exec to Ready, on a machine that is busy with other things.
-START_SECONDS: Final = 60.0
 _SLACK_SECONDS: Final = 10.0
 
 

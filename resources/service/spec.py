@@ -40,6 +40,8 @@ POLICY_FIELDS: Final = frozenset(
         "stop.grace",
     }
 )
+# From exec to Ready, on a machine that is busy with other things; a gateway that hangs before is ended and tried again.
+START_SECONDS: Final = 60.0
 # Taken over from the applying process, and no fields: another terminal is no reason to restart.
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "TZ")
 # The real product's form of a reference; the gateway looks the name up in its environment.
@@ -329,6 +331,7 @@ def keeper_spec(spec: ServiceSpec, host: Host, port: int) -> dict[str, Any]:
         },
         "stop": {"drain": stop.drain_seconds, "grace": stop.grace_seconds},
         "limits": {"files": spec.service.limits.files},
+        "start_seconds": START_SECONDS,
         "ready": f"port:{port}" if spec.program.ready == "port" else spec.program.ready,
         "spec_digest": spec.digest,
         "port": port,

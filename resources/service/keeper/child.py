@@ -52,6 +52,8 @@ class Child:
         self._pidfd: int | None = None
         self._own = False
         self._timer: Timer | None = None
+        self._start_limit: Timer | None = None
+        self._overdue: str | None = None
         self._helper: Helper | None = None
         self._waiters: list[Callable[[], None]] = []
 
@@ -140,6 +142,7 @@ class Child:
             self._terminate()
         elif record.state != "ready":
             self._enter("starting")
+            self._limit_start()
             self._await_ready_of_adopted()
         else:
             self._save()
@@ -200,6 +203,7 @@ class Child:
             self.mark_ready()
             return
         self._save()
+        self._limit_start()
         if record.spec["ready"].startswith("port:"):
             self._look_at_port(int(record.spec["ready"][5:]), _PORT_LOOK_SECONDS)
 
@@ -220,6 +224,17 @@ class Child:
 
     # Ready.
 
+    def _limit_start(self) -> None:
+        """Ends a process that hangs before it is Ready: nothing else would ever tell, and nobody would be served again."""
+        limit, began = self.record.spec.get("start_seconds"), self.record.spawned_boot
+        if limit is not None and began is not None:
+            self._start_limit = self._keeper.loop.after(began + limit - boot_seconds(), self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        if self.record.state == "starting" and self.running:
+            self._overdue = f"it was not ready within {self.record.spec['start_seconds']:g} s"
+            self._kill(self._overdue)
+
     def mark_ready(self) -> None:
         """The child serves from now on."""
         record = self.record
@@ -228,6 +243,8 @@ class Child:
         record.ready_at, record.ready_boot = time.time(), boot_seconds()
         if not record.adopted and record.spawned_boot is not None:
             record.startup_seconds = record.ready_boot - record.spawned_boot
+        if self._start_limit is not None:
+            self._start_limit.cancel()
         self._enter("ready")
         self._settle("ready")
 
@@ -266,12 +283,14 @@ class Child:
         self.signal(signal.SIGTERM)
         # A stopped process (SIGSTOP) would not even look at SIGTERM.
         self.signal(signal.SIGCONT)
-        self._timer = self._keeper.loop.after(stop["drain"] + stop["grace"], self._kill)
+        self._timer = self._keeper.loop.after(
+            stop["drain"] + stop["grace"], lambda: self._kill("it did not end in time")
+        )
 
-    def _kill(self) -> None:
+    def _kill(self, why: str) -> None:
         pid = self.record.pid
         if self.running and pid is not None:
-            self._keeper.log(f"{self.record.name}: process {pid} did not end in time, killing its process group")
+            self._keeper.log(f"{self.record.name}: killing the process group of {pid}: {why}")
             if self.signal(signal.SIGKILL):
                 # The leader is there, running or not yet reaped, so the number is still its group's.
                 process.sweep_group(pid, self.record.attempt, own=self._own)
@@ -303,6 +322,8 @@ class Child:
         if left is not None and not known and isinstance(left.get("code"), int):
             code = left["code"]
         reason = _reason(code, signal_number, left)
+        if self._overdue is not None:
+            reason, self._overdue = f"{reason}: {self._overdue}", None
         ready_seconds = None if record.ready_boot is None else boot_seconds() - record.ready_boot
         self._note_exit(code, signal_number, reason)
         asked = record.state == "stopping"
@@ -452,9 +473,10 @@ class Child:
             self.when_settled(call)
 
     def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._start_limit):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._start_limit = None
 
 
 def _digest_carried(spec: dict[str, Any], environ: dict[bytes, bytes]) -> str | None:

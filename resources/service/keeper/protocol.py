@@ -112,7 +112,8 @@ def check_spec(spec: Any) -> dict[str, Any]:
 
     `argv`; `cwd`; `env_file` (None: empty environment); `output` (file for stdout and stderr, None: discarded);
     `restart` {delay, max_delay, burst, window, never_on_exit}; `stop` {drain, grace} in seconds; `limits` {files};
-    `ready` (`exec`, `notify`, `port:N`); `spec_digest`; `port`; `exit_file`; `section`;
+    `ready` (`exec`, `notify`, `port:N`); `start_seconds` (longest time until Ready, None: any); `spec_digest`; `port`;
+    `exit_file`; `section`;
     `validate` (an argv that exits 0 when the child's configuration is good).
 
     Raises:
@@ -126,6 +127,7 @@ def check_spec(spec: Any) -> dict[str, Any]:
         "output": None,
         "limits": {},
         "ready": "exec",
+        "start_seconds": None,
         "spec_digest": None,
         "port": None,
         "validate": None,
@@ -166,6 +168,11 @@ def _check_rest(spec: dict[str, Any]) -> None:
         value = spec[name]
         if not (isinstance(value, str) and "\0" not in value) and not (value is None and name != "cwd"):
             raise ProtocolError("spec", f"{name} is not a text")
+    start = spec["start_seconds"]
+    if start is not None and (
+        isinstance(start, bool) or not isinstance(start, _NUMBER) or not 0 < start < float("inf")
+    ):
+        raise ProtocolError("spec", "start_seconds is not a number above 0")
     limits, port, never = spec["limits"], spec["port"], spec["restart"]["never_on_exit"]
     if not isinstance(limits, dict) or not (limits.get("files") is None or _is_count(limits["files"])):
         raise ProtocolError("spec", "limits.files is not a number of at least 1")

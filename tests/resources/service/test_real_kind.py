@@ -72,7 +72,9 @@ async def kill_keeper(bench: Bench) -> None:
 
 
 def gateways(bench: Bench) -> list[int]:
-    return [found.pid for found in processes_of_state(bench.root) if "resources.service.keeper" not in argv_of(found.pid)]
+    return [
+        found.pid for found in processes_of_state(bench.root) if "resources.service.keeper" not in argv_of(found.pid)
+    ]
 
 
 def of(action: Action, path: str) -> Difference:
