@@ -18,7 +18,7 @@ from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resour
 from reconciler.model import Action, Key
 from resources.service import operate, plan, prepared, proc
 from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper
-from resources.service.observe import Child, child_of, down_text, effective_port, observe
+from resources.service.observe import PROBE_SECONDS, Child, child_of, down_text, effective_port, observe
 from resources.service.spec import CHILD, KEY, Program, ServiceSpec, builtin_program, declare, keeper_spec
 from resources.steps import reached, still_holds
 
@@ -34,8 +34,7 @@ class ServiceKind:
     name: ClassVar[str] = "service"
     sections: ClassVar[frozenset[str]] = frozenset({"service"})
     external: ClassVar[bool] = False
-    # A broken gateway is probed at least this often, so that it serves soon after its cause is gone.
-    backoff_cap_seconds: ClassVar[float] = 45.0
+    backoff_cap_seconds: ClassVar[float] = PROBE_SECONDS
 
     program: Callable[[Host], Program] = builtin_program
 

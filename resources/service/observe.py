@@ -19,12 +19,16 @@ from reconciler.kinds import Observation, Wanted, World
 from reconciler.model import ABSENT, Condition, Secret, Status, Value
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.service import proc
+from resources.service.keeper.policy import STABLE_SECONDS
 from resources.service.keeper.process import ATTEMPT
 from resources.service.keeper_client import Seen, alive, look
 from resources.service.plan import Detail, Holder
 from resources.service.prepared import fields_behind, prepared_digest
 from resources.service.spec import CHILD, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
 
+# A crash-looping gateway is tried at least this often, however seldom its keeper does, so that it serves soon after the
+# cause is gone.
+PROBE_SECONDS: Final = 45.0
 _MAX_CONFIG_BYTES: Final = 4 << 20
 _OFFERED: Final = 1000
 
@@ -115,7 +119,17 @@ def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
         detail=_detail(spec, host, child),
         shown=shown(child, spec),
         conditions=_conditions(child, spec, suspended=suspended),
+        retried=spec is not None and _is_retried(child, spec),
     )
+
+
+def _is_retried(child: Child, spec: ServiceSpec) -> bool:
+    """Whether its keeper is about to try this very spec again: the restart policy is the keeper's alone."""
+    record = child.record
+    if child.state != "broken" or record is None or record["spec"]["spec_digest"] != spec.digest:
+        return False
+    tried: float | None = record["spawned_boot"]
+    return tried is not None and time.clock_gettime(time.CLOCK_BOOTTIME) - tried < PROBE_SECONDS
 
 
 def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: Child) -> dict[str, Value]:
@@ -209,9 +223,25 @@ def _conditions(child: Child, spec: ServiceSpec | None, *, suspended: bool) -> t
     if child.state in ("broken", "failed", "crashed"):
         reason = {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}[child.state]
         found.append(_condition("Degraded", reason, down_text(child)))
+    elif not suspended and _on_probation(child):
+        text = f"{down_text(child)}; it is tried again, and has not held for as long as it last waited"
+        found.append(_condition("Degraded", "CrashLooping", text))
     if spec is not None and (missed := limits_not_held(spec)):
         found.append(_condition("LimitNotHeld", "EmbeddedManager", "; ".join(missed)))
     return tuple(found)
+
+
+def _on_probation(child: Child) -> bool:
+    """Whether a crash loop is not over yet: it runs again, and has not been Ready for as long as the policy asks of it.
+
+    Without this one crash loop would look like as many as it has tries.
+    """
+    record = child.record
+    if record is None or not child.held or record["goal"] != "up" or not record["history"]["broken"]:
+        return False
+    ready: float | None = record["ready_boot"]
+    needed = max(STABLE_SECONDS, record["history"]["waited"])
+    return ready is None or time.clock_gettime(time.CLOCK_BOOTTIME) - ready < needed
 
 
 def _condition(kind: str, reason: str, message: str) -> Condition:
