@@ -200,9 +200,8 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
         return Health(ready=False, reason=_why_down(child), message=down_text(child), final=final)
     if child.held and child.record["state"] != "ready":
         ended = child.last_exit
-        before = f"; the one before it ended by itself: {ended['reason']}" if ended and not ended["asked"] else ""
-        text = f"process {child.pid} is {child.record['state']}{before}"
-        return Health(ready=False, reason="Starting", message=text)
+        before = f"; the one before ended: {ended['reason']}" if ended is not None and not ended["asked"] else ""
+        return Health(ready=False, reason="Starting", message=f"process {child.pid} is {child.record['state']}{before}")
     port = child.record["spec"]["port"]
     if not await trio.to_thread.run_sync(proc.group_owns_port, child.pid, port):
         text = f"process {child.pid} does not listen on port {port}"
