@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from resources.service.keeper.main import main
+from resources.service.keeper import program
 
-sys.exit(main(sys.argv[1:]))
+# Before the rest is loaded: where the files are exchanged in between, the keeper looks like the older program, and is upgraded
+# once more. The other way round it would never be.
+_PROGRAM = program.digest()
+
+from resources.service.keeper.main import main  # noqa: E402 - see above
+
+sys.exit(main(sys.argv[1:], _PROGRAM))

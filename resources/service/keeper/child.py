@@ -138,7 +138,10 @@ class Child:
             self.exited_unseen()
             return
         self._keeper.log(f"{record.name}: took over process {pid}")
-        if record.state == "stopping" or record.goal == "down":
+        if record.state == "stopping" and own:
+            # The program before asked it already, and a second time would cut its drain short.
+            self._await_end(record.since)
+        elif record.state == "stopping" or record.goal == "down":
             self._terminate()
         elif record.state != "ready":
             self._enter("starting")
@@ -155,6 +158,8 @@ class Child:
                 self._enter("stopped")
         elif record.state in ("waiting", "broken") and record.next_boot is not None:
             self._start_later(record.next_boot - boot_seconds())
+        elif record.state == "waiting" and record.spec["validate"] is not None:
+            self._validate(record.exits[-1]["ready_seconds"] if record.exits else None)
         elif record.state != "held":
             self._spawn()
 
@@ -164,6 +169,17 @@ class Child:
         if pid is not None:
             process.sweep_group(pid, self.record.attempt, own=own)
         self._after_exit(code, signal_number)
+
+    def leave(self) -> bool:
+        """Ends a check that is on its way, for the sake of a program that knows nothing of it; `resume` begins it again.
+
+        False where there is none.
+        """
+        if self._helper is None:
+            return False
+        self._helper.end()
+        self._helper = None
+        return True
 
     # Starting.
 
@@ -277,15 +293,19 @@ class Child:
     # Ending.
 
     def _terminate(self) -> None:
-        stop = self.record.spec["stop"]
         self._enter("stopping")
         self._keeper.emit("stopping", self)
         self.signal(signal.SIGTERM)
         # A stopped process (SIGSTOP) would not even look at SIGTERM.
         self.signal(signal.SIGCONT)
-        self._timer = self._keeper.loop.after(
-            stop["drain"] + stop["grace"], lambda: self._kill("it did not end in time")
-        )
+        self._await_end(time.time())
+
+    def _await_end(self, asked_at: float) -> None:
+        """Kills it when its time is over; `asked_at` is wall clock, so what is left of the time is never taken for more."""
+        stop = self.record.spec["stop"]
+        whole = stop["drain"] + stop["grace"]
+        left = min(max(asked_at + whole - time.time(), 0.0), whole)
+        self._timer = self._keeper.loop.after(left, lambda: self._kill("it did not end in time"))
 
     def _kill(self, why: str) -> None:
         pid = self.record.pid

@@ -10,13 +10,14 @@ signal     name, signal                to the main process
 wait       name                        answers when the child serves, or runs no longer
 remove     name                        forgets a child that is stopped
 subscribe                              events from now on
-upgrade                                becomes the installed program
+upgrade    argv, environ               becomes the program that is started so; without them its own, as installed now
 shutdown   stop (true)                 ends the children (unless false), then the keeper
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ class Commands:
 
     def _hello(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         connection.version = protocol.agree(message.get("versions"))
-        return {"version": connection.version, "pid": os.getpid()}
+        return {"version": connection.version, "pid": os.getpid(), "program": self._keeper.program}
 
     def _status(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -134,7 +135,15 @@ class Commands:
     def _upgrade(self, connection: Connection, message: dict[str, Any]) -> None:
         number = message.get("id")
         version = connection.version or protocol.VERSION
-        self._keeper.upgrade(lambda why: connection.send({"id": number, **protocol.failure("upgrade", why, version)}))
+        argv, environ = protocol.check_program(
+            message.get("argv", [sys.executable, "-P", "-m", "resources.service.keeper"]),
+            message.get("environ", dict(os.environ)),
+        )
+        self._keeper.upgrade(
+            argv,
+            environ,
+            lambda why: connection.send({"id": number, **protocol.failure("upgrade", why, version)}),
+        )
 
     def _shutdown(self, connection: Connection, message: dict[str, Any]) -> None:
         number = message.get("id")

@@ -30,31 +30,48 @@ class Helper:
         self._loop = loop
         self._output = output
         self._done = done
+        self._pidfd: int | None = None
         self._remove_output()
         try:
             self._pid = process.spawn({"argv": argv, "cwd": cwd, "output": output, "limits": {}}, environ)
             self._pidfd = os.pidfd_open(self._pid)
         except (process.SpawnError, OSError) as err:
             why = str(err)
-            loop.after(0.0, lambda: done(None, why))
+            self._timer = loop.after(0.0, lambda: done(None, why))
             return
         loop.watch(self._pidfd, self._on_exit)
         self._timer = loop.after(limit_seconds, self._kill)
 
     def _kill(self) -> None:
+        assert self._pidfd is not None
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def end(self) -> None:
+        """Ends it now; `done` is not called."""
+        self._timer.cancel()
+        if self._pidfd is None:
+            return
+        self._kill()
+        self._collect()
+
     def _on_exit(self) -> None:
+        ended = self._collect()
+        text = self._last_line()
+        self._remove_output()
+        exited = ended is not None and ended.si_code == os.CLD_EXITED
+        self._done(ended.si_status if ended is not None and exited else None, text)
+
+    def _collect(self) -> os.waitid_result | None:
+        """Waits for its end, sweeps its process group, and forgets it."""
+        assert self._pidfd is not None
         ended = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOWAIT)
         process.sweep_group(self._pid, None, own=True)
         os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         self._timer.cancel()
         self._loop.forget(self._pidfd)
         os.close(self._pidfd)
-        text = self._last_line()
-        self._remove_output()
-        exited = ended is not None and ended.si_code == os.CLD_EXITED
-        self._done(ended.si_status if ended is not None and exited else None, text)
+        self._pidfd = None
+        return ended
 
     def _last_line(self) -> str:
         try:

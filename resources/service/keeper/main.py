@@ -17,6 +17,7 @@ import stat
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from resources.service.keeper import adopt, protocol
@@ -101,8 +102,9 @@ class Connection:
 class Keeper:
     """All that one keeper holds."""
 
-    def __init__(self, state: str, socket_path: str) -> None:
+    def __init__(self, state: str, socket_path: str, program: str) -> None:
         self.state = state
+        self.program = program
         self.socket_path = socket_path
         self.directory = f"{state}/reconciler/keeper"
         self.notify_path = f"{os.path.dirname(socket_path)}/notify.sock"
@@ -117,6 +119,8 @@ class Keeper:
         self._lock: int | None = None
         self._listener: socket.socket | None = None
         self._notify: socket.socket | None = None
+        self._trial: Helper | None = None
+        self._refuse_upgrade: list[Callable[[str], None]] = []
 
     def hold(self) -> bool:
         """Takes the lock, opens the sockets, takes over what runs; False where another keeper answers.
@@ -201,36 +205,66 @@ class Keeper:
             # A full disk takes the log first; the children are worth more.
             pass
 
-    def upgrade(self, failed: Any) -> None:
-        """Replaces the program by the one that is installed now, once a trial run of it succeeded; else `failed(why)`."""
-        argv = [sys.executable, "-P", "-m", "resources.service.keeper"]
+    def upgrade(self, argv: list[str], environ: dict[str, str], failed: Callable[[str], None]) -> None:
+        """Becomes another program, once a trial run of it succeeded; else `failed(why)`, and all goes on as before.
+
+        `argv` is how that program is started, without its options. Who asks while a trial runs gets the answer of that one.
+        """
+        self._refuse_upgrade.append(failed)
+        if self._trial is not None:
+            return
+        whole = [
+            *argv,
+            "--state",
+            self.state,
+            "--socket",
+            self.socket_path,
+            "--inherit",
+            ",".join(map(str, self._fds())),
+        ]
 
         def done(code: int | None, output: str) -> None:
-            if code != 0:
-                failed(output or "the trial run of the new keeper failed")
-                return
-            self._exec(argv)
+            self._trial = None
+            why = output or "the trial run of the new keeper failed"
+            if code == 0:
+                why = self._exec(whole, environ)
+            waiting, self._refuse_upgrade = self._refuse_upgrade, []
+            for refuse in waiting:
+                refuse(why)
 
-        Helper(
+        self._trial = Helper(
             self.loop,
-            [*argv, "--check"],
-            environ={os.fsencode(name): os.fsencode(value) for name, value in os.environ.items()},
+            # With all its options: one that it does not know must be found before there is no way back.
+            [*whole, "--check"],
+            environ={os.fsencode(name): os.fsencode(value) for name, value in environ.items()},
             cwd="/",
             output=f"{self.directory}/upgrade.check",
             limit_seconds=_CHECK_SECONDS,
             done=done,
         )
 
-    def _exec(self, argv: list[str]) -> None:
+    def _fds(self) -> tuple[int, int, int]:
+        """What the next program inherits: with the lock no other keeper can start, with the sockets no word is lost."""
         assert self._lock is not None
         assert self._listener is not None
         assert self._notify is not None
-        fds = (self._lock, self._listener.fileno(), self._notify.fileno())
-        self.log(f"keeper {os.getpid()} becomes the program that is installed now")
-        for fd in fds:
+        return self._lock, self._listener.fileno(), self._notify.fileno()
+
+    def _exec(self, argv: list[str], environ: dict[str, str]) -> str:
+        """Replaces the program; returns only where that cannot be, with the reason."""
+        self.log(f"keeper {os.getpid()} becomes the program {argv[0]}")
+        # Nobody would wait for the end of a check: it is begun again by whoever goes on.
+        interrupted = [child for child in self.children.values() if child.leave()]
+        for fd in self._fds():
             os.set_inheritable(fd, True)
-        inherited = ",".join(map(str, fds))
-        os.execv(argv[0], [*argv, "--state", self.state, "--socket", self.socket_path, "--inherit", inherited])
+        try:
+            os.execve(argv[0], argv, environ)
+        except OSError as err:
+            for fd in self._fds():
+                os.set_inheritable(fd, False)
+            for child in interrupted:
+                child.resume()
+            return f"cannot run {argv[0]}: {err.strerror}"
 
     def _on_connection(self) -> None:
         assert self._listener is not None
@@ -357,8 +391,11 @@ def _detach(directory: str) -> Starter:
     return Starter(write_end)
 
 
-def main(argv: list[str]) -> int:
-    """Runs a keeper; returns the exit code: 0 also where another keeper serves already, 1 where it cannot, 64 for wrong usage."""
+def main(argv: list[str], program: str = "") -> int:
+    """Runs a keeper, whose digest is `program`.
+
+    Returns the exit code: 0 also where another keeper serves already, 1 where it cannot, 64 for wrong usage.
+    """
     options = _options(argv)
     if options is None:
         sys.stderr.write(f"{_USAGE}\n")
@@ -376,7 +413,7 @@ def main(argv: list[str]) -> int:
         _private_directories(keeper_directory)
         if "detach" in options:
             starter = _detach(keeper_directory)
-        keeper = Keeper(state, socket_path)
+        keeper = Keeper(state, socket_path, program)
         if "inherit" in options:
             lock, listener, notify = map(int, options["inherit"].split(","))
             keeper.hold_inherited(lock, listener, notify)

@@ -4,11 +4,12 @@ A client says hello first, with the versions that it speaks; the keeper answers 
 the one before, so that a supervisor and a keeper of neighbouring releases understand each other.
 
     > {"id": 1, "command": "hello", "versions": [1, 2]}
-    < {"id": 1, "ok": true, "version": 2, "pid": 4711}
+    < {"id": 1, "ok": true, "version": 2, "pid": 4711, "program": "0f3a..."}
     > {"id": 2, "command": "start", "name": "gateway"}
     < {"id": 2, "ok": true, "child": {...}}
     < {"event": "ready", "name": "gateway", "child": {...}}            after `subscribe` only
 
+`program` names the source that the keeper was loaded from; a client that has another one installed asks for `upgrade`.
 An error is `{"id", "ok": false, "error": {"code", "message"}}`; version 1 had the message alone.
 """
 
@@ -155,6 +156,23 @@ def check_spec(spec: Any) -> dict[str, Any]:
     _check_ready(full["ready"])
     _check_rest(full)
     return full
+
+
+def check_program(argv: Any, environ: Any) -> tuple[list[str], dict[str, str]]:
+    """How a program is started: its words, the first an absolute path, and its whole environment.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    _check_argv(argv, "argv")
+    if not argv[0].startswith("/"):
+        raise ProtocolError("spec", "argv does not begin with an absolute path")
+    if not isinstance(environ, dict) or not all(
+        isinstance(value, str) and "\0" not in name + value and name and "=" not in name
+        for name, value in environ.items()
+    ):
+        raise ProtocolError("spec", "environ is not an object of texts")
+    return argv, environ
 
 
 def _check_argv(argv: Any, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -81,13 +82,13 @@ class Bed:
         self.run = state / "reconciler" / "run"
         self.run.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def keeper(self) -> subprocess.Popen[Any]:
-        """Starts a keeper and returns when it serves."""
+    def keeper(self, path: Path | None = None) -> subprocess.Popen[Any]:
+        """Starts a keeper and returns when it serves; `path` is where another version of it lies."""
         before = self.holder()
         popen = self.spawned.start(
             [sys.executable, "-P", "-m", "resources.service.keeper", "--state", self.state],
             stderr=(log := self.log_file()),
-            env={"PATH": os.environ["PATH"]},
+            env=environ(path),
         )
         os.close(log)
         wait_until(lambda: popen.poll() is not None or self.serves(popen.pid), DEADLINE, f"keeper (was {before})")
@@ -167,6 +168,26 @@ class Bed:
 
     def output_says(self, text: str) -> None:
         wait_until(lambda: text in self.output(), DEADLINE, f"{text!r} in the output")
+
+
+KEEPER = [sys.executable, "-P", "-m", "resources.service.keeper"]
+
+
+def environ(path: Path | None = None) -> dict[str, str]:
+    """What a keeper of the version at `path` is started with; None: of this checkout."""
+    return {"PATH": os.environ["PATH"], **({"PYTHONPATH": str(path)} if path is not None else {})}
+
+
+def other_version(directory: Path, version: int) -> Path:
+    """A copy of the keeper that speaks `version` of the protocol and the one before; returns where it is imported from."""
+    source = Path(protocol.__file__).parents[2]
+    path = directory / f"version-{version}"
+    shutil.copytree(source, path / source.name, ignore=shutil.ignore_patterns("__pycache__", "testing"))
+    words = path / source.name / "service/keeper/protocol.py"
+    before = words.read_text()
+    words.write_text(before.replace(f"VERSION = {protocol.VERSION}\n", f"VERSION = {version}\n"))
+    assert words.read_text() != before
+    return path
 
 
 def kill(pid: int) -> None:
