@@ -16,8 +16,8 @@ import trio
 from reconciler.errors import TemporaryError, TerminalError
 from reconciler.host import Host
 from resources.service import proc
-from resources.service.keeper import protocol
-from resources.service.keeper.adopt import ANSWER_SECONDS
+from resources.service.keeper import program, protocol
+from resources.service.keeper.adopt import ANSWER_SECONDS, read_holder
 from resources.service.keeper.store import Record, load_records
 
 SOCKET = "keeper/keeper.sock"
@@ -35,13 +35,16 @@ class KeeperGone(TemporaryError):
 class KeeperRefused(TerminalError):
     """The keeper answered, and said no; `code` is its word for why."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, code: str, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.code = code
 
 
 class KeeperClient:
-    """One connection; commands one after the other. Made by `connect`."""
+    """One connection; commands one after the other. Made by `connect`.
+
+    `pid` and `program` (its digest, None: it does not tell) are those of the keeper.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
@@ -49,6 +52,7 @@ class KeeperClient:
         self._received: list[dict[str, Any]] = []
         self._count = 0
         self.pid = 0
+        self.program: str | None = None
 
     async def call(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Sends one command and returns its answer.
@@ -107,7 +111,7 @@ async def connect(host: Host) -> AsyncIterator[KeeperClient]:
 
     Raises:
         KeeperGone: none answers within `ANSWER_SECONDS`.
-        KeeperRefused: it speaks other versions of the protocol.
+        KeeperRefused: it speaks other versions of the protocol; the hint says what to do.
     """
     path = os.fspath(host.socket_path(SOCKET))
     try:
@@ -119,10 +123,26 @@ async def connect(host: Host) -> AsyncIterator[KeeperClient]:
         client = KeeperClient(stream)
         try:
             with trio.fail_after(ANSWER_SECONDS):
-                client.pid = (await client.call("hello", versions=list(protocol.VERSIONS)))["pid"]
+                hello = await client.call("hello", versions=list(protocol.VERSIONS))
+            client.pid, client.program = hello["pid"], hello.get("program")
         except trio.TooSlowError as err:
             raise KeeperGone(f"the keeper on {path} does not answer") from err
+        except KeeperRefused as err:
+            if err.code != "version":
+                raise
+            pid, _ = await trio.to_thread.run_sync(read_holder, os.fspath(host.state.keeper / "lock"))
+            raise _no_common_version(err, pid) from err
         yield client
+
+
+def _no_common_version(err: KeeperRefused, pid: int | None) -> KeeperRefused:
+    """With a keeper that shares no version nothing can be said but by a signal; it takes no child with it."""
+    end = f"end it with `kill {pid}`" if pid is not None else "end it"
+    return KeeperRefused(
+        err.code,
+        f"cannot command the keeper: {err.message.partition(': ')[2]}",
+        hint=f"{end}, then run `openclaw apply`: the gateway runs on, and a keeper of this version takes it over",
+    )
 
 
 async def _open(path: str) -> trio.SocketStream:
@@ -157,7 +177,7 @@ async def ensure_keeper(host: Host) -> None:
     """
     if await answers(host):
         return
-    argv = [host.python, "-P", "-m", "resources.service.keeper", "--detach"]
+    argv = [*_argv(host), "--detach"]
     argv += ["--state", os.fspath(host.state.root), "--socket", os.fspath(host.socket_path(SOCKET))]
     try:
         with trio.fail_after(_START_SECONDS):
@@ -178,17 +198,44 @@ async def upgrade_keeper(host: Host) -> None:
     """Makes the running keeper the program that is installed now, its children kept; returns when that one answers.
 
     Raises:
-        KeeperGone: none runs, or the new one does not answer.
+        KeeperGone: none runs, or it ended on the way; its child runs on.
         KeeperRefused: the installed program does not start; the old one goes on.
+        TerminalError: what came is not the installed program: somebody else exchanges it too.
+        TemporaryError: it did not answer in time.
     """
-    async with connect(host) as keeper:
+    wanted = await trio.to_thread.run_sync(program.digest)
+    try:
+        with trio.fail_after(_START_SECONDS):
+            async with connect(host) as keeper:
+                if keeper.program == wanted:
+                    return
+                try:
+                    await keeper.call("upgrade", argv=_argv(host), environ=_environment(host.environ))
+                except KeeperGone:
+                    # By exec the old program's connections end. The listening socket stays, so the next call waits in its queue.
+                    pass
+            found = await _program_after(host)
+    except trio.TooSlowError as err:
+        raise TemporaryError(f"cannot upgrade the keeper: it did not answer within {_START_SECONDS:g} s") from err
+    if found != wanted:
+        raise TerminalError(f"cannot upgrade the keeper: it became program {found}, and {wanted} is installed")
+
+
+async def _program_after(host: Host) -> str | None:
+    """What answers after an exec. On a busy machine Python takes longer to start than a keeper takes to answer."""
+    path = os.fspath(host.state.keeper / "lock")
+    while True:
         try:
-            await keeper.call("upgrade")
+            async with connect(host) as keeper:
+                return keeper.program
         except KeeperGone:
-            # By exec the old program's connections end. The listening socket stays, so the next call waits in its queue.
-            pass
-    async with connect(host):
-        return
+            pid, ticks = await trio.to_thread.run_sync(read_holder, path)
+            if not proc.is_alive(pid, ticks):
+                raise
+
+
+def _argv(host: Host) -> list[str]:
+    return [host.python, "-P", "-m", "resources.service.keeper"]
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -200,11 +247,13 @@ class Seen:
     """What is known of the keeper and its children at one moment, with or without its help.
 
     `keeper_pid` None: no keeper answers, and `children` come from its files, so that a child whose process ended since still
-    looks as it was last written; `alive` tells.
+    looks as it was last written; `alive` tells. `program` is the digest of the keeper that answers, None where it does not
+    tell.
     """
 
     keeper_pid: int | None
     children: Mapping[str, Mapping[str, Any]]
+    program: str | None = None
 
     def child(self, name: str) -> Mapping[str, Any] | None:
         return self.children.get(name)
@@ -225,12 +274,12 @@ async def look(host: Host) -> Seen:
         with trio.fail_after(ANSWER_SECONDS):
             async with connect(host) as client:
                 answer = await client.call("status")
-        return Seen(keeper_pid=answer["keeper"]["pid"], children=answer["children"])
+        return Seen(keeper_pid=client.pid, children=answer["children"], program=client.program)
     except (KeeperGone, trio.TooSlowError):
         records = await trio.to_thread.run_sync(read_children, host)
         return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records})
     except KeeperRefused as err:
-        raise TemporaryError(f"cannot ask the keeper: {err}") from err
+        raise TemporaryError(err.message, hint=err.hint) from err
 
 
 def read_children(host: Host) -> list[Record]:

@@ -17,7 +17,8 @@ from reconciler.host import Host
 from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import Action, Key
 from resources.service import operate, plan, prepared, proc
-from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper
+from resources.service.keeper import program as keeper_program
+from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper, upgrade_keeper
 from resources.service.observe import PROBE_SECONDS, Child, child_of, down_text, effective_port, observe
 from resources.service.spec import CHILD, KEY, Program, ServiceSpec, builtin_program, declare, keeper_spec
 from resources.steps import reached, still_holds
@@ -39,7 +40,7 @@ class ServiceKind:
     program: Callable[[Host], Program] = builtin_program
 
     def declare(self, desired: Desired, host: Host, secrets: Secrets) -> tuple[Resource, ...]:
-        resource = declare(desired, host, secrets, self.program(host))
+        resource = declare(desired, host, secrets, self.program(host), keeper_program.digest())
         return () if resource is None else (resource,)
 
     async def observe(self, wanted: tuple[Wanted, ...], world: World) -> tuple[Observation, ...]:
@@ -57,6 +58,8 @@ class ServiceKind:
         spec: ServiceSpec | None = resource.spec if resource is not None else None
         if action.verb == "adopt":
             await ensure_keeper(world.host)
+        elif action.verb == "upgrade":
+            await upgrade_keeper(world.host)
         elif action.verb == "remove":
             await operate.forget(world.host)
             await trio.to_thread.run_sync(prepared.remove, world.host)

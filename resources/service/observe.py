@@ -19,12 +19,13 @@ from reconciler.kinds import Observation, Wanted, World
 from reconciler.model import ABSENT, Condition, Secret, Status, Value
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.service import proc
+from resources.service.keeper import program as keeper_program
 from resources.service.keeper.policy import STABLE_SECONDS
 from resources.service.keeper.process import ATTEMPT
 from resources.service.keeper_client import Seen, alive, look
 from resources.service.plan import Detail, Holder
 from resources.service.prepared import fields_behind, prepared_digest
-from resources.service.spec import CHILD, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
+from resources.service.spec import CHILD, KEEPER_PROGRAM, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
 
 # A crash-looping gateway is tried at least this often, however seldom its keeper does, so that it serves soon after the
 # cause is gone.
@@ -100,7 +101,7 @@ async def observe(wanted: Wanted, world: World) -> Observation:
     except OSError as err:
         return Observation(key=wanted.key, unknown=f"cannot read {err.filename or 'the keeper'}: {err.strerror}")
     except OpenClawError as err:
-        return Observation(key=wanted.key, unknown=err.message)
+        return Observation(key=wanted.key, unknown=f"{err.message}; {err.hint}" if err.hint else err.message)
 
 
 def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
@@ -138,6 +139,9 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
         digest = prepared_digest(host)
     behind = fields_behind(host, digest)
     found: dict[str, Value] = {"state": child.state, "keeper": child.held or child.pid is None}
+    # Where none answers the next one that is started is the installed one.
+    program = child.seen.program if child.held else (declared.get(KEEPER_PROGRAM) or keeper_program.digest())
+    found[KEEPER_PROGRAM] = ABSENT if program is None else program
     if behind is not None:
         found |= {**behind[0], **behind[1], "spec": declared.get("spec", ABSENT)}
         if declared and not behind[0].keys() <= set(paths):

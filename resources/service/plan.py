@@ -1,8 +1,8 @@
 """What to do about the differences of `service/gateway`. Pure.
 
 Verbs: `start`, `stop`, `restart` (a difference in what a running process cannot take up), `update` (only what the keeper
-keeps, or what a stopped service will be started with), `adopt` (the process runs, and no keeper holds it), `remove`
-(withdrawn).
+keeps, or what a stopped service will be started with), `adopt` (the process runs, and no keeper holds it), `upgrade` (its
+keeper is another version than the installed one), `remove` (withdrawn).
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from reconciler.kinds import KindPlan, Resource, Step
-from reconciler.model import Action, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
-from resources.service.spec import KEY, MANAGERS, POLICY_FIELDS, RUNTIMES, START_SECONDS, ServiceSpec, is_spec_field
-from resources.steps import action_id, because_of, cause_of, precondition_of
+from reconciler.model import Action, Because, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
+from resources.service.spec import (
+    KEEPER_PROGRAM,
+    KEY,
+    MANAGERS,
+    POLICY_FIELDS,
+    RUNTIMES,
+    START_SECONDS,
+    ServiceSpec,
+    is_spec_field,
+)
+from resources.steps import action_id, because_of, cause_of, precondition_of, shown
 
 # Where no start was measured yet.
 DEFAULT_DOWNTIME_SECONDS: Final = 1.0
@@ -82,9 +91,19 @@ def _not_held(spec: ServiceSpec) -> tuple[Note, ...]:
 
 
 def _actions(step: Step, resource: Resource, spec: ServiceSpec, detail: Detail) -> tuple[Action, ...]:
-    differences = tuple(_owed(item, detail) for item in step.differences)
-    if not differences:
-        return ()
+    upgrade = tuple(
+        _upgrade(step, resource, replace(item, cause=Cause.UPGRADE))
+        for item in step.differences
+        if item.path == KEEPER_PROGRAM
+    )
+    differences = tuple(_owed(item, detail) for item in step.differences if item.path != KEEPER_PROGRAM)
+    rest = _actions_of(step, resource, spec, differences, detail) if differences else ()
+    return (*upgrade, *(_after(action, upgrade) for action in rest))
+
+
+def _actions_of(
+    step: Step, resource: Resource, spec: ServiceSpec, differences: tuple[Difference, ...], detail: Detail
+) -> tuple[Action, ...]:
     by_path = {item.path: item for item in differences}
     if "state" in by_path:
         running = spec.service.state == "running"
@@ -100,7 +119,11 @@ def _actions(step: Step, resource: Resource, spec: ServiceSpec, detail: Detail) 
         return (_restart(step, resource, spec, differences, detail),)
     adopt = (_adopt(step, resource, keeper),) if keeper else ()
     update = (_update(step, resource, policy),) if policy else ()
-    return (*adopt, *(replace(action, needs=tuple(one.id for one in adopt)) for action in update))
+    return (*adopt, *(_after(action, adopt) for action in update))
+
+
+def _after(action: Action, others: tuple[Action, ...]) -> Action:
+    return replace(action, needs=(*action.needs, *(one.id for one in others)))
 
 
 def _owed(item: Difference, detail: Detail) -> Difference:
@@ -185,6 +208,22 @@ def _adopt(step: Step, resource: Resource, differences: tuple[Difference, ...]) 
         # There is no way back to a process that nobody holds, and nobody wants one.
         undo=Undo(verb="adopt", text="nothing to take back: the process stays the same"),
     )
+
+
+def _upgrade(step: Step, resource: Resource, difference: Difference) -> Action:
+    action = _action(
+        step,
+        resource,
+        "upgrade",
+        (difference,),
+        consequences=(Consequence(what="note", text="the keeper becomes the installed program; the gateway runs on"),),
+        # The program that was is no longer there to go back to.
+        undo=Undo(verb="upgrade", text="nothing to take back: the keeper stays the installed program"),
+        # A trial run, and the start.
+        deadline=60.0,
+    )
+    text = f"the keeper is program {shown(difference.observed)}, and {shown(difference.desired)} is installed"
+    return replace(action, because=Because(text=text))
 
 
 def _remove(step: Step) -> Action:

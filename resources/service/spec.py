@@ -29,6 +29,8 @@ CHILD: Final = "gateway"
 # Managers and runtimes that this version drives.
 MANAGERS: Final = frozenset({"auto", "embedded"})
 RUNTIMES: Final = frozenset({"builtin"})
+# Which program the keeper is: the installed one, by its digest.
+KEEPER_PROGRAM: Final = "keeper.program"
 POLICY_FIELDS: Final = frozenset(
     {
         "limits.files",
@@ -87,8 +89,8 @@ def builtin_program(host: Host) -> Program:
     return Program(argv=(host.python, "-P", "-m", "gateway", "run"))
 
 
-def declare(desired: Desired, host: Host, secrets: Secrets, program: Program) -> Resource | None:
-    """The resource that the document declares; None without a `service` section."""
+def declare(desired: Desired, host: Host, secrets: Secrets, program: Program, keeper: str) -> Resource | None:
+    """The resource that the document declares; None without a `service` section. `keeper` is the installed keeper's digest."""
     service = desired.service
     if service is None:
         return None
@@ -117,6 +119,7 @@ def declare(desired: Desired, host: Host, secrets: Secrets, program: Program) ->
     fields: dict[str, Value] = {
         "state": service.state,
         "keeper": True,
+        KEEPER_PROGRAM: keeper,
         # Covers digests of secrets: before there is a journal with a salt of its own they could be guessed from it.
         "spec": Secret(spec.digest),
         **spec_fields,
@@ -136,7 +139,7 @@ def declare(desired: Desired, host: Host, secrets: Secrets, program: Program) ->
 
 def is_spec_field(path: str) -> bool:
     """Whether a difference in this field means a restart."""
-    return path not in POLICY_FIELDS and path not in ("state", "keeper")
+    return path not in POLICY_FIELDS and path not in ("state", "keeper", KEEPER_PROGRAM)
 
 
 def _spec_fields(

@@ -96,7 +96,8 @@ def agree(versions: Any) -> int:
     common = [version for version in VERSIONS if version in theirs]
     if not common:
         ours = " and ".join(map(str, VERSIONS))
-        raise ProtocolError("version", f"the keeper speaks versions {ours} of its protocol, the client {theirs}")
+        other = " and ".join(map(str, theirs)) or "none"
+        raise ProtocolError("version", f"it speaks versions {ours} of its protocol, this program {other}")
     return common[-1]
 
 

@@ -17,17 +17,18 @@ import pytest
 import trio
 
 from reconciler.desired import Desired, Limits, Restart, SecretRef, Stop
-from reconciler.errors import StaleError, TemporaryError, TerminalError
+from reconciler.errors import OpenClawError, StaleError, TemporaryError, TerminalError
 from reconciler.host import StatePaths
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Action, Cause, Difference, Impact, Key, Secret
 from resources.service import control, prepared, proc
-from resources.service.keeper_client import ensure_keeper, look, upgrade_keeper
+from resources.service.keeper import program, protocol
+from resources.service.keeper_client import SOCKET, ensure_keeper, look, upgrade_keeper
 from resources.service.kind import ServiceKind
 from resources.service.spec import ServiceSpec, env_path, spec_path
 from resources.testing import make_desired
 from tests.beds.processes import Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
-from tests.resources.service.beds import DEADLINE, kill
+from tests.resources.service.beds import DEADLINE, KEEPER, Client, environ, kill, other_version
 from tests.resources.service.worlds import CANARY, TOKEN, Bench, document, gateway, service
 
 pytestmark = pytest.mark.real
@@ -450,18 +451,143 @@ async def test_watching_reports_exits_and_the_death_of_the_keeper(bench: Bench, 
         nursery.cancel_scope.cancel()
 
 
-async def test_an_upgraded_keeper_is_the_same_process_with_the_same_child(
-    bench: Bench, free_port: Callable[[], int]
+# -- a keeper of another version --
+
+
+async def become(bench: Bench, directory: Path, version: int) -> None:
+    """Makes the running keeper one that speaks `version`, as another installation would have left it."""
+    path = await trio.to_thread.run_sync(other_version, directory, version)
+    socket_path = bench.world.host.socket_path(SOCKET)
+
+    def upgrade() -> None:
+        with Client(socket_path) as client:
+            client.send("upgrade", argv=KEEPER, environ=environ(path))
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.next()
+        # Answered by the new program.
+        with Client(socket_path) as client:
+            assert client.hello
+
+    await trio.to_thread.run_sync(upgrade)
+
+
+@pytest.mark.req("SVC-7")
+@pytest.mark.parametrize("step", [1, -1], ids=["newer", "older"])
+async def test_a_keeper_of_a_neighbouring_version_serves_and_the_next_apply_makes_it_the_installed_one(
+    bench: Bench, free_port: Callable[[], int], tmp_path: Path, step: int
 ) -> None:
     desired = document(free_port())
     await bench.apply(desired)
     before = await look(bench.world.host)
-    await upgrade_keeper(bench.world.host)
+    await become(bench, tmp_path, protocol.VERSION + step)
+    other = await look(bench.world.host)
+    assert other.keeper_pid == before.keeper_pid
+    assert other.children == before.children
+    assert (await bench.shown(desired))["state"] == "ready"
+    assert await bench.ready(desired) == "Ready"
+    # It does what it is told.
+    await bench.apply(document(free_port(), limits=Limits(memory_bytes=None, cpu_percent=None, files=300)))
+
+
+@pytest.mark.req("SVC-7")
+@pytest.mark.parametrize("step", [1, -1], ids=["newer", "older"])
+async def test_the_upgrade_of_a_keeper_is_a_planned_step_that_costs_nothing(
+    bench: Bench, free_port: Callable[[], int], tmp_path: Path, step: int
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    before = await look(bench.world.host)
+    await become(bench, tmp_path, protocol.VERSION + step)
+    (action,) = await bench.apply(desired)
+    assert (action.verb, action.impact, action.cause) == ("upgrade", Impact.NONE, Cause.UPGRADE)
+    assert [item.path for item in action.differences] == ["keeper.program"]
+    assert program.digest() in action.because.text
     after = await look(bench.world.host)
-    assert after.keeper_pid == before.keeper_pid
-    assert after.children["gateway"]["pid"] == before.children["gateway"]["pid"]
-    assert "becomes the program" in (bench.world.host.state.keeper / "keeper.log").read_text()
+    assert (after.keeper_pid, after.program) == (before.keeper_pid, program.digest())
+    assert after.children == before.children
     assert await bench.verbs(desired) == []
+    assert await bench.ready(desired) == "Ready"
+    # Done already: nothing happens.
+    await upgrade_keeper(bench.world.host)
+    log = (bench.world.host.state.keeper / "keeper.log").read_text()
+    assert log.count("becomes the program") == 2
+
+
+@pytest.mark.req("SVC-7")
+async def test_the_upgrade_comes_before_what_the_keeper_is_told_next(
+    bench: Bench, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    await become(bench, tmp_path, protocol.VERSION + 1)
+    changed = document(port, environment={"MODE": "b"})
+    upgrade, restart = await bench.apply(changed)
+    assert (upgrade.verb, restart.verb, restart.needs) == ("upgrade", "restart", (upgrade.id,))
+    assert await bench.verbs(changed) == []
+
+
+@pytest.mark.req("SVC-7")
+async def test_an_upgrade_starts_nothing_that_a_person_stopped(
+    bench: Bench, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    await control.stop(bench.world, "ann", "new disk")
+    await become(bench, tmp_path, protocol.VERSION + 1)
+    (action,) = await bench.apply(desired)
+    assert action.verb == "upgrade"
+    assert await bench.ready(desired) == "Suspended"
+    assert gateways(bench) == []
+
+
+@pytest.mark.req("SVC-7")
+async def test_with_a_keeper_that_shares_no_version_nothing_is_planned_and_the_way_out_is_said(
+    bench: Bench, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    pid = await pid_of(bench)
+    keeper = (await look(bench.world.host)).keeper_pid
+    assert keeper is not None
+    await become(bench, tmp_path, protocol.VERSION + 2)
+    ours, theirs = " and ".join(map(str, protocol.VERSIONS)), f"{protocol.VERSION + 1} and {protocol.VERSION + 2}"
+    observation = await bench.observe(desired)
+    assert observation.unknown == (
+        f"cannot command the keeper: it speaks versions {theirs} of its protocol, this program {ours}; "
+        f"end it with `kill {keeper}`, then run `openclaw apply`: the gateway runs on, and a keeper of this version takes it over"
+    )
+    for command in (control.start(bench.world), control.stop(bench.world, "ann"), control.service_status(bench.world)):
+        with pytest.raises(OpenClawError) as caught:
+            await command
+        assert f"kill {keeper}" in str(caught.value.hint)
+    assert identify(keeper) is not None
+    assert gateways(bench) == [pid]
+    # What it says is what helps.
+    os.kill(keeper, signal.SIGTERM)
+    await until("the end of the keeper", lambda: identify(keeper) is None)
+    (action,) = await bench.apply(desired)
+    assert action.verb == "adopt"
+    assert gateways(bench) == [pid]
+    assert await bench.ready(desired) == "Ready"
+
+
+@pytest.mark.req("SVC-7")
+async def test_an_installed_keeper_that_does_not_start_leaves_the_running_one(
+    bench: Bench, free_port: Callable[[], int], tmp_path: Path
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    pid = await pid_of(bench)
+    await become(bench, tmp_path, protocol.VERSION + 1)
+    broken = tmp_path / "broken" / "resources"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('half of an installation')\n")
+    host = bench.world.host
+    bench.world = replace(bench.world, host=replace(host, environ={**host.environ, "PYTHONPATH": str(broken.parent)}))
+    with pytest.raises(TerminalError, match="half of an installation"):
+        await bench.apply(desired)
+    bench.world = replace(bench.world, host=host)
+    assert gateways(bench) == [pid]
     assert await bench.ready(desired) == "Ready"
 
 

@@ -29,7 +29,7 @@ SECRETS = FakeSecrets({str(TOKEN): CANARY, "env:WORD": "one", "env:OTHER": "two"
 
 
 def made(desired: Desired) -> Resource:
-    resource = declare(desired, HOST, SECRETS, builtin_program(HOST))
+    resource = declare(desired, HOST, SECRETS, builtin_program(HOST), "0f3a")
     assert resource is not None
     return resource
 
@@ -53,7 +53,7 @@ def logging(directory: str | None, level: str | None = None) -> Logging:
 
 
 def test_without_a_service_section_nothing_is_declared() -> None:
-    assert declare(make_desired(gateway=gateway(1)), HOST, SECRETS, builtin_program(HOST)) is None
+    assert declare(make_desired(gateway=gateway(1)), HOST, SECRETS, builtin_program(HOST), "0f3a") is None
 
 
 def test_the_fields_are_the_flattened_parts_of_the_process() -> None:
@@ -61,6 +61,7 @@ def test_the_fields_are_the_flattened_parts_of_the_process() -> None:
     assert {path: value for path, value in resource.fields.items() if not path.startswith("restart.")} == {
         "state": "running",
         "keeper": True,
+        "keeper.program": "0f3a",
         "spec": Secret(resource.spec.digest),
         "argv": ("/venv/bin/python", "-P", "-m", "gateway", "run"),
         "stop.drain": 0.0,
