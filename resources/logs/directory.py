@@ -12,15 +12,19 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import BinaryIO
 
 from reconciler.errors import StaleError, TemporaryError, TerminalError
 from reconciler.files import write_all
-from resources.logs.retention import LEFTOVER, OWNED, LogFile
+from resources.logs.retention import LEFTOVER, OWNED, Identity, LogFile
 
 CHUNK_BYTES = 1 << 20
 # zstd at 3 is four times as fast as gzip -6 at the same size.
 LEVEL = 3
+# So many files are looked at, and then deleted: in turns each would find the other's part of the kernel in the processor's
+# caches. They are a tenth of a millisecond apart then.
+TOGETHER = 32
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -75,16 +79,22 @@ def listed(directory: int) -> tuple[list[LogFile], list[LogFile]]:
 
 
 def in_use(files: Iterable[LogFile]) -> frozenset[str]:
-    """The names of those that some process has open, as far as we may look into others (proc(5), /proc/PID/fd)."""
-    wanted = {file.name: (file.dev, file.inode) for file in files}
-    return frozenset(name for path, name in _open_files(wanted.keys()) if _identity(path) == wanted[name])
+    """The names of those that some process has open, as far as we may look into others."""
+    held = held_files()
+    return frozenset(file.name for file in files if (file.dev, file.inode) in held) if held else frozenset()
 
 
-def _open_files(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The open descriptors of all processes that lead to a file of one of these names."""
-    wanted = frozenset(names)
-    if not wanted:
-        return
+def held_files() -> frozenset[tuple[int, int]]:
+    """Device and inode of every file under a name like ours, anywhere, that some process has open (proc(5), /proc/PID/fd).
+
+    It asks who is open and not which of our files are: there are few of the one, and there may be a hundred thousand of the
+    other.
+    """
+    return frozenset(found for path in _open_paths() if (found := _identity(path)) is not None)
+
+
+def _open_paths() -> Iterator[str]:
+    """The open descriptors of all processes that lead to a file with a name like ours, as paths in /proc."""
     for pid in os.listdir("/proc"):
         if not pid.isdecimal():
             continue
@@ -93,9 +103,12 @@ def _open_files(names: Iterable[str]) -> Iterator[tuple[str, str]]:
             for number in os.listdir(f"/proc/{pid}/fd"):
                 path = f"/proc/{pid}/fd/{number}"
                 with suppress(OSError):
-                    name = os.readlink(path).rpartition("/")[2]
-                    if name in wanted:
-                        yield path, name
+                    if _ours(os.readlink(path).rpartition("/")[2]):
+                        yield path
+
+
+def _ours(name: str) -> bool:
+    return (OWNED.fullmatch(name) or LEFTOVER.fullmatch(name)) is not None
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -107,32 +120,54 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def unchanged(directory: int, file: LogFile) -> bool:
     """Whether the name still leads to the very file that was listed, with nothing written to it since."""
-    if not (OWNED.fullmatch(file.name) or LEFTOVER.fullmatch(file.name)):
+    if not _ours(file.name):
         return False
     try:
-        return _same(os.stat(file.name, dir_fd=directory, follow_symlinks=False), file)
+        return _same(os.lstat(file.name, dir_fd=directory), file)
     except FileNotFoundError:
         return False
 
 
-def _same(status: os.stat_result, file: LogFile) -> bool:
+def _same(status: os.stat_result, file: Identity) -> bool:
     seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    return seen == tuple(file[1:]) and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    return seen == file[1:] and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
-def delete(directory: int, files: list[LogFile], checkpoint: Callable[[], None]) -> None:
+def delete(directory: int, files: Iterable[Identity], checkpoint: Callable[[], None]) -> None:
     """Deletes those that are unchanged and that nobody has open. Needs no space: it works on a full disk.
 
+    In the order of their inodes they go in two thirds of the time: what the kernel needs of them lies side by side.
     `checkpoint` is called now and then, and may raise to end it there.
     """
-    busy = in_use(files)
-    for index, file in enumerate(files):
-        if index % 1000 == 0:
-            checkpoint()
-        if file.name not in busy and unchanged(directory, file):
-            with suppress(FileNotFoundError):
-                os.unlink(file.name, dir_fd=directory)
+    held = held_files()
+    rest = iter(files)
+    while batch := list(islice(rest, TOGETHER)):
+        checkpoint()
+        for name in _deletable(directory, batch, held):
+            # Not `suppress`: it would cost a twentieth of it all.
+            try:
+                os.unlink(name, dir_fd=directory)
+            except FileNotFoundError:
+                continue
     os.fsync(directory)
+
+
+def _deletable(directory: int, files: list[Identity], held: frozenset[tuple[int, int]]) -> list[str]:
+    """The names of those that are `unchanged` and not `held`, in one function: it may be about a hundred thousand."""
+    lstat, owned, regular = os.lstat, OWNED.fullmatch, stat.S_ISREG
+    names = []
+    for file in files:
+        name = file[0]
+        if (not owned(name) and not LEFTOVER.fullmatch(name)) or (held and file[1:3] in held):
+            continue
+        try:
+            status = lstat(name, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+        seen = (name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen == file and regular(status.st_mode) and status.st_nlink == 1:
+            names.append(name)
+    return names
 
 
 def compress(directory: int, files: list[LogFile], checkpoint: Callable[[], None]) -> None:

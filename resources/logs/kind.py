@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import trio
@@ -301,11 +302,16 @@ def _bytes(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
-_VERBS = {"prune": delete, "compress": compress, "expand": expand}
+_IDENTITY = itemgetter(*LogFile._fields)
+_TRANSFORMS = {"compress": compress, "expand": expand}
 
 
 def _apply(action: Action) -> None:
     arguments = action.arguments
-    files = [LogFile(**file) for file in arguments["files"]]
     with opened_again(arguments["directory"], arguments["dev"], arguments["inode"]) as directory:
-        _VERBS[action.verb](directory, files, trio.from_thread.check_cancelled)
+        if action.verb == "prune":
+            files = sorted(arguments["files"], key=itemgetter("inode"))
+            delete(directory, map(_IDENTITY, files), trio.from_thread.check_cancelled)
+        else:
+            transform = _TRANSFORMS[action.verb]
+            transform(directory, [LogFile(**file) for file in arguments["files"]], trio.from_thread.check_cancelled)
