@@ -26,7 +26,7 @@ Measure = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One thing that is measured: `measure` does it once and returns seconds."""
+    """One thing that is measured: `measure` does it once and returns seconds, or what the unit of its row says."""
 
     name: str
     measure: Measure
@@ -34,33 +34,52 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the result. The goal is `at_most` times the floor, or `at_most` seconds where there is no floor."""
+    """One line of the result. The goal is `at_most` times the floor, or `at_most` of the unit where there is no floor.
+
+    `unit` is `s`, or a word for what is counted; a `statistic` makes one figure of all rounds.
+    """
 
     name: str
     contender: Contender
     floor: Contender | None
     at_most: float
+    unit: str = "s"
+    statistic: Callable[[Sequence[float]], float] = median
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one row: medians in seconds, `figure` in the unit of the goal. `failure` says why there is none."""
+    """What came of one row: `ours` and `floor` in its unit, `figure` as the goal is given.
+
+    `failure` says why there is none; `missing` what was not to be had here, which is no failure.
+    """
 
     name: str
-    seconds: float
-    floor_seconds: float | None
+    ours: float
+    floor: float | None
     figure: float
     at_most: float
     rounds: int
+    unit: str = "s"
     failure: str = ""
+    missing: str = ""
 
     @property
     def held(self) -> bool:
-        return not self.failure and self.figure <= self.at_most
+        return bool(self.missing) or (not self.failure and self.figure <= self.at_most)
 
 
 class CommandFailedError(Exception):
     """A measured command did not succeed, so its time says nothing; the text has its last words."""
+
+
+class MissingError(Exception):
+    """What a row needs cannot be had on this machine; the text says what, and why not."""
+
+
+def percentile(part: float) -> Callable[[Sequence[float]], float]:
+    """The statistic below which `part` (0 to 1) of all values lie; the nearest value that was measured, the larger of two."""
+    return lambda values: sorted(values)[min(len(values) - 1, int(part * len(values)))]
 
 
 def command(argv: Sequence[str | Path], env: Mapping[str, str], cwd: Path) -> Measure:
@@ -90,8 +109,8 @@ def _tail(file: IO[bytes]) -> str:
     return file.read().decode(errors="replace")[-1000:].strip()
 
 
-def run_rounds(rows: Sequence[Row], rounds: int) -> list[Result]:
-    """Measures all rows and their floors in turns; one more round before the first counted one warms caches.
+def run_rounds(rows: Sequence[Row], rounds: int, *, warm: int = 1) -> list[Result]:
+    """Measures all rows and their floors in turns; `warm` more rounds before the first counted one warm caches.
 
     A floor that several rows share is measured once a round. A contender that fails is left out from then on: its row says
     why, and the others go on.
@@ -99,19 +118,19 @@ def run_rounds(rows: Sequence[Row], rounds: int) -> list[Result]:
     contenders = {
         contender.name: contender for row in rows for contender in (row.floor, row.contender) if contender is not None
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    failures: dict[str, str] = {}
-    for number in range(rounds + 1):
+    values: dict[str, list[float]] = {name: [] for name in contenders}
+    failures: dict[str, CommandFailedError | MissingError] = {}
+    for number in range(rounds + warm):
         # Another one begins each time: whoever follows a heavy contender finds a hotter machine.
         for name in _rotated([name for name in contenders if name not in failures], number):
             try:
                 measured = contenders[name].measure()
-            except CommandFailedError as err:
-                failures[name] = str(err)
+            except (CommandFailedError, MissingError) as err:
+                failures[name] = err
                 continue
-            if number:
-                seconds[name].append(measured)
-    return [_result(row, seconds, failures, rounds) for row in rows]
+            if number >= warm:
+                values[name].append(measured)
+    return [_result(row, values, failures, rounds) for row in rows]
 
 
 def _rotated(names: list[str], number: int) -> list[str]:
@@ -119,40 +138,58 @@ def _rotated(names: list[str], number: int) -> list[str]:
     return names[at:] + names[:at]
 
 
-def _result(row: Row, seconds: Mapping[str, Sequence[float]], failures: Mapping[str, str], rounds: int) -> Result:
+def _result(row: Row, values: Mapping[str, Sequence[float]], failures: Mapping[str, Exception], rounds: int) -> Result:
     names = [contender.name for contender in (row.contender, row.floor) if contender is not None]
-    failure = next((failures[name] for name in names if name in failures), "")
-    own = nan if failure else median(seconds[row.contender.name])
-    floor = median(seconds[row.floor.name]) if row.floor is not None and not failure else None
+    failure = next((failures[name] for name in names if name in failures), None)
+    ours = nan if failure else row.statistic(values[row.contender.name])
+    floor = row.statistic(values[row.floor.name]) if row.floor is not None and not failure else None
     return Result(
         name=row.name,
-        seconds=own,
-        floor_seconds=floor,
-        figure=own / floor if floor is not None else own,
+        ours=ours,
+        floor=floor,
+        figure=ours / floor if floor is not None else ours,
         at_most=row.at_most,
         rounds=rounds,
-        failure=failure,
+        unit=row.unit,
+        failure=str(failure) if isinstance(failure, CommandFailedError) else "",
+        missing=str(failure) if isinstance(failure, MissingError) else "",
     )
 
 
 def render(results: Sequence[Result], earlier: Mapping[str, float]) -> str:
     """The table; `earlier` holds the figures of the last run on this host, by row."""
-    lines = [f"{'':34} {'ours':>9} {'floor':>9} {'figure':>8} {'goal':>8} {'before':>8}"]
+    width = max(34, *(len(result.name) for result in results)) if results else 34
+    lines = [f"{'':{width}} {'ours':>11} {'floor':>11} {'figure':>9} {'goal':>9} {'before':>9}"]
     for result in results:
-        if result.failure:
-            lines.append(f"{result.name:34} FAILED: {result.failure}")
+        if result.failure or result.missing:
+            said = f"FAILED: {result.failure}" if result.failure else f"not measured: {result.missing}"
+            lines.append(f"{result.name:{width}} {said}")
             continue
-        floor = f"{result.floor_seconds * 1e3:6.1f} ms" if result.floor_seconds is not None else "-"
+        floor = _amount(result.floor, result.unit) if result.floor is not None else "-"
         before = _figure(result, earlier[result.name]) if result.name in earlier else "-"
         lines.append(
-            f"{result.name:34} {result.seconds * 1e3:6.1f} ms {floor:>9} {_figure(result, result.figure):>8}"
-            f" {_figure(result, result.at_most):>8} {before:>8}{'' if result.held else '  MISSED'}"
+            f"{result.name:{width}} {_amount(result.ours, result.unit):>11} {floor:>11} {_figure(result, result.figure):>9}"
+            f" {_figure(result, result.at_most):>9} {before:>9}{'' if result.held else '  MISSED'}"
         )
     return "\n".join(lines)
 
 
+def _amount(value: float, unit: str) -> str:
+    match unit:
+        case "s":
+            return f"{value * 1e3:.1f} ms"
+        case "MB":
+            return f"{value:.1f} MB"
+        case "%":
+            return f"{value:.2f} %"
+        case _:
+            return f"{value:g} {unit}"
+
+
 def _figure(result: Result, value: float) -> str:
-    return f"x {value:.2f}" if result.floor_seconds is not None else f"{value * 1e3:.0f} ms"
+    if result.floor is not None:
+        return f"x {value:.2f}"
+    return f"{value * 1e3:.0f} ms" if result.unit == "s" else _amount(value, result.unit)
 
 
 def history_file(directory: Path = HISTORY) -> Path:
@@ -181,12 +218,13 @@ def remember(file: Path, results: Sequence[Result], at: str) -> None:
             {
                 "name": r.name,
                 "figure": r.figure,
-                "seconds": r.seconds,
-                "floor_seconds": r.floor_seconds,
+                "ours": r.ours,
+                "floor": r.floor,
+                "unit": r.unit,
                 "rounds": r.rounds,
             }
             for r in results
-            if not r.failure
+            if not r.failure and not r.missing
         ],
     }
     with file.open("a", encoding="utf-8") as log:

@@ -11,9 +11,11 @@ import pytest
 from tests.bench.harness import (
     CommandFailedError,
     Contender,
+    MissingError,
     Row,
     command,
     last_figures,
+    percentile,
     remember,
     render,
     run_rounds,
@@ -40,7 +42,7 @@ def test_rounds_are_interleaved_the_first_is_not_counted_and_a_shared_floor_runs
         Row(name="save", contender=other, floor=None, at_most=0.5),
     ]
     plan, save = run_rounds(rows, 3)
-    assert (plan.seconds, plan.floor_seconds, plan.figure, plan.held) == (3, 2, 1.5, True)
+    assert (plan.ours, plan.floor, plan.figure, plan.held) == (3, 2, 1.5, True)
     assert (save.figure, save.held) == (1, False)
     assert [log[at : at + 3] for at in range(0, 12, 3)] == [
         ["floor", "ours", "other"],
@@ -76,6 +78,51 @@ def test_a_contender_that_fails_loses_its_own_row_only() -> None:
     assert (broken.held, sound.held) == (False, True)
     assert "broken" in render([broken, sound], {}).splitlines()[1]
     assert "FAILED: no such command" in render([broken, sound], {}).splitlines()[1]
+
+
+def test_what_is_not_to_be_had_here_is_said_and_is_no_failure(tmp_path: Path) -> None:
+    def miss() -> float:
+        raise MissingError("no runit here: not root")
+
+    row = Row(
+        name="restart",
+        contender=scripted("ours", [1] * 9, []),
+        floor=Contender(name="peer", measure=miss),
+        at_most=1,
+    )
+    results = run_rounds([row], 2)
+    assert results[0].held
+    assert render(results, {}).splitlines()[1].split(maxsplit=1) == ["restart", "not measured: no runit here: not root"]
+    remember(tmp_path / "h.jsonl", results, "2026-11-21T00:00:00Z")
+    assert last_figures(tmp_path / "h.jsonl") == {}
+
+
+def test_one_series_can_be_judged_by_several_statistics_in_its_own_unit() -> None:
+    saves = scripted("saves", [float(number) for number in range(100)], [])
+    size = Contender(name="size", measure=lambda: 17.25)
+    rows = [
+        Row(name="p50", contender=saves, floor=None, at_most=50),
+        Row(name="p99", contender=saves, floor=None, at_most=98, statistic=percentile(0.99)),
+        Row(name="size", contender=size, floor=None, at_most=18, unit="MB"),
+    ]
+    results = run_rounds(rows, 100, warm=0)
+    assert [(result.figure, result.held) for result in results] == [(49.5, True), (99.0, False), (17.25, True)]
+    assert render(results, {"size": 16.0}).splitlines()[3].split()[1:] == [
+        "17.2",
+        "MB",
+        "-",
+        "17.2",
+        "MB",
+        "18.0",
+        "MB",
+        "16.0",
+        "MB",
+    ]
+
+
+@pytest.mark.parametrize(("part", "value"), [(0.0, 1), (0.5, 3), (0.99, 4), (1.0, 4)])
+def test_a_percentile_is_a_value_that_was_measured(part: float, value: float) -> None:
+    assert percentile(part)([4, 1, 3, 2]) == value
 
 
 @pytest.mark.real
