@@ -23,8 +23,8 @@ from reconciler.values import join_path
 
 # A document for people nests six deep; openclaw.json settings twice that. Python's stack allows a thousand.
 MAX_DEPTH: Final = 60
-# Four times what the longest document that fits the size cap and was written by hand could hold; 0.5 s of work.
-MAX_NODES: Final = 200_000
+# Ten times what the longest document that anybody wrote by hand held; 0.5 s of work at the most.
+MAX_NODES: Final = 100_000
 # A 64-bit number has at most 20 digits; more is a mistake, and costs Python quadratic time.
 _MAX_DIGITS: Final = 20
 # Lines beyond this are quoted from a part of them, so that masking does not search megabytes for each problem.
