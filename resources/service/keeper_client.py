@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import trio
@@ -24,6 +25,9 @@ SOCKET = "keeper/keeper.sock"
 _CHUNK_BYTES = 65536
 # Python starts in a fifth of a second on a slow machine; a holder that hangs is waited for and killed before (adopt).
 _START_SECONDS = 20.0
+# A command is answered at once, after a few writes to a disk that may be busy. A keeper that is stopped never answers.
+_COMMAND_SECONDS = 10.0
+_SLOW = {"wait": inf, "shutdown": inf, "upgrade": inf}
 # What the keeper itself may find in its environment: nothing that could be a secret.
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "TMPDIR")
 
@@ -58,9 +62,15 @@ class KeeperClient:
         """Sends one command and returns its answer.
 
         Raises:
-            KeeperGone: the connection broke.
+            KeeperGone: the connection broke, or it did not answer in time.
             KeeperRefused: the keeper said no.
         """
+        # How long the others take is their caller's to say.
+        with trio.move_on_after(_SLOW.get(command, _COMMAND_SECONDS)):
+            return await self._call(command, **arguments)
+        raise KeeperGone(f"cannot {command}: the keeper does not answer")
+
+    async def _call(self, command: str, **arguments: Any) -> dict[str, Any]:
         self._count += 1
         await self._send({"id": self._count, "command": command, **arguments})
         while True:
@@ -79,10 +89,20 @@ class KeeperClient:
         answer: dict[str, Any] = (await self.call(command, name=name, **arguments))["child"]
         return answer
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """The messages after `subscribe`, until the keeper ends the connection (`KeeperGone`)."""
-        while True:
-            yield await self._next()
+    async def event(self, seconds: float) -> dict[str, Any] | None:
+        """The next message after `subscribe`; None where there was none for `seconds`, and the keeper answers all the same.
+
+        Raises:
+            KeeperGone: it ended the connection, or does not answer.
+        """
+        with trio.move_on_after(seconds):
+            return await self._next()
+        with trio.move_on_after(ANSWER_SECONDS):
+            await self._send({"id": 0, "command": "status"})
+            # Whatever comes shows that it lives. The answer itself is no event.
+            message = await self._next()
+            return message if "event" in message else None
+        raise KeeperGone("the keeper does not answer")
 
     async def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -247,13 +267,15 @@ class Seen:
     """What is known of the keeper and its children at one moment, with or without its help.
 
     `keeper_pid` None: no keeper answers, and `children` come from its files, so that a child whose process ended since still
-    looks as it was last written; `alive` tells. `program` is the digest of the keeper that answers, None where it does not
+    looks as it was last written; `alive` tells. `silent` is then the process that has the keeper's lock and says nothing,
+    where there is one. `program` is the digest of the keeper that answers, None where it does not
     tell.
     """
 
     keeper_pid: int | None
     children: Mapping[str, Mapping[str, Any]]
     program: str | None = None
+    silent: int | None = None
 
     def child(self, name: str) -> Mapping[str, Any] | None:
         return self.children.get(name)
@@ -277,9 +299,15 @@ async def look(host: Host) -> Seen:
         return Seen(keeper_pid=client.pid, children=answer["children"], program=client.program)
     except (KeeperGone, trio.TooSlowError):
         records = await trio.to_thread.run_sync(read_children, host)
-        return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records})
+        silent = await trio.to_thread.run_sync(_silent_holder, host)
+        return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records}, silent=silent)
     except KeeperRefused as err:
         raise TemporaryError(err.message, hint=err.hint) from err
+
+
+def _silent_holder(host: Host) -> int | None:
+    pid, ticks = read_holder(os.fspath(host.state.keeper / "lock"))
+    return pid if proc.is_alive(pid, ticks) else None
 
 
 def read_children(host: Host) -> list[Record]:

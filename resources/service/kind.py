@@ -26,6 +26,8 @@ from resources.steps import reached, still_holds
 _HEALTH_SECONDS: Final = 5.0
 # How often a lost keeper is looked for; only while there is none.
 _LOOK_SECONDS: Final = (0.2, 5.0)
+# How long a keeper that says nothing is believed to be well: one that is stopped says nothing either.
+_ASK_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,9 @@ async def _follow(host: Host, report: Callable[[Key], None]) -> bool:
             there = True
             # What happened before is in nobody's event.
             report(KEY)
-            async for event in keeper.events():
-                if event.get("name") == CHILD:
+            while True:
+                event = await keeper.event(_ASK_SECONDS)
+                if event is not None and event.get("name") == CHILD:
                     report(KEY)
     except (KeeperGone, KeeperRefused):
         pass

@@ -166,6 +166,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
         pid=child.pid,
         port=port,
         suspended=child.suspended(spec),
+        silent_keeper=child.seen.silent,
         startup_seconds=startup,
         holder=_holder(port, child),
         unreadable=tuple((field, why) for field, path in spec.tls_files if (why := _unreadable(path)) is not None),
@@ -227,6 +228,9 @@ def _conditions(child: Child, spec: ServiceSpec | None, *, suspended: bool) -> t
     if child.state in ("broken", "failed", "crashed"):
         reason = {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}[child.state]
         found.append(_condition("Degraded", reason, down_text(child)))
+    elif child.pid is not None and not child.held:
+        text = f"it runs, and {_no_keeper(child)} that would start it again"
+        found.append(_condition("Degraded", "NotHeld", text))
     elif not suspended and _on_probation(child):
         text = f"{down_text(child)}; it is tried again, and has not held for as long as it last waited"
         found.append(_condition("Degraded", "CrashLooping", text))
@@ -267,8 +271,16 @@ def down_text(child: Child) -> str:
     ended = child.last_exit
     reason = ended["reason"] if ended is not None else "it was never started"
     if child.state == "crashed":
-        return "its process is gone, and no keeper runs that would start it again"
+        return f"its process is gone, and {_no_keeper(child)} that would start it again"
     return f"{reason}; {hold['why']}" if hold is not None and hold.get("why") not in (None, reason) else reason
+
+
+def _no_keeper(child: Child) -> str:
+    pid = child.seen.silent
+    if pid is None:
+        return "no keeper runs"
+    stopped = f"is stopped (`kill -CONT {pid}` continues it)" if proc.process_state(pid) == "T" else "does not answer"
+    return f"its keeper (process {pid}) {stopped}: nobody is there"
 
 
 def limits_not_held(spec: ServiceSpec) -> list[str]:

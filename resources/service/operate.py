@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import trio
@@ -17,6 +18,8 @@ from reconciler.host import Host
 from resources.service.keeper_client import KeeperClient, KeeperGone, connect, ensure_keeper
 from resources.service.spec import CHILD
 
+# Beyond the time that a process has to end: to kill what is left of its group, and to write that down.
+_SLACK_SECONDS: Final = 10.0
 _TAIL_BYTES: Final = 8192
 _LINE_CHARACTERS: Final = 300
 _SHORTEST_MASKED: Final = 4
@@ -63,13 +66,15 @@ async def bring_down(host: Host, hold: Mapping[str, Any] | None) -> None:
     """Ends the gateway and returns when its process group is gone; `hold` says who wanted that, and why.
 
     Raises:
-        TemporaryError: the keeper ended meanwhile.
+        TemporaryError: the keeper ended meanwhile, or does not answer.
     """
     await ensure_keeper(host)
     async with connect(host) as keeper:
-        if await _known(keeper):
+        children = (await keeper.call("status"))["children"]
+        if CHILD in children:
             await keeper.child("stop", CHILD, hold=dict(hold) if hold is not None else None)
-            await keeper.child("wait", CHILD)
+            with _time_to_end(children):
+                await keeper.child("wait", CHILD)
 
 
 async def tell(host: Host, told: Mapping[str, Any], *, start_keeper: bool) -> None:
@@ -94,15 +99,21 @@ async def forget(host: Host) -> None:
 
 
 async def shut_down(keeper: KeeperClient) -> None:
-    """Ends all children and the keeper; returns when its process is gone."""
+    """Ends all children and the keeper; returns when its process is gone.
+
+    Raises:
+        TemporaryError: it does not answer.
+    """
     try:
         watched = os.pidfd_open(keeper.pid)
     except ProcessLookupError:
         return
     try:
-        await keeper.call("shutdown")
-        # The connection ends a little before the process does.
-        await trio.lowlevel.wait_readable(watched)
+        children = (await keeper.call("status"))["children"]
+        with _time_to_end(children):
+            await keeper.call("shutdown")
+            # The connection ends a little before the process does.
+            await trio.lowlevel.wait_readable(watched)
     except KeeperGone:
         return
     finally:
@@ -114,8 +125,19 @@ def hold_of(by: str, who: str, why: str, section: str | None, at: float) -> dict
     return {"by": by, "who": who, "why": why, "at": at, "section": section}
 
 
-async def _known(keeper: KeeperClient) -> bool:
-    return CHILD in (await keeper.call("status"))["children"]
+@contextmanager
+def _time_to_end(children: Mapping[str, Any]) -> Iterator[None]:
+    """As long as the slowest of `children` may take to end, and some more.
+
+    Raises:
+        TemporaryError: that is over.
+    """
+    stops = [child["spec"]["stop"] for child in children.values()]
+    seconds = max((stop["drain"] + stop["grace"] for stop in stops), default=0.0) + _SLACK_SECONDS
+    with trio.move_on_after(seconds) as limit:
+        yield
+    if limit.cancelled_caught:
+        raise TemporaryError(f"cannot stop the gateway: the keeper did not say within {seconds:g} s that it ended")
 
 
 def _failed(child: Mapping[str, Any], last_words: str) -> TemporaryError | TerminalError:

@@ -45,13 +45,15 @@ class Detail:
     """What planning needs beyond the fields.
 
     `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
-    measured at its last start. `unreadable` holds TLS files: field of openclaw.json and why. `program_missing` is why
-    the program cannot be started. `suspended` says that a person stopped it, and that this still holds.
+    measured at its last start. `silent_keeper` is a keeper that is there and does not answer. `unreadable` holds TLS files:
+    field of openclaw.json and why. `program_missing` is why the program cannot be started. `suspended` says that a person
+    stopped it, and that this still holds.
     """
 
     pid: int | None
     port: int
     suspended: bool = False
+    silent_keeper: int | None = None
     startup_seconds: float | None = None
     holder: Holder | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
@@ -199,12 +201,16 @@ def _update(step: Step, resource: Resource, differences: tuple[Difference, ...])
 
 
 def _adopt(step: Step, resource: Resource, differences: tuple[Difference, ...]) -> Action:
+    text = "a keeper is started and takes over the process that runs"
+    silent = step.observation.detail.silent_keeper
+    if silent is not None:
+        text = f"the keeper (process {silent}), which does not answer, is continued where it is stopped, else replaced"
     return _action(
         step,
         resource,
         "adopt",
         differences,
-        consequences=(Consequence(what="note", text="a keeper is started and takes over the process that runs"),),
+        consequences=(Consequence(what="note", text=text),),
         # There is no way back to a process that nobody holds, and nobody wants one.
         undo=Undo(verb="adopt", text="nothing to take back: the process stays the same"),
     )

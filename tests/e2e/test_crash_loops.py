@@ -80,8 +80,12 @@ def told(supervisor: Supervisor) -> list[str]:
 
 @pytest.mark.parametrize(
     ("then", "lives"),
-    [("os._exit(3)", 0.0), ("threading.Timer(0.7, os._exit, (3,)).start()", 0.7)],
-    ids=["at-once", "soon-after-ready"],
+    [
+        pytest.param("os._exit(3)", 0.0, id="at-once"),
+        pytest.param(
+            "threading.Timer(1.0, os._exit, (3,)).start()", 1.0, id="soon-after-ready", marks=pytest.mark.soak
+        ),
+    ],
 )
 def test_a_crash_loop_runs_at_the_pace_of_the_document_and_is_told_once(bad: Bad, then: str, lives: float) -> None:
     supervisor = bad.site.supervisor("--on-exit", "stop")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -32,19 +33,28 @@ class LockError(Exception):
 def acquire_lock(path: str, socket_path: str) -> int | None:
     """The descriptor of the lock, held for life; None where another keeper has it and answers.
 
-    A holder that does not answer for `ANSWER_SECONDS` is killed, after its pid and start time were checked.
+    A holder that does not answer for `ANSWER_SECONDS` is killed, after its pid and start time were checked. One that is only
+    stopped (SIGSTOP, a debugger that left) is continued first: it has lost nothing and knows how its children end.
 
     Raises:
         LockError: nobody answers, and nobody could be found to kill.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     limit = time.monotonic() + _LOCK_SECONDS
+    continued: int | None = None
     while not _try_lock(fd):
         if answers(socket_path, ANSWER_SECONDS, give_up=lambda: _is_free(fd)):
             os.close(fd)
             return None
         pid, ticks = read_holder(path)
         if pid is not None and not _is_free(fd):
+            if (
+                pid != continued
+                and proc.process_state(pid) == "T"
+                and process.signal_process(pid, ticks, signal.SIGCONT)
+            ):
+                continued = pid
+                continue
             process.kill_process(pid, ticks)
         if time.monotonic() > limit:
             os.close(fd)

@@ -161,7 +161,12 @@ def sweep_group(leader: int, attempt: str | None, *, own: bool) -> None:
 
 
 def kill_process(pid: int, ticks: int | None) -> bool:
-    """SIGKILL to exactly this process, by pidfd; False where it was gone already."""
+    """SIGKILL to exactly this process; False where it was gone already."""
+    return signal_process(pid, ticks, signal.SIGKILL)
+
+
+def signal_process(pid: int, ticks: int | None, number: signal.Signals) -> bool:
+    """A signal to exactly this process, by pidfd; False where it was gone already."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
@@ -169,7 +174,7 @@ def kill_process(pid: int, ticks: int | None) -> bool:
     try:
         if not proc.is_alive(pid, ticks):
             return False
-        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        signal.pidfd_send_signal(fd, number)
     except ProcessLookupError:
         return False
     finally:

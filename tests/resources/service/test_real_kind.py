@@ -21,15 +21,15 @@ from reconciler.errors import OpenClawError, StaleError, TemporaryError, Termina
 from reconciler.host import StatePaths
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Action, Cause, Difference, Impact, Key, Secret
-from resources.service import control, prepared, proc
+from resources.service import control, keeper_client, kind, operate, prepared, proc
 from resources.service.keeper import program, protocol
 from resources.service.keeper_client import SOCKET, ensure_keeper, look, upgrade_keeper
 from resources.service.kind import ServiceKind
-from resources.service.spec import ServiceSpec, env_path, spec_path
+from resources.service.spec import Program, ServiceSpec, env_path, spec_path
 from resources.testing import make_desired
 from tests.beds.processes import Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
 from tests.resources.service.beds import DEADLINE, KEEPER, Client, environ, kill, other_version
-from tests.resources.service.worlds import CANARY, TOKEN, Bench, document, gateway, service
+from tests.resources.service.worlds import CANARY, GATEWAY, TOKEN, Bench, document, gateway, service
 
 pytestmark = pytest.mark.real
 
@@ -389,19 +389,16 @@ async def test_a_killed_gateway_is_started_again_by_the_keeper(bench: Bench, fre
 
 
 @pytest.mark.req("SVC-7")
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP])
-async def test_without_a_keeper_the_same_process_is_adopted(
-    bench: Bench, free_port: Callable[[], int], way: signal.Signals
-) -> None:
+async def test_without_a_keeper_the_same_process_is_adopted(bench: Bench, free_port: Callable[[], int]) -> None:
     desired = document(free_port())
     await bench.apply(desired)
     pid = await pid_of(bench)
     keeper = (await look(bench.world.host)).keeper_pid
     assert keeper is not None
-    if way is signal.SIGKILL:
-        await kill_keeper(bench)
-    else:
-        os.kill(keeper, way)
+    await kill_keeper(bench)
+    (condition,) = (await bench.observe(desired)).conditions
+    assert (condition.type, condition.reason) == ("Degraded", "NotHeld")
+    assert condition.message == "it runs, and no keeper runs that would start it again"
     assert (await bench.shown(desired))["state"] == "unheld"
     (action,) = await bench.apply(desired)
     assert (action.verb, action.impact, action.cause) == ("adopt", Impact.NONE, Cause.DRIFT)
@@ -410,6 +407,40 @@ async def test_without_a_keeper_the_same_process_is_adopted(
     assert await bench.ready(desired) == "Ready"
     assert identify(keeper) is None
     assert await bench.verbs(desired) == []
+
+
+@pytest.mark.req("SVC-7")
+async def test_a_stop_ends_in_time_when_the_keeper_is_stopped_in_the_middle_of_it(
+    free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = GATEWAY.replace("lambda *_: os._exit(0)", "signal.SIG_IGN")
+    bench = Bench(kind=ServiceKind(program=lambda _host: Program(argv=(sys.executable, "-S", "-c", deaf))))
+    # It is stopped before or after it said that it heard.
+    monkeypatch.setattr(operate, "_SLACK_SECONDS", 0.5)
+    monkeypatch.setattr(keeper_client, "_COMMAND_SECONDS", 0.5)
+    try:
+        desired = document(free_port(), stop=Stop(drain_seconds=0.0, grace_seconds=1.0))
+        await bench.apply(desired)
+        keeper = (await look(bench.world.host)).keeper_pid
+        assert keeper is not None
+        record = bench.world.host.state.keeper / "children" / "gateway.json"
+
+        async def freeze() -> None:
+            await until("the stop", lambda: '"state":"stopping"' in record.read_text())
+            os.kill(keeper, signal.SIGSTOP)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(freeze)
+            with trio.fail_after(DEADLINE), pytest.raises(TemporaryError, match=r"did not say|does not answer"):
+                await control.stop(bench.world, "ann")
+        assert gateways(bench) != []
+        os.kill(keeper, signal.SIGCONT)
+        # It goes on where it was.
+        await until("the end of the gateway", lambda: gateways(bench) == [])
+        assert await bench.ready(desired) == "Suspended"
+    finally:
+        with trio.move_on_after(30, shield=True):
+            await trio.to_thread.run_sync(bench.close)
 
 
 async def test_with_keeper_and_gateway_dead_the_next_plan_starts_one(
@@ -447,6 +478,32 @@ async def test_watching_reports_exits_and_the_death_of_the_keeper(bench: Bench, 
             assert await receive.receive() == Key("service", "gateway")
             await ensure_keeper(bench.world.host)
             # It is told when there is a keeper again.
+            await receive.receive()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.req("SVC-7")
+async def test_watching_reports_a_keeper_that_is_stopped_and_that_it_goes_on(
+    bench: Bench, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kind, "_ASK_SECONDS", 0.1)
+    await bench.apply(document(free_port()))
+    keeper = (await look(bench.world.host)).keeper_pid
+    assert keeper is not None
+    send, receive = trio.open_memory_channel[Key](1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.kind.watch, bench.world, send.send_nowait)
+        with trio.fail_after(DEADLINE):
+            await receive.receive()
+            # Asked again and again, it answers, and there is no news in that.
+            with trio.move_on_after(0.5) as quiet:
+                await receive.receive()
+            assert quiet.cancelled_caught
+            os.kill(keeper, signal.SIGSTOP)
+            try:
+                await receive.receive()
+            finally:
+                os.kill(keeper, signal.SIGCONT)
             await receive.receive()
         nursery.cancel_scope.cancel()
 

@@ -116,6 +116,7 @@ def test_one_that_dies_soon_after_ready_counts_as_early(bed: Bed) -> None:
     assert all(gap >= wait + 0.3 for gap, wait in zip(gaps(times(starts)), waits(bed), strict=False))
 
 
+@pytest.mark.soak
 def test_it_is_forgotten_once_it_held_and_the_next_death_is_followed_by_a_start_at_once(bed: Bed) -> None:
     mended = bed.state / "mended"
     code = f"if not os.path.exists({str(mended)!r}): os._exit(3)\n{NOTIFY}time.sleep(1000)"

@@ -234,12 +234,32 @@ def test_a_keeper_that_hangs_is_killed_by_its_successor_and_its_child_adopted(be
     first = bed.keeper()
     with bed.client() as client:
         child = bed.up(client, bed.spec(SLEEP))
-    first.send_signal(signal.SIGSTOP)
+        # Nobody reads from it: the keeper waits in open(2), for good.
+        fifo = bed.state / "fifo"
+        os.mkfifo(fifo)
+        client.ok("ensure", name="stuck", spec=bed.spec(["true"], output=str(fifo), restart={**FAST, "delay": 60.0}))
+        client.send("start", name="stuck")
+    wait_until(lambda: bed.record("stuck")["state"] == "starting", DEADLINE, "the start")
+    fifo.unlink()
     second = bed.keeper()
     assert first.wait(DEADLINE) == -signal.SIGKILL
     assert bed.holder() == second.pid
     assert bed.child()["pid"] == child["pid"]
     assert copies(bed) == [child["pid"]]
+
+
+def test_a_keeper_that_is_stopped_is_continued_and_not_replaced(bed: Bed) -> None:
+    first = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(["sh", "-c", "trap 'exit 7' USR1; while :; do sleep 0.05; done"]))
+    first.send_signal(signal.SIGSTOP)
+    second = bed.keeper()
+    assert second.wait(DEADLINE) == 0
+    assert bed.holder() == first.pid
+    assert bed.child() == child
+    # It lost nothing: how its child ends is known.
+    process_of(child["pid"]).send(signal.SIGUSR1)
+    assert bed.wait_child("ready", restarts=1)["exits"][-1]["reason"] == "exit code 7"
 
 
 def test_a_child_whose_pid_was_not_yet_written_is_found_by_its_attempt(bed: Bed) -> None:
