@@ -6,6 +6,7 @@ A Trio client of the socket (`keeper/protocol.py`). A call that is cancelled lea
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from resources.service.keeper.store import Record, load_records
 
 SOCKET = "keeper/keeper.sock"
 _CHUNK_BYTES = 65536
+_CREDENTIALS = struct.Struct("3i")
 # Python starts in a fifth of a second on a slow machine; a holder that hangs is waited for and killed before (adopt).
 _START_SECONDS = 20.0
 # A command is answered at once, after a few writes to a disk that may be busy. A keeper that is stopped never answers.
@@ -150,18 +152,23 @@ async def connect(host: Host) -> AsyncIterator[KeeperClient]:
         except KeeperRefused as err:
             if err.code != "version":
                 raise
-            pid, _ = await trio.to_thread.run_sync(read_holder, os.fspath(host.state.keeper / "lock"))
-            raise _no_common_version(err, pid) from err
+            raise _no_common_version(err, _peer(stream)) from err
         yield client
 
 
-def _no_common_version(err: KeeperRefused, pid: int | None) -> KeeperRefused:
+def _peer(stream: trio.SocketStream) -> int:
+    """The process that listens at the other end (unix(7), SO_PEERCRED)."""
+    credentials = stream.socket.getsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(credentials)[0])
+
+
+def _no_common_version(err: KeeperRefused, pid: int) -> KeeperRefused:
     """With a keeper that shares no version nothing can be said but by a signal; it takes no child with it."""
-    end = f"end it with `kill {pid}`" if pid is not None else "end it"
     return KeeperRefused(
         err.code,
         f"cannot command the keeper: {err.message.partition(': ')[2]}",
-        hint=f"{end}, then run `openclaw apply`: the gateway runs on, and a keeper of this version takes it over",
+        hint=f"end it with `kill {pid}`, then run `openclaw apply`: the gateway runs on, and a keeper of this version "
+        "takes it over",
     )
 
 
@@ -248,10 +255,11 @@ async def _program_after(host: Host) -> str | None:
         try:
             async with connect(host) as keeper:
                 return keeper.program
-        except KeeperGone:
-            pid, ticks = await trio.to_thread.run_sync(read_holder, path)
-            if not proc.is_alive(pid, ticks):
-                raise
+        except KeeperGone as err:
+            gone = err
+        pid, ticks = await trio.to_thread.run_sync(read_holder, path)
+        if not proc.is_alive(pid, ticks):
+            raise gone
 
 
 def _argv(host: Host) -> list[str]:
