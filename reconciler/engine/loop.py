@@ -176,7 +176,8 @@ class Loop:
         except DocumentError as err:
             invalid = err
         if invalid is not None:
-            self._files = invalid.files or self._files
+            # Where it was as well: one that is gone is looked for elsewhere, and may come back to its place.
+            self._files = tuple(dict.fromkeys((*invalid.files, *self._files)))
             good = self._good if self._good is not None else await trio.to_thread.run_sync(self._last_confirmed)
             if good is None:
                 raise invalid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,35 @@ async def test_a_look_that_runs_out_of_descriptors_is_repeated_and_no_bug(host: 
         loop.poke()
         await until(lambda: host.kind.state == {"a": {"v": 1}}, "the look that finds enough of them")
     assert log.said("look_failed") == []
+
+
+@pytest.mark.req("PLAN-3", "DOC-9")
+async def test_a_document_that_was_gone_for_a_while_is_seen_when_it_is_back_in_its_place(
+    host: Harness, tmp_path: Path
+) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    async def gone() -> Found:
+        await trio.lowlevel.checkpoint()
+        raise DocumentError("cannot use it: there is no such file", (), files=(str(elsewhere / "openclaw.yaml"),))
+
+    load = document.load
+
+    async def real() -> Found:
+        return replace(await load(), files=(str(host.world.document),))
+
+    document.load = real  # type: ignore[method-assign]
+    async with running(document, log) as loop:
+        loop._load = gone
+        loop.poke()
+        await until(lambda: any("elsewhere" in str(name) for name in loop._points.names), "the watch that moved")
+        await until(lambda: not loop.queue._dirty and not loop.queue._processing, "rest")
+        loop._load, document.fakes = real, {"a": fake(2)}
+        host.world.document.write_text("version: 1")
+        await until(lambda: host.kind.state == {"a": {"v": 2}}, "the document that is back")
 
 
 @pytest.mark.req("DOC-9")
