@@ -33,13 +33,14 @@ from tests.bench.harness import (
     Row,
     command,
     history_file,
+    in_memory,
     last_figures,
     percentile,
     remember,
     render,
     run_rounds,
 )
-from tests.bench.prune import place_of_trees, prune_rows
+from tests.bench.prune import prune_rows
 from tests.bench.rest import keeper_rows, rest_rows
 from tests.bench.restarts import restart_rows
 from tests.bench.scale import resource_rows, text_rows
@@ -240,7 +241,10 @@ def _supervisor(ours: Bed, choice: Choice) -> list[Result]:
 
 def _keeper(ours: Bed, choice: Choice) -> list[Result]:
     results = run_rounds(choice.of(keeper_rows(ours.directory)), 1, warm=0)
-    with restart_rows(ours.directory, KILLS + 1) as rows:
+    with (
+        tempfile.TemporaryDirectory(prefix="ocb-keeper-", dir=in_memory(ours.directory)) as memory,
+        restart_rows({"on disk": ours.directory, "in memory": Path(memory)}, KILLS + 1) as rows,
+    ):
         return results + run_rounds(choice.of(rows), KILLS)
 
 
@@ -252,7 +256,7 @@ def _scale(ours: Bed, choice: Choice) -> list[Result]:
 
 
 def _prune(ours: Bed, choice: Choice) -> list[Result]:
-    with tempfile.TemporaryDirectory(prefix="ocb-tree-", dir=place_of_trees(ours.directory)) as place:
+    with tempfile.TemporaryDirectory(prefix="ocb-tree-", dir=in_memory(ours.directory)) as place:
         return run_rounds(choice.of(prune_rows(Path(place))), FEW_ROUNDS)
 
 

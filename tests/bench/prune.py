@@ -21,14 +21,8 @@ from tests.bench.harness import CommandFailedError, Contender, MissingError, Row
 from tests.resources.contract import Case, carry_out, look
 
 FILES: Final = 100_000
-IN_MEMORY: Final = Path("/dev/shm")
 DAY_SECONDS: Final = 86_400
 _SIZE = b"x" * 100
-
-
-def place_of_trees(otherwise: Path) -> Path:
-    """Where trees are made: in memory where one may write there, else `otherwise`."""
-    return IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else otherwise
 
 
 def make_tree(directory: Path, files: int) -> None:
@@ -55,6 +49,7 @@ class Prune:
         self._tree = place / "tree"
         self._state = place / "state"
         self._files = files
+        self._state.mkdir()
 
     def by_find(self) -> float:
         """Seconds of the whole process."""

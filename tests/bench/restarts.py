@@ -12,14 +12,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 from resources.service.keeper.policy import STABLE_SECONDS
 from tests.beds.processes import Spawned, end_state, run
-from tests.bench.harness import CommandFailedError, Contender, MissingError, Row
+from tests.bench.harness import CommandFailedError, Contender, Measure, MissingError, Row
 from tests.resources.service.beds import Bed
 
 START_SECONDS: Final = 20.0
@@ -107,21 +107,26 @@ def cache_directory() -> Path:
 
 
 @contextmanager
-def restart_rows(directory: Path, kills: int) -> Iterator[list[Row]]:
-    """The row, with as many children on both sides as rounds are to be run; they end with the block."""
+def restart_rows(places: Mapping[str, Path], kills: int) -> Iterator[list[Row]]:
+    """A row for each of the named places that holds the state, with as many children on both sides as rounds are to be run.
+
+    They end with the block.
+    """
     with ExitStack() as stack:
         spawned = stack.enter_context(Spawned())
-        kept = _kept(stack, directory / "keeper", spawned, kills)
-        peer = _runit(stack, directory / "runit", spawned, kills)
+        rows = [_row(stack, spawned, name, directory, kills) for name, directory in places.items()]
         time.sleep(STABLE_SECONDS + 0.5)
-        yield [
-            Row(
-                name="child killed to child started",
-                contender=Contender(name="keeper restart", measure=kept.kill_one),
-                floor=peer,
-                at_most=1,
-            )
-        ]
+        yield rows
+
+
+def _row(stack: ExitStack, spawned: Spawned, place: str, directory: Path, kills: int) -> Row:
+    kept = _kept(stack, directory / "keeper", spawned, kills)
+    return Row(
+        name=f"child killed to child started, {place}",
+        contender=Contender(name=f"keeper {place}", measure=kept.kill_one),
+        floor=Contender(name=f"runit {place}", measure=_runit(stack, directory / "runit", spawned, kills)),
+        at_most=1,
+    )
 
 
 def _kept(stack: ExitStack, state: Path, spawned: Spawned, number: int) -> Pool:
@@ -139,7 +144,7 @@ def _kept(stack: ExitStack, state: Path, spawned: Spawned, number: int) -> Pool:
     return pool
 
 
-def _runit(stack: ExitStack, directory: Path, spawned: Spawned, number: int) -> Contender:
+def _runit(stack: ExitStack, directory: Path, spawned: Spawned, number: int) -> Measure:
     try:
         runsv = runit_programs(cache_directory())
     except MissingError as err:
@@ -148,7 +153,7 @@ def _runit(stack: ExitStack, directory: Path, spawned: Spawned, number: int) -> 
         def miss() -> float:
             raise missing
 
-        return Contender(name="runit", measure=miss)
+        return miss
     directory.mkdir()
     pool = Pool(directory, spawned)
     stack.callback(pool.close)
@@ -157,4 +162,4 @@ def _runit(stack: ExitStack, directory: Path, spawned: Spawned, number: int) -> 
         # runsv ends its child with itself when it is asked to end.
         spawned.start([runsv, script.parent], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         pool.started()
-    return Contender(name="runit", measure=pool.kill_one)
+    return pool.kill_one

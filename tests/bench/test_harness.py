@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.document.load import load_text
+from tests.beds.processes import Spawned
+from tests.bench.flushes import flushes_around
 from tests.bench.harness import (
     CommandFailedError,
     Contender,
@@ -20,6 +23,10 @@ from tests.bench.harness import (
     render,
     run_rounds,
 )
+from tests.bench.prune import Prune
+from tests.bench.rest import cpu_seconds, resident_mb, resident_of
+from tests.bench.restarts import Pool
+from tests.bench.scale import files_document, long_text
 
 
 def scripted(name: str, seconds: list[float], log: list[str]) -> Contender:
@@ -132,3 +139,61 @@ def test_a_command_that_fails_is_no_measurement(tmp_path: Path) -> None:
         command(
             [sys.executable, "-c", "import sys; print('no luck', file=sys.stderr); sys.exit(3)"], os.environ, tmp_path
         )()
+
+
+TRACE = """\
+7 fdatasync(11</s/reconciler/journal.sqlite-wal>) = 0
+7 fdatasync(13</s/reconciler>) = 0
+7 fsync(13</w/.f0.tmp>) = 0
+7 fsync(13</w>) = 0
+8 fdatasync(11</s/reconciler/journal.sqlite-wal> <unfinished ...>
+8 <... fdatasync resumed>) = 0
+7 fdatasync(11</s/reconciler/journal.sqlite-wal>) = 0
+7 fsync(13</w/.f1.tmp>) = 0
+7 fsync(13</w>) = 0
+7 fdatasync(11</s/reconciler/journal.sqlite-wal>) = 0
+7 fdatasync(9</s/reconciler/journal.sqlite>) = 0
+7 +++ exited with 0 +++
+"""
+
+
+def test_flushes_of_the_journal_are_counted_between_the_effects() -> None:
+    assert flushes_around(TRACE.splitlines(), Path("/w")) == [1, 2, 1]
+    assert flushes_around([], Path("/w")) == [0]
+
+
+def test_resident_memory_is_read_as_the_kernel_says_it() -> None:
+    assert resident_of("Name:\tx\nVmHWM:\t  99 kB\nVmRSS:\t   1000 kB\n") == pytest.approx(1.024)
+    with pytest.raises(CommandFailedError, match="has ended"):
+        resident_of("Name:\tx\nState:\tZ (zombie)\n")
+    assert 5 < resident_mb(os.getpid()) < 2000
+    before = cpu_seconds([os.getpid()])
+    assert sum(range(2_000_000)) > 0
+    assert 0.001 < cpu_seconds([os.getpid()]) - before < 10
+
+
+def test_the_long_documents_are_valid_and_as_long_as_they_say() -> None:
+    text = long_text(200)
+    assert 200 <= text.count("\n") < 220
+    assert len(load_text(text, {}).desired.extra["x-agents"]) > 10
+    assert len(load_text(files_document(Path("/w"), 7), {}).desired.extra["x-files"]) == 7
+
+
+@pytest.mark.real
+def test_both_prunes_leave_the_same_file(tmp_path: Path) -> None:
+    prune = Prune(tmp_path, 40)
+    assert 0 < prune.by_find() < 30
+    assert 0 < prune.action() < 30
+    assert 0 < prune.whole() < 30
+
+
+@pytest.mark.real
+def test_a_killed_child_counts_until_the_next_one_says_its_pid(tmp_path: Path) -> None:
+    with Spawned() as spawned:
+        pool = Pool(tmp_path, spawned)
+        script = pool.script(tmp_path / "child")
+        loop = f"while :; do {script} & wait $!; sleep 0.05; done"
+        spawned.start(["sh", "-c", loop])
+        pool.started()
+        assert 0.05 < pool.kill_one() < 10
+        pool.close()
