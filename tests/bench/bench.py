@@ -257,7 +257,9 @@ def _scale(ours: Bed, choice: Choice) -> list[Result]:
 
 def _prune(ours: Bed, choice: Choice) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="ocb-tree-", dir=in_memory(ours.directory)) as place:
-        return run_rounds(choice.of(prune_rows(Path(place))), FEW_ROUNDS)
+        disk = ours.directory / "tree"
+        disk.mkdir()
+        return run_rounds(choice.of(prune_rows(Path(place), disk)), FEW_ROUNDS)
 
 
 def _journal(ours: Bed, choice: Choice) -> list[Result]:
