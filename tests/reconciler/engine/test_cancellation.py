@@ -12,7 +12,7 @@ import trio
 
 from reconciler.engine.lock import WriterLock
 from reconciler.engine.loop import EVERYTHING
-from reconciler.journal import Journal
+from reconciler.journal import Journal, OpenRun
 from reconciler.kinds import Health
 from reconciler.model import Action, Result
 from tests.reconciler.engine.harness import Harness, fake
@@ -67,7 +67,21 @@ def cancelled(host: Harness, work: Work, document: Mapping[str, Any], number: in
         lock = WriterLock(path, command="a test", now=host.now)
         assert lock.acquire_nowait(), f"{path.name} is still held"
         lock.release()
+    # Whatever is cancelled, an effect has its result, and a way back its end. An intent alone, without its effect, may stay.
+    for found in open_runs(host):
+        for intent in found.intents:
+            present = host.kind.state.get(intent.action.key.name, {})
+            assert all(present.get(item.path) != item.desired for item in intent.action.differences)
+        assert found.run.state is not Result.ROLLING_BACK
     return at.steps >= number
+
+
+def open_runs(host: Harness) -> tuple[OpenRun, ...]:
+    journal = Journal.open_reader(host.world.host.state.journal)
+    if journal is None:
+        return ()
+    with journal:
+        return journal.open_runs()
 
 
 def next_process(host: Harness, document: Mapping[str, Any]) -> None:
@@ -96,6 +110,7 @@ def cancel_everywhere(directory: Path, work: Work, document: Mapping[str, Any]) 
 
         async def count(action: Action, effects: list[str] = effects) -> None:
             effects.append(action.id)
+            await trio.lowlevel.checkpoint()
 
         host.kind.after_apply = count
         more = cancelled(host, work, document, number)
@@ -131,6 +146,7 @@ def test_a_rollback_cancelled_anywhere_is_brought_to_its_end(memory: Path, work:
         async def feel(_action: Action, host: Harness = host) -> None:
             well = host.kind.state["a"]["v"] == "good"
             host.kind.health["a"] = Health(ready=well, reason="Sick", message="no answer")
+            await trio.lowlevel.checkpoint()
 
         host.kind.after_apply = feel
         next_process(host, good)
