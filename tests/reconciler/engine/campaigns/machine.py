@@ -101,7 +101,7 @@ class Campaign(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="oc-campaign-", dir=MEMORY))
         self.clock = Clock()
         self.kind = Witness()
-        self.host = Harness(self.directory, kind=self.kind, verify_seconds=1.0, now=self.clock.now)
+        self.host = Harness(self.directory, kind=self.kind, verify_seconds=0.4, now=self.clock.now)
         self.document: Fakes = {}
         self.confirmed = 0
         self.newest = 0
@@ -213,7 +213,7 @@ class Campaign(RuleBasedStateMachine):
             loop._windows = nursery if watch else None
             for _ in range(looks):
                 await loop._look((EVERYTHING,))
-                await trio.sleep(0.4)
+                await trio.sleep(0.15)
         if bugs:
             raise bugs[0]
         if held_back:

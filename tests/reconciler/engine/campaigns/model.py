@@ -187,7 +187,11 @@ class Witness(FakeKind):
             assert not same(now, self.ours[place]) or same(now, self.before[place]), (
                 f"{place} still has our {now!r}, before us it was {self.before[place]!r}: the journal has forgotten it"
             )
-            del self.before[place], self.ours[place]
+            if same(now, self.before[place]):
+                # As it was before us, although others may have been there since.
+                self._release(place)
+            else:
+                del self.before[place], self.ours[place]
 
 
 def _unsettled(journal: Journal) -> Iterable[Place]:
