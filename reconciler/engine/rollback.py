@@ -104,10 +104,12 @@ async def resume_roll_back(engine: Engine, run: Run) -> None:
             failure = await _restore(engine, run.id, touched, target, run.reason)
         else:
             generation = await _thread(partial(journal.generation, run.generation or 0))
+            # What was taken back already is not ours any more: somebody else may have written there since.
+            over = {intent.action.id for intent in intents if intent.result == "done"}
             steps = tuple(
                 StepResult(action=intent.action, result="failed")
                 for intent in intents
-                if not intent.action.id.endswith(UNDO)
+                if not intent.action.id.endswith(UNDO) and intent.action.id + UNDO not in over
             )
             failure = await _undo_all(engine, run.id, steps, generation)
     except OpenClawError as err:

@@ -149,7 +149,7 @@ class Campaign(RuleBasedStateMachine):
     def apply(self, document: Fakes | None = None, trouble: Trouble = NO_TROUBLE, wait: bool = True) -> None:
         """A save, where there is a `document`, and `openclaw apply`; without `wait` nobody watches its window."""
         self._save(document)
-        self._applied(self._process(partial(self._apply, wait=wait), trouble), wait)
+        self._applied(self._process(partial(self._apply, wait=wait), trouble), wait, trouble)
 
     @rule(document=saves, trouble=troubles)
     def rescue(self, document: Fakes | None = None, trouble: Trouble = NO_TROUBLE) -> None:
@@ -303,7 +303,7 @@ class Campaign(RuleBasedStateMachine):
                     f"{step.action.id} stands"
                 )
 
-    def _applied(self, outcome: Outcome | None, wait: bool) -> None:
+    def _applied(self, outcome: Outcome | None, wait: bool, trouble: Trouble = NO_TROUBLE) -> None:
         """What an apply that came to its end must have led to."""
         if outcome is None:
             return
@@ -319,7 +319,8 @@ class Campaign(RuleBasedStateMachine):
                 assert rejected is None, "it was confirmed, and is held back"
             if outcome.result is Result.ROLLED_BACK and not self.kind.unknown:
                 self._taken_back(outcome, journal.generation(outcome.rolled_back_to or 0))
-            if outcome.result is Result.ROLLBACK_FAILED and not (self.kind.unknown or self.kind.failures):
+            faults = self.kind.unknown or self.kind.failures or trouble.full is not None
+            if outcome.result is Result.ROLLBACK_FAILED and not faults:
                 # Whether that made everybody well is another matter: it was in any case done.
                 self._taken_back(outcome, journal.last_confirmed())
 

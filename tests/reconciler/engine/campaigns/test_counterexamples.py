@@ -63,3 +63,12 @@ def test_what_was_withdrawn_and_is_gone_is_no_longer_ours_although_nothing_was_d
         campaign.interfere(name="a", path="p", value=0)
         campaign.apply()
         assert campaign.kind.state == {"a": {"p": 0}}
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-10")
+@pytest.mark.parametrize("died_at", range(24, 46))
+def test_what_a_dead_writer_took_back_is_not_taken_back_again(died_at: int) -> None:
+    with lived() as campaign:
+        campaign.apply(document={**one(BAD, "restart"), "b": one(1)["a"]}, trouble=Trouble(die=died_at))
+        campaign.interfere(name="a", path="p", value=3)
+        campaign.apply()
