@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import trio
 
 from reconciler.engine import account
+from reconciler.engine.aftermath import UNDO
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
-from reconciler.engine.steps import UNDO, Steps
+from reconciler.engine.steps import Steps
 from reconciler.engine.verify import verify
 from reconciler.errors import OpenClawError
 from reconciler.journal import Run

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from reconciler.engine.aftermath import NOTHING, Aftermath, aftermath, settled
+from reconciler.engine.aftermath import NOTHING, UNDO, Aftermath, aftermath, settled
 from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.observe import observe_kind
@@ -23,9 +23,6 @@ from reconciler.journal import Journal
 from reconciler.kinds import Applied, AppliedField, Kind, Observation, Resource, Wanted, World
 from reconciler.model import ABSENT, Action, Difference, Key
 from reconciler.planning.plan import precondition
-
-# What the id of an action that takes another one back ends in.
-UNDO = "!undo"
 
 
 @dataclass(kw_only=True)
@@ -81,8 +78,7 @@ class Steps:
             deadline_seconds=action.deadline_seconds,
         )
         self.report(Progress(what="step_started", text=back.id))
-        # What was ours before the run that is taken back is so again, with the value that it had.
-        fields, forgotten = settled(back.differences, self.applied.get(back.key, {}))
+        fields, forgotten = settled(back, back.differences, self.applied.get(back.key, {}))
         with trio.CancelScope(shield=True):
             result = await self._effect(back, fields, forgotten)
         self.report(Progress(what="step_ended", text=back.id, step=result))
@@ -184,7 +180,8 @@ def described(err: Exception, action: Action) -> tuple[str, str | None]:
 
 
 def _turned(item: Difference) -> Difference:
-    return replace(item, desired=item.observed, observed=item.desired, last_applied=item.desired)
+    # What was last applied stays what it was before the action: the account goes back to it.
+    return replace(item, desired=item.observed, observed=item.desired)
 
 
 def _moved(action: Action, observation: Observation) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from reconciler.engine.steps import UNDO
+from reconciler.engine.aftermath import UNDO
 from reconciler.errors import TemporaryError, TerminalError
 from reconciler.journal import Journal
 from reconciler.kinds import Health, Resource, World
@@ -48,6 +48,7 @@ class Witness(FakeKind):
         theirs: what everybody else last put where; what must be there again once nothing is declared.
         given_back: what our value was where we gave back another, until somebody else writes there.
         undone: where a run was taken back, to what was there before us.
+        unclear: where an undo of this process may have made something ours again.
         unsettled: where a dead process may have written; the next one has to find out.
         unsure: those of them where nothing was ours before.
         failures: which resources fail, and how.
@@ -65,6 +66,7 @@ class Witness(FakeKind):
         self.theirs: dict[Place, Value] = {}
         self.given_back: dict[Place, Value] = {}
         self.undone: set[Place] = set()
+        self.unclear: set[Place] = set()
         self.unsettled: set[Place] = set()
         self.unsure: set[Place] = set()
         self.failures: dict[str, Failure] = {}
@@ -136,6 +138,9 @@ class Witness(FakeKind):
                 self._given_back(place, was[path], new)
 
     def _given_back(self, place: Place, was: Value, new: Value) -> None:
+        if place in self.unclear and place not in self.before:
+            self.theirs[place] = new
+            return
         assert place in self.before, f"{place} was never ours, and was set to {new!r}"
         assert same(was, self.ours[place]), (
             f"{place} was {was!r}, which is not our {self.ours[place]!r}, and was given back"
@@ -146,6 +151,9 @@ class Witness(FakeKind):
         self._release(place)
 
     def _taken_back(self, place: Place, was: Value, new: Value) -> None:
+        if place not in self.before:
+            # The state before the run comes back, and with it maybe that the place was ours: the journal knows.
+            self.unclear.add(place)
         if same(was, new):
             return
         if place not in self.before and place in self.given_back and same(new, self.given_back[place]):
@@ -180,6 +188,7 @@ class Witness(FakeKind):
         """Compares the journal's account with our own, after a process has ended, well or not."""
         if self.objection is not None:
             raise self.objection
+        self.unclear.clear()
         account = {
             (key.name, path): field for key, fields in journal.applied().items() for path, field in fields.items()
         }

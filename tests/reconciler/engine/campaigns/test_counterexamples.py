@@ -72,3 +72,11 @@ def test_what_a_dead_writer_took_back_is_not_taken_back_again(died_at: int) -> N
         campaign.apply(document={**one(BAD, "restart"), "b": one(1)["a"]}, trouble=Trouble(die=died_at))
         campaign.interfere(name="a", path="p", value=3)
         campaign.apply()
+
+
+@pytest.mark.req("PLAN-7", "PLAN-10")
+def test_undoing_a_run_takes_back_what_it_had_given_back() -> None:
+    with lived() as campaign:
+        campaign.interfere(name="a", path="p", value=1)
+        campaign.apply(document=one(0), wait=False)
+        campaign.apply(document={"a": {"fields": {"q": BAD}, "needs": [], "impact": "none"}})
