@@ -20,7 +20,7 @@ from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import Steps
 from reconciler.engine.verify import verify
 from reconciler.errors import OpenClawError
-from reconciler.journal import Run
+from reconciler.journal import JournalError, Run
 from reconciler.kinds import Resource
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
 
@@ -84,6 +84,9 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
             if target is None
             else _restore(engine, window.run, window.gates, target, reason)
         )
+    except JournalError:
+        # An effect may be without its result. The run stays open, so that the next writer looks, and goes on from there.
+        raise
     except OpenClawError as err:
         failure = err.message
     result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED
@@ -113,6 +116,9 @@ async def resume_roll_back(engine: Engine, run: Run) -> None:
                 if not intent.action.id.endswith(UNDO) and intent.action.id + UNDO not in over
             )
             failure = await _undo_all(engine, run.id, steps, generation)
+    except JournalError:
+        # An effect may be without its result. The run stays open, so that the next writer looks, and goes on from there.
+        raise
     except OpenClawError as err:
         failure = err.message
     result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED

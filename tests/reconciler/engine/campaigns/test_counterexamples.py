@@ -80,3 +80,11 @@ def test_undoing_a_run_takes_back_what_it_had_given_back() -> None:
         campaign.interfere(name="a", path="p", value=1)
         campaign.apply(document=one(0), wait=False)
         campaign.apply(document={"a": {"fields": {"q": BAD}, "needs": [], "impact": "none"}})
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize("full", range(1, 20))
+def test_a_way_back_that_meets_a_full_disk_is_gone_on_with(full: int) -> None:
+    with lived() as campaign:
+        campaign.apply(document=one(1), wait=False)
+        campaign.apply(document={"b": one(BAD, "restart")["a"]}, trouble=Trouble(full=full))
