@@ -47,6 +47,7 @@ class Witness(FakeKind):
         ours: what we last wrote to a place, or found there as we wanted it.
         theirs: what everybody else last put where; what must be there again once nothing is declared.
         given_back: what our value was where we gave back another, until somebody else writes there.
+        regained: what others had written where this process wrote again: one run may have left it to them before the next.
         undone: where a run was taken back, to what was there before us.
         unclear: where an undo of this process may have made something ours again.
         unsettled: where a dead process may have written; the next one has to find out.
@@ -65,6 +66,7 @@ class Witness(FakeKind):
         self.ours: dict[Place, Value] = {}
         self.theirs: dict[Place, Value] = {}
         self.given_back: dict[Place, Value] = {}
+        self.regained: dict[Place, Value] = {}
         self.undone: set[Place] = set()
         self.unclear: set[Place] = set()
         self.unsettled: set[Place] = set()
@@ -132,6 +134,8 @@ class Witness(FakeKind):
                 self._taken_back(place, was[path], new)
             elif declared:
                 self.undone.discard(place)
+                if place in self.before and not same(was[path], self.ours[place]):
+                    self.regained[place] = was[path]
                 self.before.setdefault(place, was[path])
                 self.ours[place] = new
             else:
@@ -188,7 +192,11 @@ class Witness(FakeKind):
         """Compares the journal's account with our own, after a process has ended, well or not."""
         if self.objection is not None:
             raise self.objection
+        self._compare(journal)
         self.unclear.clear()
+        self.regained.clear()
+
+    def _compare(self, journal: Journal) -> None:
         account = {
             (key.name, path): field for key, fields in journal.applied().items() for path, field in fields.items()
         }
@@ -199,6 +207,8 @@ class Witness(FakeKind):
                 continue
             # Not written by us, but as we want it: then it is ours from now on.
             before = self.before.setdefault(place, field.former)
+            if place in self.regained and same(field.former, self.regained[place]):
+                before = self.before[place] = field.former
             assert same(field.former, before), f"{place} was {before!r} before us; the journal says {field.former!r}"
             if same(field.value, self.value(place)):
                 self.ours[place] = field.value
