@@ -253,7 +253,7 @@ class Campaign(RuleBasedStateMachine):
         result = None
         try:
             result = live(lived)
-        except BaseException as err:
+        except (OpenClawError, Died, BaseExceptionGroup) as err:
             if not _expected(err, fate):
                 raise
         finally:
