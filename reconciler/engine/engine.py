@@ -175,7 +175,7 @@ class Engine:
         Raises: as `apply`.
         """
         compared = False
-        if self._journal is None and not Journal.is_known(self.host.state.journal):
+        if self._journal is None and not await _thread(partial(Journal.is_known, self.host.state.journal)):
             # Nothing may be written before it is known that nothing forbids it, and a journal is something.
             await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
             compared = True

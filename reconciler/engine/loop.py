@@ -23,6 +23,7 @@ from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost, shortage
+from reconciler.journal import Journal
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
@@ -197,7 +198,7 @@ class Loop:
     def _last_confirmed(self) -> Found | None:
         """What was in force before this process began, for a start with a document that is not valid."""
         engine = self.engine
-        if not engine.host.state.journal.exists() or (generation := engine.journal().last_confirmed()) is None:
+        if not Journal.is_there(engine.host.state.journal) or (generation := engine.journal().last_confirmed()) is None:
             return None
         goal = engine.goal_of(generation)[0]
         return Found(source=lambda _salt: goal, mark="", files=self._files, remember=lambda: None)
@@ -209,7 +210,7 @@ class Loop:
     async def _held_back(self, source: Source) -> Source:
         """`source`, unless its document is quarantined: then what came instead of it stays in force."""
         engine = self.engine
-        if not await trio.to_thread.run_sync(engine.host.state.journal.exists):
+        if not await trio.to_thread.run_sync(Journal.is_there, engine.host.state.journal):
             return source
 
         def instead() -> Source:

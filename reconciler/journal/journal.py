@@ -66,8 +66,20 @@ class Journal:
 
     @staticmethod
     def is_known(path: Path) -> bool:
-        """Whether there is a journal at `path`, or one that was lost."""
-        return path.exists() or read_witness(path) is not None
+        """Whether there is a journal at `path`, or one that was lost.
+
+        Raises: as `is_there`.
+        """
+        return stores.is_there(path) or read_witness(path) is not None
+
+    @staticmethod
+    def is_there(path: Path) -> bool:
+        """Whether there is a journal at `path`.
+
+        Raises:
+            NotPermittedError: the system does not let us look.
+        """
+        return stores.is_there(path)
 
     @classmethod
     def open_writer(cls, path: Path, *, now: float) -> Journal:

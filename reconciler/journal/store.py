@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from reconciler.errors import LockedError, OpenClawError
+from reconciler.errors import LockedError, NotPermittedError, OpenClawError
 from reconciler.files import private_directory, sync_directory
 from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
@@ -110,6 +110,17 @@ class Store:
                 self._depth = 0
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a journal at `path`, sound or not.
+
+    Raises:
+        NotPermittedError: the system does not let us look.
+        JournalError: it cannot tell.
+    """
+    with _translated_system(path):
+        return path.exists()
+
+
 def open_writer(path: Path, *, now: float, lost: str | None = None, salt: bytes | None = None) -> Store:
     """The store at `path`, created, checked and migrated; `now` (seconds since the epoch) names what is moved aside.
 
@@ -149,7 +160,7 @@ def open_reader(path: Path, *, lost: str | None = None, salt: bytes | None = Non
     Raises:
         JournalError: it is there and cannot be opened.
     """
-    if not path.exists():
+    if not is_there(path):
         return None if lost is None else Store(_empty(lost, salt), path, reading=True)
     with _translated_system(path), _translated(path):
         try:
@@ -352,6 +363,10 @@ def _translated_system(path: Path) -> Iterator[None]:
     """Makes the system's errors ours; around the opening only, where no code of others runs."""
     try:
         yield
+    except PermissionError as err:
+        raise NotPermittedError(
+            f'cannot use the journal "{path}": permission denied', hint="run as the owner of the state directory"
+        ) from err
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from err

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from reconciler.errors import NotPermittedError
 from reconciler.journal import Journal, JournalError, JournalNewerError
 from reconciler.journal.schema import SCHEMA_VERSION
 from reconciler.kinds import AppliedField
@@ -190,3 +194,16 @@ def test_a_path_with_marks_of_an_address_is_only_a_path(tmp_path: Path) -> None:
     assert reader is not None
     with reader:
         assert reader.document == "/d"
+
+
+@pytest.mark.parametrize("look", [Journal.is_there, Journal.open_reader, partial(Journal.open_writer, now=0.0)])
+def test_where_the_system_forbids_to_look_a_person_is_told_that_it_may_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Path], object]
+) -> None:
+    def forbidden(_path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    with pytest.raises(NotPermittedError, match=r"cannot use the journal .*: permission denied") as caught:
+        look(path)
+    assert caught.value.exit_code == 77
