@@ -24,6 +24,7 @@ from reconciler.engine.rollback import Window
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost, shortage
 from reconciler.journal import Journal
+from reconciler.kinds import Kind, World
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
@@ -360,7 +361,20 @@ class Loop:
         world = self.engine.world(self._good.source(self.engine.journal().salt))
         async with trio.open_nursery() as nursery:
             for kind in self.engine.kinds:
-                nursery.start_soon(kind.watch, world, self.queue.add)
+                nursery.start_soon(self._watch_kind, kind, world)
+
+    async def _watch_kind(self, kind: Kind, world: World) -> None:
+        while True:
+            try:
+                return await kind.watch(world, self.queue.add)
+            except Exception as err:  # every kind works without its watch: the resync finds what it would have told
+                found = innermost(err)
+                known = isinstance(found, OSError | OpenClawError)
+                reason = str(found) if known else f"a bug of ours: {type(found).__name__} (id {self._crashed(err)})"
+                self._say(
+                    "watch_failed", f"cannot watch {kind.name}: {reason}; it is looked at every {RESYNC_SECONDS:g} s"
+                )
+            await trio.sleep(RESYNC_SECONDS)
 
     async def _resync(self) -> None:
         while True:

@@ -5,6 +5,7 @@ What to do is decided in `plan`, what the process is to be in `spec`; the proces
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -81,7 +82,8 @@ class ServiceKind:
         wait, longest = _LOOK_SECONDS
         socket = world.host.socket_path(SOCKET)
         while True:
-            if await trio.to_thread.run_sync(socket.exists) and await _follow(world.host, report):
+            # Never raises: a directory that we may not look into has no keeper for us.
+            if await trio.to_thread.run_sync(os.path.exists, socket) and await _follow(world.host, report):
                 report(KEY)
                 wait = _LOOK_SECONDS[0]
             await trio.sleep(wait)

@@ -15,8 +15,9 @@ import trio.testing
 
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.errors import DocumentError, TerminalError
-from reconciler.kinds import Health
+from reconciler.kinds import Health, World
 from reconciler.model import Action, Condition, Key, Status
+from resources.testing import FakeKind
 from tests.reconciler.engine.harness import Harness, fake
 
 
@@ -158,6 +159,32 @@ async def test_a_document_that_was_gone_for_a_while_is_seen_when_it_is_back_in_i
         loop._load, document.fakes = real, {"a": fake(2)}
         host.world.document.write_text("version: 1")
         await until(lambda: host.kind.state == {"a": {"v": 2}}, "the document that is back")
+
+
+@pytest.mark.req("PLAN-3")
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (RuntimeError("hunter2"), "a bug of ours: RuntimeError (id trace-1)"),
+    ],
+)
+async def test_a_watch_of_a_kind_that_fails_is_told_and_everything_else_goes_on(
+    host: Harness, monkeypatch: pytest.MonkeyPatch, failure: Exception, told: str
+) -> None:
+    async def watch(_kind: FakeKind, _world: World, _report: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise failure
+
+    monkeypatch.setattr(FakeKind, "watch", watch)
+    log = Record()
+    async with running(Document(host, {"a": fake(1)}), log) as loop:
+        await until(lambda: log.said("watch_failed"), "it is told")
+        assert told in log.said("watch_failed")[0]["reason"]
+        assert "hunter2" not in log.said("watch_failed")[0]["reason"]
+        host.kind.state["a"] = {"v": "moved"}
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "the cure")
 
 
 @pytest.mark.req("DOC-9")
