@@ -12,7 +12,7 @@ from typing import Any, Final
 import trio
 
 from gateway.wire import json5
-from reconciler.errors import OpenClawError
+from reconciler.errors import NotPermittedError, OpenClawError, TemporaryError
 from reconciler.files import open_regular
 from reconciler.host import Host
 from reconciler.kinds import Observation, Wanted, World
@@ -84,10 +84,14 @@ async def child_of(host: Host) -> Child:
     """The gateway right now.
 
     Raises:
-        TemporaryError: the keeper cannot be understood.
-        OSError: what it left cannot be read.
+        TemporaryError: the keeper cannot be understood, or what it left cannot be read.
+        NotPermittedError: the system does not let us ask it or read it.
     """
-    seen = await look(host)
+    try:
+        seen = await look(host)
+    except OSError as err:
+        text = f"cannot read {err.filename or 'the keeper'}: {err.strerror}"
+        raise (NotPermittedError if isinstance(err, PermissionError) else TemporaryError)(text) from err
     record = seen.child(CHILD)
     running = await trio.to_thread.run_sync(alive, record)
     return Child(seen=seen, record=record, pid=record["pid"] if record is not None and running else None)
