@@ -353,12 +353,15 @@ def _in_a_process(order: Order) -> tuple[int, bytes]:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
+        code = 1
         try:
             write_all(writing, json.dumps(trio.run(live, order)).encode())
-        except BaseException:
+            code = 0
+        except Exception:
             traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+        finally:
+            # Never back into the server, whatever happened.
+            os._exit(code)
     os.close(writing)
     with open(reading, "rb") as answer:
         text = answer.read()
