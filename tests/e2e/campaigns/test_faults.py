@@ -216,21 +216,21 @@ def test_every_call_that_fails_is_told_loses_nothing_and_the_next_run_goes_on(ho
 
 
 @pytest.mark.req("PLAN-5", "PLAN-7")
-def test_an_apply_with_few_descriptors_is_done_or_says_what_it_lacks(host: Host) -> None:
+@pytest.mark.parametrize("limits", [range(6, 18, 3), pytest.param(range(5, 32), marks=pytest.mark.soak)], ids=str)
+def test_an_apply_with_few_descriptors_is_done_or_says_what_it_lacks(host: Host, limits: range) -> None:
     needs_programs("prlimit")
     host.ended.clear()
     # With four not even the interpreter comes up; what an apply needs altogether is some fifteen.
-    limits = range(5, 18)
     for limit in limits:
         head = ("prlimit", f"--nofile={limit}", "--")
         host.attempt(partial(tuple, head), f"{limit} descriptors", WORDS["EMFILE"])
-    print(f"limits of {limits.start} to {limits.stop - 1} descriptors: exit codes {dict(sorted(host.ended.items()))}")
-    assert host.ended[0] >= 2
-    assert host.ended[1] >= 8
+    print(f"limits of {[*limits]} descriptors: exit codes {dict(sorted(host.ended.items()))}")
+    assert host.ended[0] >= 1
+    assert host.ended[1] >= 2
 
 
 @pytest.mark.req("PLAN-3")
-@pytest.mark.parametrize("limit", [12, 15, 18, 20, 22, 24])
+@pytest.mark.parametrize("limit", [14, 18, 22])
 def test_a_supervisor_with_few_descriptors_lives_and_goes_on_once_it_has_more(site: Site, limit: int) -> None:
     needs_programs("prlimit")
     site.write(verify="150ms")
@@ -259,36 +259,36 @@ BARE = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
 STRANGER = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
 
 
-@pytest.mark.req("PLAN-5", "PLAN-7")
-@pytest.mark.parametrize(
-    ("path", "mode", "codes"),
-    [
-        ("openclaw.json", 0o000, {1}),
-        (".", 0o500, {1, 5}),
-        # Where SQLite's side files lie there already, nothing has to be made.
-        ("reconciler", 0o500, {0, 1}),
-        ("reconciler", 0o000, {77}),
-        ("reconciler/journal.sqlite", 0o400, {1}),
-        ("reconciler/journal.sqlite", 0o000, {1}),
-        ("reconciler/lock", 0o000, {77}),
-        ("reconciler/keeper", 0o000, {1}),
-    ],
+# What is forbidden by which mode, and how an apply may end then.
+FORBIDDEN = (
+    ("openclaw.json", 0o000, {1}),
+    (".", 0o500, {1, 5}),
+    # Where SQLite's side files lie there already, nothing has to be made.
+    ("reconciler", 0o500, {0, 1}),
+    ("reconciler", 0o000, {77}),
+    ("reconciler/journal.sqlite", 0o400, {1}),
+    ("reconciler/journal.sqlite", 0o000, {1}),
+    ("reconciler/lock", 0o000, {77}),
+    ("reconciler/keeper", 0o000, {1}),
 )
-def test_what_a_mode_forbids_is_told_and_the_next_run_goes_on(
-    host: Host, path: str, mode: int, codes: set[int]
-) -> None:
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+def test_what_a_mode_forbids_is_told_and_the_next_run_goes_on(host: Host) -> None:
     needs_root("modes that it obeys once its capabilities are dropped")
     needs_programs("setpriv")
-    target = host.site.state / path
-    usual = target.stat().st_mode & 0o7777
+    for path, mode, codes in FORBIDDEN:
+        target = host.site.state / path
+        usual = target.stat().st_mode & 0o7777
+        forbid, mend = partial(forbidding, target, mode), partial(target.chmod, usual)
+        answer = host.attempt(forbid, f"{path} with mode {mode:o}", WORDS["EACCES"], mend=mend)
+        assert answer.code in codes, (path, answer)
 
-    def forbidding() -> Sequence[str]:
-        target.chmod(mode)
-        return BARE
 
-    host.ended.clear()
-    host.attempt(forbidding, f"{path} with mode {mode:o}", WORDS["EACCES"], mend=lambda: target.chmod(usual))
-    assert set(host.ended) <= codes
+def forbidding(path: Path, mode: int) -> Sequence[str]:
+    """Sets the mode and returns the command line that obeys it."""
+    path.chmod(mode)
+    return BARE
 
 
 @pytest.mark.req("PLAN-5")
