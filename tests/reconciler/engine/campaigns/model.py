@@ -172,7 +172,8 @@ class Witness(FakeKind):
         if same(new, self.before[place]):
             self._release(place)
             self.undone.add(place)
-        else:
+        elif not same(new, self.theirs.get(place, ABSENT)):
+            # Else the run had overwritten what is others' anyway, and gives them that back.
             self.ours[place] = new
 
     def _release(self, place: Place) -> None:
