@@ -141,6 +141,11 @@ class Site:
         assert answer.code == 0, answer.err
         return answer.json["config"]
 
+    def level(self) -> str | None:
+        """The log level that the gateway runs at; None where it does not answer, as in the middle of a restart."""
+        answer = self.run("gateway", "call", "config.get")
+        return answer.json["config"]["logging"]["level"] if answer.code == 0 else None
+
     def supervisor(self, *argv: str) -> Supervisor:
         """Starts `openclaw run` and waits until it has looked once."""
         log = self.home / "supervisor.log"

@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(
     supervisor = site.supervisor("--on-exit", "stop")
     supervisor.wait_event(lambda event: event["event"] == "held_back", "the document is held back")
     site.document.write_text(text.replace("level: debug", "level: warn").replace("level: info", "level: warn"))
-    wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the corrected document in force")
+    wait_until(lambda: site.level() == "warn", 20, "the corrected document in force")
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "confirmed")
 
 

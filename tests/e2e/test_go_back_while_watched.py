@@ -37,7 +37,7 @@ def test_the_supervisor_leaves_a_rollback_alone_until_the_document_changes(site:
     synced = [item for entry in resources for item in entry["conditions"] if item["type"] == "Synced"]
     assert {item["status"] for item in synced} == {"True"}
     site.edit("level: debug", "level: warn")
-    wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the corrected document in force")
+    wait_until(lambda: site.level() == "warn", 20, "the corrected document in force")
 
 
 @pytest.mark.req("PLAN-8")

@@ -129,7 +129,7 @@ def test_a_supervisor_goes_on_after_a_loss(settled: Site) -> None:
     lose(site)
     supervisor = site.supervisor("--on-exit", "leave")
     site.edit("level: info\n", "level: warn\n")
-    wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "the next document is applied")
+    wait_until(lambda: site.level() == "warn", 20, "the next document is applied")
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "and confirmed")
     assert site.gateway_pid() == pid
     assert supervisor.stop() == 0

@@ -38,7 +38,7 @@ def test_a_supervisor_says_that_it_cannot_watch_and_follows_by_looking(blind: Si
     assert "open files" in said["reason"]
     blind.edit("level: info", "level: debug")
     supervisor.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: blind.config()["logging"]["level"] == "debug", 20, "the new level")
+    wait_until(lambda: blind.level() == "debug", 20, "the new level")
     assert supervisor.stop() == 0
     assert "bug" not in supervisor.text()
 

@@ -61,7 +61,7 @@ def test_a_key_that_does_not_fit_is_rolled_back_and_the_corrected_document_appli
     supervisor.wait_event(lambda event: event["event"] == "held_back", "the document is held back")
     assert site.generations()[0]["number"] == newest["number"]
     site.write(good.replace("level: info", "level: debug"))
-    wait_until(lambda: site.config()["logging"]["level"] == "debug", 20, "the corrected document in force")
+    wait_until(lambda: site.level() == "debug", 20, "the corrected document in force")
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "confirmed")
 
 
@@ -88,7 +88,7 @@ def test_rollback_goes_back_by_name_and_the_document_waits(site: Site) -> None:
     supervisor.wait_event(lambda event: event["event"] == "held_back", "the document waits")
     assert site.config()["logging"]["level"] == "info"
     site.edit("level: debug", "level: warn")
-    wait_until(lambda: site.config()["logging"]["level"] == "warn", 20, "a new document is applied")
+    wait_until(lambda: site.level() == "warn", 20, "a new document is applied")
 
 
 @pytest.mark.req("PLAN-8")

@@ -26,7 +26,7 @@ def watched(site: Site) -> Supervisor:
 
 def wait_level(site: Site, level: str) -> None:
     """Waits until the gateway runs at this level."""
-    wait_until(lambda: site.config()["logging"]["level"] == level, 10, f"level {level}")
+    wait_until(lambda: site.level() == level, 10, f"level {level}")
 
 
 def save_like_vim(document: Path, text: str) -> None:
@@ -185,7 +185,7 @@ def test_an_invalid_save_changes_nothing_and_the_next_valid_one_is_applied(watch
     assert site.run("status").code == 0
     assert site.run("plan").code == 78
     site.document.write_text(text.replace("level: info", "level: debug"))
-    wait_until(lambda: site.config()["logging"]["level"] == "debug", 10, "the next valid document in force")
+    wait_until(lambda: site.level() == "debug", 10, "the next valid document in force")
     assert site.gateway_pid() == pid
 
 

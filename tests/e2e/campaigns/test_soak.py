@@ -130,7 +130,7 @@ def after(site: Site, supervisor: Supervisor, keeper: int, last: str) -> None:
     assert keeper_pid(site) == keeper
     site.wait_healthy()
     level = last.partition(": ")[2]
-    wait_until(lambda: site.config()["logging"]["level"] == level, 20, "the last save is in force")
+    wait_until(lambda: site.level() == level, 20, "the last save is in force")
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "and confirmed")
     assert site.plan()["actions"] == []
     assert len(gateways(site)) == 1
