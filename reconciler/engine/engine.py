@@ -114,6 +114,17 @@ class Engine:
             self._journal = journal
         return self._journal
 
+    async def open_journal(self, wait_seconds: float) -> None:
+        """Opens the journal for writing, if it is not open: from then on `journal` needs no lock.
+
+        Raises:
+            LockedError: another writer holds the lock for longer than `wait_seconds`.
+            OpenClawError: as `journal`.
+        """
+        if self._journal is None:
+            async with self._writer(wait_seconds):
+                await _thread(self.journal)
+
     @property
     def watching_now(self) -> bool:
         """True while a window is watched: then stopping loses nothing but the verdict."""

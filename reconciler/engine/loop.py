@@ -180,7 +180,7 @@ class Loop:
         if invalid is not None:
             # Where it was as well: one that is gone is looked for elsewhere, and may come back to its place.
             self._files = tuple(dict.fromkeys((*invalid.files, *self._files)))
-            good = self._good if self._good is not None else await trio.to_thread.run_sync(self._last_confirmed)
+            good = self._good if self._good is not None else await self._last_confirmed()
             if good is None:
                 raise invalid
             self._invalid(invalid)
@@ -196,13 +196,21 @@ class Loop:
         self._files = found.files
         return found, cause
 
-    def _last_confirmed(self) -> Found | None:
+    async def _last_confirmed(self) -> Found | None:
         """What was in force before this process began, for a start with a document that is not valid."""
         engine = self.engine
-        if not Journal.is_there(engine.host.state.journal) or (generation := engine.journal().last_confirmed()) is None:
+        if not await trio.to_thread.run_sync(Journal.is_there, engine.host.state.journal):
             return None
-        goal = engine.goal_of(generation)[0]
-        return Found(source=lambda _salt: goal, mark="", files=self._files, remember=lambda: None)
+        await engine.open_journal(LOCK_SECONDS)
+
+        def found() -> Found | None:
+            generation = engine.journal().last_confirmed()
+            if generation is None:
+                return None
+            goal = engine.goal_of(generation)[0]
+            return Found(source=lambda _salt: goal, mark="", files=self._files, remember=lambda: None)
+
+        return await trio.to_thread.run_sync(found)
 
     def _invalid(self, err: DocumentError) -> None:
         problems = [f"{getattr(item, 'line', 0)}: {getattr(item, 'message', '')}" for item in err.problems[:5]]
@@ -213,6 +221,7 @@ class Loop:
         engine = self.engine
         if not await trio.to_thread.run_sync(Journal.is_there, engine.host.state.journal):
             return source
+        await engine.open_journal(LOCK_SECONDS)
 
         def instead() -> Source:
             journal = engine.journal()

@@ -345,3 +345,26 @@ async def test_another_writer_is_waited_for(host: Harness) -> None:
         assert "somebody" in log.said("waiting_for_lock")[0]["reason"]
         lock.release()
         await until(lambda: host.kind.state == {"a": {"v": 1}}, "its turn")
+
+
+@pytest.mark.req("PLAN-6")
+@pytest.mark.parametrize("invalid", [False, True])
+async def test_a_journal_is_not_opened_for_writing_while_another_writes(host: Harness, invalid: bool) -> None:
+    """Two that open a damaged one at the same time would move aside each other's."""
+    from reconciler.engine.lock import WriterLock
+
+    await host.apply({"a": fake(1)})
+    host.engine.close()
+    host.fresh()
+    log = Record()
+    document = Document(host, {"a": fake(2)})
+    document.invalid = invalid
+    lock = WriterLock(host.world.host.state.lock, command="somebody", now=lambda: 0.0)
+    assert lock.acquire_nowait()
+    async with running(document, log):
+        assert "somebody" in log.said("waiting_for_lock")[0]["reason"]
+        assert host.engine._journal is None
+        lock.release()
+        await until(lambda: host.engine._journal is not None, "its turn")
+        if not invalid:
+            await until(lambda: host.kind.state == {"a": {"v": 2}}, "the document")
