@@ -337,14 +337,16 @@ class Loop:
             self._points_moved = trio.Event()
             self._points = await trio.to_thread.run_sync(watch_points, self._files)
             async with trio.open_nursery() as nursery:
-                await nursery.start(self._watch_points, self._points)
+                begun = trio.Event()
+                nursery.start_soon(self._watch_points, self._points, begun)
+                await begun.wait()
                 # What was saved before this watch began is read now.
                 self.queue.add(DOCUMENT)
                 self._watched.set()
                 await self._points_moved.wait()
                 nursery.cancel_scope.cancel()
 
-    async def _watch_points(self, points: WatchPoints, task_status: trio.TaskStatus[None]) -> None:
+    async def _watch_points(self, points: WatchPoints, begun: trio.Event) -> None:
         def changed(paths: set[str]) -> None:
             if not points.directories.isdisjoint(paths):
                 self._points_moved.set()
@@ -352,16 +354,19 @@ class Loop:
                 self.queue.add(DOCUMENT)
 
         try:
-            await watch_directories(points.directories, changed, task_status)
+            await watch_directories(points.directories, changed, begun.set)
         except FileNotFoundError:
             # A directory went away in this moment: look where it is now.
             self._points_moved.set()
-            task_status.started()
+            begun.set()
         except OSError as err:
             self._say(
                 "watch_failed", f"cannot watch the document: {err.strerror}; it is read every {RESYNC_SECONDS:g} s"
             )
-            task_status.started()
+            begun.set()
+            # What the system has no more of may be there again by then.
+            await trio.sleep(RESYNC_SECONDS)
+            self._points_moved.set()
 
     async def _watch_kinds(self) -> None:
         # Before anything was applied there is nothing to watch, and no journal whose salt a world could have.

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from reconciler.engine import loop as loops
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.errors import DocumentError, TerminalError
 from reconciler.kinds import Health, World
@@ -368,3 +369,26 @@ async def test_a_journal_is_not_opened_for_writing_while_another_writes(host: Ha
         await until(lambda: host.engine._journal is not None, "its turn")
         if not invalid:
             await until(lambda: host.kind.state == {"a": {"v": 2}}, "the document")
+
+
+@pytest.mark.req("PLAN-3")
+async def test_a_watch_that_cannot_be_had_is_tried_again(
+    host: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def watch(_paths: object, _report: object, ready: Callable[[], object]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        ready()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(loops, "watch_directories", watch)
+    monkeypatch.setattr(loops, "RESYNC_SECONDS", 0.05)
+    log = Record()
+    async with running(Document(host, {"a": fake(1)}), log):
+        assert "Too many open files" in log.said("watch_failed")[0]["reason"]
+        await until(lambda: tries > 1, "another try")
+    assert len(log.said("watch_failed")) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -80,6 +80,13 @@ def make_the_first_directory(path: Path) -> None:
     path.parent.parent.mkdir()
 
 
+async def begin(nursery: trio.Nursery, paths: Iterable[str], report: Callable[[set[str]], None]) -> None:
+    """Returns once they are watched."""
+    ready = trio.Event()
+    nursery.start_soon(watch_directories, paths, report, ready.set)
+    await ready.wait()
+
+
 @pytest.mark.parametrize(
     ("layout", "change"),
     [
@@ -105,7 +112,7 @@ async def test_a_change_is_seen(tmp_path: Path, layout: Callable[[Path], Path], 
             seen.set()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(watch_directories, points.directories, report)
+        await begin(nursery, points.directories, report)
         change(document)
         with trio.fail_after(5):
             await seen.wait()
@@ -128,7 +135,7 @@ async def test_a_directory_that_goes_reports_itself_and_the_one_above_it_is_watc
     document = plain(tmp_path)
     reports: set[str] = set()
     async with trio.open_nursery() as nursery:
-        await nursery.start(watch_directories, watch_points([str(document)]).directories, reports.update)
+        await begin(nursery, watch_points([str(document)]).directories, reports.update)
         change(document)
         with trio.fail_after(5):
             while str(document.parent) not in reports:  # noqa: ASYNC110 - the report is a plain call
@@ -146,7 +153,7 @@ def test_names_that_no_file_can_have_and_circles_lead_nowhere(tmp_path: Path) ->
 async def test_it_begins_before_it_says_so_and_ends_within_a_blink(tmp_path: Path) -> None:
     reports: list[set[str]] = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(watch_directories, [str(tmp_path)], reports.append)
+        await begin(nursery, [str(tmp_path)], reports.append)
         (tmp_path / "file").touch()
         with trio.fail_after(5):
             while not reports:  # noqa: ASYNC110 - the report is a plain call
@@ -160,6 +167,27 @@ async def test_it_begins_before_it_says_so_and_ends_within_a_blink(tmp_path: Pat
 async def test_a_directory_that_is_not_there_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await watch_directories([str(tmp_path / "none")], lambda _: None)
+
+
+async def test_a_watch_that_breaks_off_is_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from watchfiles import _rust_notify
+
+    class Broken:
+        def __init__(self, *_arguments: object, **_named: object) -> None: ...
+
+        def __enter__(self) -> Broken:
+            return self
+
+        def __exit__(self, *_exc: object) -> None: ...
+
+        def watch(self, *_arguments: object) -> object:
+            raise _rust_notify.WatchfilesRustInternalError("error in underlying watcher: too many events (os error 28)")
+
+    monkeypatch.setattr(_rust_notify, "RustNotify", Broken)
+    with pytest.raises(OSError, match="No space left"):
+        await watch_directories([str(tmp_path)], lambda _: None)
 
 
 async def test_a_name_that_cannot_be_said_in_utf_8_is_an_error_of_the_system(tmp_path: Path) -> None:
