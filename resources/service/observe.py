@@ -138,9 +138,7 @@ def _is_retried(child: Child, spec: ServiceSpec) -> bool:
 
 
 def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: Child) -> dict[str, Value]:
-    digest = child.record["digest"] if child.record is not None and child.pid is not None else None
-    if child.pid is None:
-        digest = prepared_digest(host)
+    digest = digest_of(host, child)
     behind = fields_behind(host, digest)
     found: dict[str, Value] = {"state": child.state, "keeper": child.held or child.pid is None}
     # Where none answers the next one that is started is the installed one.
@@ -159,6 +157,18 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
         found = {path: value for path, value in found.items() if path not in POLICY_FIELDS}
         found |= policy_of_keeper(child.record["spec"])
     return {path: found.get(path, ABSENT) for path in paths}
+
+
+def digest_of(host: Host, child: Child) -> str | None:
+    """What it runs by, or will in a moment: whoever asked for a restart may have died before its end."""
+    record = child.record
+    if child.pid is None or record is None:
+        return prepared_digest(host)
+    if record["state"] == "stopping" and record["goal"] == "up":
+        told: str | None = record["spec"]["spec_digest"]
+        return told
+    running: str | None = record["digest"]
+    return running
 
 
 def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
