@@ -99,6 +99,18 @@ class Site:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
+    def start(self, *argv: str, **environ: str) -> subprocess.Popen[str]:
+        """Starts `openclaw ARGV`, with pipes for what it prints; `environ` comes on top of the usual."""
+        return self.spawned.start(
+            self.inside([OPENCLAW, *argv], self.home),
+            cwd=self.home,
+            env={**self.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def call(self, *argv: str) -> Answer:
         """The same inside of this process: for many quick commands, where how a process begins and ends is not the question."""
         from reconciler.cli.main import main

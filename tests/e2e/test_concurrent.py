@@ -9,13 +9,12 @@ import sqlite3
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import pytest
 
 from reconciler.engine.lock import holder
-from tests.beds.processes import Spawned, wait_until
-from tests.beds.site import OPENCLAW, Site
+from tests.beds.processes import wait_until
+from tests.beds.site import Site
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-6")]
 
@@ -28,17 +27,6 @@ def ready(site: Site) -> Site:
     return site
 
 
-def start_apply(site: Site, spawned: Spawned, **environ: str) -> subprocess.Popen[Any]:
-    return spawned.start(
-        [OPENCLAW, "apply", "--yes"],
-        cwd=site.home,
-        env={**site.environ, **environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
 def effects(site: Site) -> list[tuple[float, float, str]]:
     """When each action was meant and when it was over, with its run, in order."""
     with closing(sqlite3.connect(f"file:{site.state}/reconciler/journal.sqlite?mode=ro", uri=True)) as connection:
@@ -47,27 +35,27 @@ def effects(site: Site) -> list[tuple[float, float, str]]:
         ).fetchall()
 
 
-def start_and_wait_for_its_restart(site: Site, spawned: Spawned, port: int) -> subprocess.Popen[Any]:
+def start_and_wait_for_its_restart(site: Site, port: int) -> subprocess.Popen[str]:
     """An apply that holds the lock: its file is written, and now it restarts the gateway."""
-    process = start_apply(site, spawned, OPENCLAW_GATEWAY_PORT=str(port))
+    process = site.start("apply", "--yes", OPENCLAW_GATEWAY_PORT=str(port))
     wait_until(lambda: f'"port": {port}' in (site.state / "openclaw.json").read_text(), 20, "its first effect")
     return process
 
 
 @pytest.mark.parametrize("count", [2, 8])
 def test_applies_at_the_same_moment_come_one_after_the_other(
-    ready: Site, spawned: Spawned, free_port: Callable[[], int], count: int
+    ready: Site, free_port: Callable[[], int], count: int
 ) -> None:
     site = ready
     ports = [free_port() for _ in range(count)]
-    started = [start_apply(site, spawned, OPENCLAW_GATEWAY_PORT=str(port)) for port in ports]
+    started = [site.start("apply", "--yes", OPENCLAW_GATEWAY_PORT=str(port)) for port in ports]
     ended = [(process.communicate(timeout=60), process.returncode) for process in started]
     for (_out, err), code in ended:
         # 0: it had its turn. 75: its turn did not come in time.
         assert code in (0, 75), err
-        assert b"Traceback" not in err
+        assert "Traceback" not in err
         if code == 75:
-            assert b"another writer holds the lock: pid " in err
+            assert "another writer holds the lock: pid " in err
     done = [port for port, (_said, code) in zip(ports, ended, strict=True) if code == 0]
     assert done
     listed = effects(site)
@@ -84,11 +72,9 @@ def test_applies_at_the_same_moment_come_one_after_the_other(
     assert len(site.generations()) == 1 + len(done)
 
 
-def test_who_waits_too_long_is_told_for_whom_and_since_when(
-    ready: Site, spawned: Spawned, free_port: Callable[[], int]
-) -> None:
+def test_who_waits_too_long_is_told_for_whom_and_since_when(ready: Site, free_port: Callable[[], int]) -> None:
     site = ready
-    first = start_and_wait_for_its_restart(site, spawned, free_port())
+    first = start_and_wait_for_its_restart(site, free_port())
     os.kill(first.pid, signal.SIGSTOP)
     try:
         found = holder(site.state / "reconciler/lock")
@@ -105,9 +91,9 @@ def test_who_waits_too_long_is_told_for_whom_and_since_when(
     assert site.apply()["result"] == "confirmed"
 
 
-def test_a_writer_that_is_killed_holds_nobody_up(ready: Site, spawned: Spawned, free_port: Callable[[], int]) -> None:
+def test_a_writer_that_is_killed_holds_nobody_up(ready: Site, free_port: Callable[[], int]) -> None:
     site = ready
-    first = start_and_wait_for_its_restart(site, spawned, free_port())
+    first = start_and_wait_for_its_restart(site, free_port())
     assert holder(site.state / "reconciler/lock") is not None
     os.kill(first.pid, signal.SIGKILL)
     first.wait()

@@ -6,13 +6,12 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 
 import pytest
 
 from tests.beds.machine import Machine
 from tests.beds.processes import Spawned, wait_until
-from tests.beds.site import OPENCLAW, Site
+from tests.beds.site import Site
 from tests.e2e.test_rollback import Meanwhile, certificate, mismatch, with_tls
 
 pytestmark = pytest.mark.real
@@ -54,27 +53,20 @@ def test_a_rollback_that_fails_is_tried_once_and_ends_in_6(site: Site) -> None:
     assert "Degraded" not in site.run("status").out
 
 
-def apply_and_die_in_the_window(site: Site, spawned: Spawned) -> None:
-    process = spawned.start(
-        site.inside([OPENCLAW, "apply", "--yes"], site.home),
-        cwd=site.home,
-        env=site.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def apply_and_die_in_the_window(site: Site) -> None:
+    process = site.start("apply", "--yes")
     wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
 
 @pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
-def test_a_command_line_that_dies_inside_the_window_is_finished_by_the_next(site: Site, spawned: Spawned) -> None:
+def test_a_command_line_that_dies_inside_the_window_is_finished_by_the_next(site: Site) -> None:
     site.write(verify="200ms")
     site.apply()
     site.write(site.document.read_text().replace("verify: 200ms", "verify: 3s").replace("level: info", "level: debug"))
     pid = site.gateway_pid()
-    apply_and_die_in_the_window(site, spawned)
+    apply_and_die_in_the_window(site)
     assert "not confirmed yet" in site.run("status").out
     assert "nobody watches it" in site.run("plan").err
     done = site.apply()
@@ -87,16 +79,13 @@ def test_a_command_line_that_dies_inside_the_window_is_finished_by_the_next(site
 @pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
 @pytest.mark.parametrize("finisher", ["apply", "run"])
 def test_a_window_that_shows_sickness_after_its_watcher_died_is_rolled_back_by_the_next(
-    site: Site, spawned: Spawned, finisher: str
+    site: Site, finisher: str
 ) -> None:
     good = site.write(verify="200ms")
     site.apply()
     text = good.replace("verify: 200ms", "verify: 4s")
     site.write(with_tls(site, text, *mismatch(site)))
-    process = spawned.start(
-        site.inside([OPENCLAW, "apply", "--yes"], site.home), cwd=site.home, env=site.environ,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = site.start("apply", "--yes")
     wait_until(lambda: '"keyPath"' in (site.state / "openclaw.json").read_text(), 20, "its first effect")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.beds.processes import Spawned, identify, wait_until
-from tests.beds.site import OPENCLAW, Site
+from tests.beds.site import Site
 from tests.beds.small_disk import SmallDisk, fill
 
 pytestmark = pytest.mark.real
@@ -171,16 +171,9 @@ def test_a_first_apply_on_a_full_disk_leaves_nothing_and_works_once_there_is_roo
     assert site.apply()["result"] == "confirmed"
 
 
-def begin_apply(site: Site, spawned: Spawned) -> subprocess.Popen[str]:
+def begin_apply(site: Site) -> subprocess.Popen[str]:
     """An apply that is inside its verify window."""
-    apply = spawned.start(
-        site.inside([OPENCLAW, "apply", "--yes"], site.home),
-        cwd=site.home,
-        env=site.environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    apply = site.start("apply", "--yes")
     assert apply.stderr is not None
     for line in apply.stderr:
         if "watching the result" in line:
@@ -194,15 +187,13 @@ RESTART = ("manager: embedded", "manager: embedded, environment: {TZ: Europe/Ber
 
 @pytest.mark.req("PLAN-7", "PLAN-8", "PLAN-18")
 @pytest.mark.parametrize("change", [HOT, RESTART], ids=["hot", "restart"])
-def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(
-    cramped: Cramped, spawned: Spawned, change: tuple[str, str]
-) -> None:
+def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(cramped: Cramped, change: tuple[str, str]) -> None:
     site = cramped.site
     before = json.loads(cramped.config)
     site.edit("verify: 500ms", "verify: 2s")
     site.edit(*change)
     text = site.document.read_text()
-    apply = begin_apply(site, spawned)
+    apply = begin_apply(site)
     with cramped.full():
         out, err = apply.communicate(timeout=60)
         assert apply.returncode == 5, (out, err)
@@ -247,7 +238,7 @@ def test_what_takes_the_ballast_too_ends_in_a_clear_word_and_the_next_run_goes_o
     site = cramped.site
     site.edit("verify: 500ms", "verify: 2s")
     site.edit(*HOT)
-    apply = begin_apply(site, spawned)
+    apply = begin_apply(site)
     taken = cramped.path / "greedy"
     greedy = spawned.start([sys.executable, "-c", GREEDY, taken], stdout=subprocess.PIPE)
     assert greedy.stdout is not None

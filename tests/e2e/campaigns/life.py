@@ -41,24 +41,10 @@ from reconciler.journal.store import Store
 from reconciler.model import Action, Generation, Key, Note, Result
 from reconciler.values import digest
 from resources.testing import ChildKind, FakeSecrets, FileKind, make_desired, make_world
+from tests.reconciler.engine.mortal import WRITES as COMMITS
 
 # Every method of the journal that writes. What is not here and writes nevertheless ends the run (`_guarded`).
-WRITES: Final = (
-    "transaction",
-    "set_document",
-    "set_history_lost",
-    "begin_run",
-    "intend",
-    "done",
-    "set_run",
-    "record_generation",
-    "set_generation_result",
-    "set_applied",
-    "set_conditions",
-    "quarantine",
-    "release",
-    "record_event",
-)
+WRITES: Final = ("transaction", *sorted(COMMITS))
 # The calls by which files are changed; their first argument is a path or a descriptor.
 CALLS: Final = ("open", "write", "fchmod", "fsync", "rename", "unlink", "chmod", "mkdir", "pwrite", "ftruncate")
 ACTION_ID: Final = re.compile(r"[a-z]+/\w+:[a-z]+")
