@@ -117,13 +117,15 @@ class KindPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """Whether a resource serves: `ready`, else `reason` (CamelCase) and `message`. `final` means that waiting longer
-    cannot help, so that a verify window may end at once.
+    cannot help, so that a verify window may end at once. `lagging`: it serves, but not as declared (yet); whoever
+    did nothing to it, because its action failed, has not made it sick.
     """
 
     ready: bool
     reason: str = "Ready"
     message: str = ""
     final: bool = False
+    lagging: bool = False
 
 
 class Secrets(Protocol):

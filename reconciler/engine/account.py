@@ -79,27 +79,29 @@ def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[K
 def record_health(journal: Journal, window: Window, verdict: Verdict, at: float) -> None:
     """Stores the Ready and Synced conditions of the gates, as the window showed them."""
     failed = {step.action.key: step.error or "" for step in window.steps if step.result != "done"}
-    for key, health in verdict.health.items():
-        journal.set_conditions(
-            key,
-            (
-                Condition(
-                    type="Ready",
-                    status=Status.TRUE if health.ready else Status.FALSE,
-                    reason=health.reason,
-                    message=health.message,
-                    observed_generation=window.generation,
+    # In one commit, and so one flush, however many they are.
+    with journal.transaction():
+        for key, health in verdict.health.items():
+            journal.set_conditions(
+                key,
+                (
+                    Condition(
+                        type="Ready",
+                        status=Status.TRUE if health.ready else Status.FALSE,
+                        reason=health.reason,
+                        message=health.message,
+                        observed_generation=window.generation,
+                    ),
+                    Condition(
+                        type="Synced",
+                        status=Status.FALSE if key in failed else Status.TRUE,
+                        reason="ApplyFailed" if key in failed else "Applied",
+                        message=failed.get(key, ""),
+                        observed_generation=window.generation,
+                    ),
                 ),
-                Condition(
-                    type="Synced",
-                    status=Status.FALSE if key in failed else Status.TRUE,
-                    reason="ApplyFailed" if key in failed else "Applied",
-                    message=failed.get(key, ""),
-                    observed_generation=window.generation,
-                ),
-            ),
-            at,
-        )
+                at,
+            )
 
 
 def in_force(journal: Journal) -> Generation | None:

@@ -218,8 +218,7 @@ class Engine:
         """
         self.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
         async with self.watching():
-            world = self.world(window.goal, window.run)
-            verdict = await verify(window.gates, self.kinds, world, window.left_seconds)
+            verdict = await window.verdict(self.kinds, self.world(window.goal, window.run))
         with trio.CancelScope(shield=True):
             async with self._writer(HOUR_SECONDS):
                 newest = await _thread(partial(self.journal().runs, 1))
@@ -494,6 +493,12 @@ class Engine:
             return self._record(goal, request, journal, Result.CONFIRMED)
 
     def _record(self, goal: Goal, request: Request, journal: Journal, result: Result) -> int:
+        newest = journal.last_generation()
+        tried = newest is not None and newest.result is Result.PARTIAL and newest.digest == goal.digest
+        if newest is not None and tried and newest.texts == goal.texts:
+            # Another try of the same: a failure that lasts must not push what was good out of the history.
+            journal.set_generation_result(newest.number, result)
+            return newest.number
         return journal.record_generation(
             digest=goal.digest,
             at=self.now(),

@@ -20,7 +20,6 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.lock import holder
 from reconciler.engine.requests import Progress
 from reconciler.engine.rollback import Window, resume_roll_back
-from reconciler.engine.verify import verify
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
 from reconciler.model import Result
@@ -122,7 +121,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
         left_seconds=seconds_left(run, engine.now(), boot_id()),
     )
     engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
-    verdict = await verify(window.gates, engine.kinds, engine.world(goal, run.id), window.left_seconds)
+    verdict = await window.verdict(engine.kinds, engine.world(goal, run.id))
     await engine.settle(window, verdict)
 
 

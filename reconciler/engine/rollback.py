@@ -18,10 +18,10 @@ from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import Steps
-from reconciler.engine.verify import verify
+from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import OpenClawError
 from reconciler.journal import JournalError, Run
-from reconciler.kinds import Resource
+from reconciler.kinds import Kind, Resource, World
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
 
 if TYPE_CHECKING:
@@ -49,6 +49,11 @@ class Window:
     recorded: bool = True
     gates: Mapping[Key, Resource]
     left_seconds: float
+
+    async def verdict(self, kinds: Sequence[Kind], world: World) -> Verdict:
+        """Watches it to its end."""
+        undone = {step.action.key for step in self.steps if step.result != "done"}
+        return await verify(self.gates, kinds, world, self.left_seconds, undone=undone)
 
     def outcome(self, result: Result, reason: str, rolled_back_to: int | None = None) -> Outcome:
         """How this run ended, as its caller is told."""

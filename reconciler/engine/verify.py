@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -36,19 +36,31 @@ class Verdict:
         )
 
 
-async def verify(gates: Mapping[Key, Resource], kinds: Sequence[Kind], world: World, window_seconds: float) -> Verdict:
+async def verify(
+    gates: Mapping[Key, Resource],
+    kinds: Sequence[Kind],
+    world: World,
+    window_seconds: float,
+    *,
+    undone: Collection[Key] = frozenset(),
+) -> Verdict:
     """Probes `gates` for `window_seconds` and tells how they were at its end.
 
-    Ends early when a gate says that waiting cannot help. A window of 0 is one look. Cancellation passes at once.
+    `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick. Ends
+    early when a gate says that waiting cannot help. A window of 0 is one look. Cancellation passes at once.
     """
     external = {kind.name for kind in kinds if kind.external}
     end = trio.current_time() + window_seconds
     while True:
         health = await probe_all(gates, kinds, world)
-        sick = tuple(key for key in sorted(health) if not health[key].ready and key.kind not in external)
+        sick = tuple(
+            key
+            for key, found in sorted(health.items())
+            if not found.ready and key.kind not in external and not (found.lagging and key in undone)
+        )
         verdict = Verdict(health=health, sick=sick)
         left = end - trio.current_time()
-        if left <= 0 or any(verdict.health[key].final for key in verdict.sick):
+        if left <= 0 or any(health[key].final for key in sick):
             return verdict
         await trio.sleep(min(left, CALM_SECONDS if verdict.healthy else EAGER_SECONDS))
 

@@ -112,7 +112,8 @@ class GatewayConfigKind:
             return Health(ready=False, reason="Unreadable", message=observation.unknown)
         wrong = [path for path, value in resource.fields.items() if not same(observation.fields[path], value)]
         if wrong:
-            return Health(ready=False, reason="Differs", message=f"not as declared: {', '.join(wrong)}")
+            message = f"not as declared: {', '.join(wrong)}"
+            return Health(ready=False, reason="Differs", message=message, lagging=True)
         return _loaded_health(observation.detail)
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:
@@ -355,5 +356,5 @@ def _loaded_health(seen: Seen) -> Health:
         )
     if loaded.digest is not None and loaded.digest != seen.file.digest:
         message = f"the gateway still runs by another openclaw.json ({_short(loaded.digest)})"
-        return Health(ready=False, reason="NotLoaded", message=message)
+        return Health(ready=False, reason="NotLoaded", message=message, lagging=True)
     return Health(ready=True)

@@ -61,7 +61,8 @@ class FileKind:
             return Health(ready=False, reason="Unreadable", message=observation.unknown)
         wrong = [path for path, value in resource.fields.items() if not same(observation.fields[path], value)]
         if wrong:
-            return Health(ready=False, reason="Differs", message=f"not as declared: {', '.join(wrong)}")
+            message = f"not as declared: {', '.join(wrong)}"
+            return Health(ready=False, reason="Differs", message=message, lagging=True)
         return Health(ready=True)
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:

@@ -120,6 +120,22 @@ def test_a_supervisor_prunes_on_a_full_disk_and_makes_the_ballast_anew(cramped: 
     assert supervisor.stop() == 0
 
 
+@pytest.mark.req("PLAN-3", "PLAN-15")
+def test_a_save_on_a_full_disk_is_applied_by_itself_once_there_is_room(cramped: Cramped) -> None:
+    site = cramped.site
+    supervisor = site.supervisor("--on-exit", "stop")
+    before, pid = cramped.config, site.gateway_pid()
+    with cramped.full():
+        site.edit("level: info", "level: debug")
+        said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
+        assert "the disk is full" in said["reason"]
+        assert cramped.config == before
+    wait_until(lambda: site.level() == "debug", 30, "the saved level in force")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "it is confirmed")
+    assert site.gateway_pid() == pid
+    assert supervisor.stop() == 0
+
+
 def poke(site: Site, cramped: Cramped) -> None:
     """Asks the supervisor to look, by its socket."""
     socket = site.state / "reconciler" / "control.sock"

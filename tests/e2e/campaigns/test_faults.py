@@ -215,6 +215,31 @@ def test_every_call_that_fails_is_told_loses_nothing_and_the_next_run_goes_on(ho
     faults_of(host, tmp_path / "log", None)
 
 
+@pytest.mark.req("PLAN-4", "PLAN-7", "PLAN-15")
+def test_a_write_for_which_there_is_no_room_is_a_failure_to_try_again_and_condemns_no_document(
+    host: Host, tmp_path: Path
+) -> None:
+    needs_programs("strace")
+    number = host.site.generations()[0]["number"]
+    head = partial(
+        strace_command,
+        tmp_path / "log",
+        "write",
+        inject="error=ENOSPC",
+        paths=[host.site.state / ".openclaw.json.openclaw.tmp"],
+    )
+    answer = host.attempt(head, "no room for openclaw.json", WORDS["ENOSPC"])
+    assert injected_in((tmp_path / "log").read_text().splitlines())
+    assert answer.code == 1, answer
+    # The run without the fault went on with the generation that the failed one had begun.
+    newest = host.site.generations()[0]
+    assert (newest["number"], newest["result"]) == (number + 1, "confirmed")
+    journal = Journal.open_reader(host.site.state / "reconciler" / "journal.sqlite")
+    assert journal is not None
+    with journal:
+        assert journal.quarantines() == ()
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7")
 @pytest.mark.parametrize("limits", [range(6, 25, 3), pytest.param(range(5, 32), marks=pytest.mark.soak)], ids=str)
 def test_an_apply_with_few_descriptors_is_done_or_says_what_it_lacks(host: Host, limits: range) -> None:

@@ -14,6 +14,7 @@ from reconciler.errors import (
     OpenClawError,
     RollbackFailedError,
     StaleError,
+    TemporaryError,
     TerminalError,
 )
 from reconciler.journal import Journal, JournalError
@@ -295,6 +296,44 @@ async def test_stopping_finishes_the_step_and_begins_no_other(host: Harness) -> 
     outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",))})
     assert outcome.exit_code == 130
     assert host.kind.state == {"a": {"v": 1}}
+
+
+@pytest.mark.req("PLAN-4", "PLAN-7", "PLAN-15")
+async def test_an_action_that_fails_is_no_sickness_and_is_tried_again_as_the_same_generation(host: Harness) -> None:
+    await host.apply({"a": fake("old", impact="restart"), "b": fake(1)})
+
+    async def full(action: Action) -> None:
+        raise TemporaryError("cannot write a: no space left on device")
+
+    host.kind.before_apply = full
+    host.kind.health["a"] = Health(ready=False, reason="Differs", message="not as declared: v", lagging=True)
+    wanted = {"a": fake("new", impact="restart"), "b": fake(1)}
+    for _ in range(3):
+        outcome = await host.apply(wanted)
+        assert (outcome.result, outcome.exit_code, outcome.generation) == (Result.PARTIAL, 1, 2)
+        assert "no space left" in outcome.reason
+    journal = reader(host)
+    assert [item.result for item in journal.generations()] == [Result.PARTIAL, Result.CONFIRMED]
+    assert journal.quarantines() == ()
+    host.kind.before_apply = None
+    host.kind.health.clear()
+    assert (await host.apply(wanted)).result is Result.CONFIRMED
+    assert [(item.number, item.result) for item in journal.generations()] == [
+        (2, Result.CONFIRMED),
+        (1, Result.CONFIRMED),
+    ]
+
+
+@pytest.mark.req("PLAN-7")
+async def test_what_was_done_and_is_not_as_declared_afterwards_is_sick(host: Harness) -> None:
+    await host.apply({"a": fake("old", impact="restart")})
+
+    async def lag(action: Action) -> None:
+        lagging = host.kind.state["a"]["v"] == "new"
+        host.kind.health["a"] = Health(ready=not lagging, reason="Differs", message="not as declared", lagging=lagging)
+
+    host.kind.after_apply = lag
+    assert (await host.apply({"a": fake("new", impact="restart")})).result is Result.ROLLED_BACK
 
 
 async def test_an_unexpected_error_of_a_kind_is_its_own_failure_and_shows_no_value(host: Harness) -> None:
