@@ -23,7 +23,7 @@ from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Because, Consequence, Difference, DocumentPath, Key, Undo, Value
 from resources.logs.directory import compress, delete, expand, in_use, listed, opened, opened_again
-from resources.logs.retention import Decision, Deletion, LogFile, decide, seconds_until_due, spared
+from resources.logs.retention import Decision, Deletion, LogFile, decide, spared
 from resources.steps import action_id, cause_of, precondition_of
 
 KEY = Key("logs", "gateway")
@@ -43,13 +43,12 @@ class LogsSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What `plan` needs of one look: the directory's identity, what is due, and in how many seconds the next one is."""
+    """What `plan` needs of one look: the directory's identity, and what is due."""
 
     directory: str
     dev: int = 0
     inode: int = 0
     decision: Decision = field(default_factory=Decision)
-    due_seconds: float | None = None
 
 
 class LogsKind:
@@ -101,14 +100,8 @@ class LogsKind:
         return Health(ready=True)
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:
-        """Nothing to watch: files fall due by time (`until`), and a resync finds the rest."""
+        """Nothing to watch: files fall due by time, and a resync finds them."""
         await trio.lowlevel.checkpoint()
-
-
-def until(observation: Observation, resource: Resource) -> float | None:
-    """Seconds from the observation until the next file falls due by its age; None where none will."""
-    seen = observation.detail
-    return seen.due_seconds if isinstance(seen, Seen) and resource.fields else None
 
 
 def _origin(desired: Desired, path: str) -> DocumentPath | None:
@@ -159,30 +152,21 @@ def _look(spec: LogsSpec, now: float) -> tuple[Seen, dict[str, Any]]:
             files, leftovers = listed(descriptor)
     except FileNotFoundError:
         return Seen(directory=spec.directory), {"directory": spec.directory, "files": 0, "bytes": 0}
-    decision, kept = _decided(files, leftovers, spec.retention, now)
-    seen = Seen(
-        directory=spec.directory,
-        dev=status.st_dev,
-        inode=status.st_ino,
-        decision=decision,
-        due_seconds=seconds_until_due(files, now, spec.retention, kept),
-    )
+    decision = _decided(files, leftovers, spec.retention, now)
+    seen = Seen(directory=spec.directory, dev=status.st_dev, inode=status.st_ino, decision=decision)
     return seen, {"directory": spec.directory, "files": len(files), "bytes": sum(file.size for file in files)}
 
 
-def _decided(
-    files: list[LogFile], leftovers: list[LogFile], retention: Retention, now: float
-) -> tuple[Decision, frozenset[str]]:
-    """What is due, and the names that stay; a file that somebody has open is looked for only among those that are due."""
+def _decided(files: list[LogFile], leftovers: list[LogFile], retention: Retention, now: float) -> Decision:
+    """What is due; a file that somebody has open is looked for only among those that are due."""
     kept = spared(files, _today(now))
     decision = decide(files, now, retention, kept)
     if busy := in_use((*decision.files, *leftovers)):
-        kept |= busy
-        decision = decide(files, now, retention, kept)
+        decision = decide(files, now, retention, kept | busy)
     if not _prunes(retention):
-        return decision, kept
+        return decision
     left = tuple(Deletion(file, "leftover") for file in leftovers if file.name not in busy)
-    return Decision(deletions=(*left, *decision.deletions), compressions=decision.compressions), kept
+    return Decision(deletions=(*left, *decision.deletions), compressions=decision.compressions)
 
 
 def _prunes(retention: Retention) -> bool:
@@ -268,7 +252,8 @@ def _arguments(seen: Seen, files: Iterable[LogFile]) -> Mapping[str, Any]:
         "directory": seen.directory,
         "dev": seen.dev,
         "inode": seen.inode,
-        "files": [file._asdict() for file in files],
+        # Each a list in the order of LogFile: names for a hundred thousand would be most of the journal's work.
+        "files": [list(file) for file in files],
     }
 
 
@@ -302,7 +287,6 @@ def _bytes(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
-_IDENTITY = itemgetter(*LogFile._fields)
 _TRANSFORMS = {"compress": compress, "expand": expand}
 
 
@@ -310,8 +294,8 @@ def _apply(action: Action) -> None:
     arguments = action.arguments
     with opened_again(arguments["directory"], arguments["dev"], arguments["inode"]) as directory:
         if action.verb == "prune":
-            files = sorted(arguments["files"], key=itemgetter("inode"))
-            delete(directory, map(_IDENTITY, files), trio.from_thread.check_cancelled)
+            files = sorted(arguments["files"], key=itemgetter(LogFile._fields.index("inode")))
+            delete(directory, map(tuple, files), trio.from_thread.check_cancelled)
         else:
             transform = _TRANSFORMS[action.verb]
-            transform(directory, [LogFile(**file) for file in arguments["files"]], trio.from_thread.check_cancelled)
+            transform(directory, [LogFile(*file) for file in arguments["files"]], trio.from_thread.check_cancelled)

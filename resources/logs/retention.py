@@ -1,4 +1,4 @@
-"""Which log files go, which are compressed, and when the next one is due. Pure: a listing and a time in, an answer out.
+"""Which log files go, and which are compressed. Pure: a listing and a time in, an answer out.
 
 Owned are only names that match `OWNED`: the dated files, their rotated parts, and rotated output files of the keeper
 (`gateway.out.log.1`; never the one without a number, which is being written). All others are foreign.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from typing import NamedTuple
 
 from reconciler.desired import Retention
@@ -33,6 +34,9 @@ class LogFile(NamedTuple):
     def compressed(self) -> bool:
         return self.name.endswith((".zst", ".gz"))
 
+
+# The oldest first, in a third of the time that a function of ours would take.
+_BY_TIME = itemgetter(LogFile._fields.index("mtime_ns"), LogFile._fields.index("name"))
 
 # A LogFile, or a plain tuple of the same: that is made in a third of the time, and costs the garbage collector nothing.
 Identity = tuple[str, int, int, int, int]
@@ -62,7 +66,7 @@ def spared(files: Sequence[LogFile], days: frozenset[str]) -> frozenset[str]:
 
     The rotated parts of a day are closed, so they are not spared: else one day could fill the disk.
     """
-    newest = max(files, key=lambda file: (file.mtime_ns, file.name), default=None)
+    newest = max(files, key=_BY_TIME, default=None)
     return frozenset({f"openclaw-{day}.log" for day in days} | ({newest.name} if newest else set()))
 
 
@@ -71,7 +75,7 @@ def decide(files: Sequence[LogFile], now: float, retention: Retention, kept: fro
 
     Kept files count for number and total size all the same: what is in the directory is what fills the disk.
     """
-    files = sorted(files, key=lambda file: (file.mtime_ns, file.name))
+    files = sorted(files, key=_BY_TIME)
     count, total = len(files), sum(file.size for file in files)
     deletions: list[Deletion] = []
     rest: list[LogFile] = []
@@ -83,20 +87,6 @@ def decide(files: Sequence[LogFile], now: float, retention: Retention, kept: fro
             deletions.append(Deletion(file, reason))
             count, total = count - 1, total - file.size
     return Decision(deletions=tuple(deletions), compressions=_compressions(rest, now, retention, kept))
-
-
-def seconds_until_due(files: Iterable[LogFile], now: float, retention: Retention, kept: frozenset[str]) -> float | None:
-    """Seconds until age alone makes the next file due; None where time changes nothing. Never negative."""
-    ages = [_due(file, retention) for file in files if file.name not in kept]
-    due = min((at for at in ages if at is not None), default=None)
-    return None if due is None else max(0.0, due - now)
-
-
-def _due(file: LogFile, retention: Retention) -> float | None:
-    """When (seconds since the epoch) the next limit that grows with age reaches the file."""
-    limits = [retention.age_seconds, None if file.compressed else retention.compress_after_seconds]
-    least = min((limit for limit in limits if limit is not None), default=None)
-    return None if least is None else file.mtime_ns / 1e9 + least
 
 
 def _reason(file: LogFile, now: float, retention: Retention, count: int, total: int) -> str | None:

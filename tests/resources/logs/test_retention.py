@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.desired import Retention
-from resources.logs.retention import LEFTOVER, OWNED, Decision, LogFile, decide, seconds_until_due, spared
+from resources.logs.retention import LEFTOVER, OWNED, Decision, LogFile, decide, spared
 
 NOW = 1_800_000_000.0
 DAYS = frozenset({"2027-01-15"})
@@ -88,16 +88,6 @@ def test_what_is_compressed_already_is_not_compressed_again() -> None:
     assert [one.name for one in decide(files, NOW, retention(compress=10), frozenset()).compressions] == [
         "openclaw-2026-12-03.log"
     ]
-
-
-def test_the_next_file_is_due_when_its_age_reaches_a_limit() -> None:
-    files = [file(1, age=50), file(2, age=10), file(3, age=30, suffix=".zst")]
-    assert seconds_until_due(files, NOW, retention(age=60), frozenset()) == pytest.approx(10)
-    assert seconds_until_due(files, NOW, retention(age=100, compress=20), frozenset({files[0].name})) == pytest.approx(
-        10
-    )
-    assert seconds_until_due(files, NOW, retention(age=5), frozenset()) == 0
-    assert seconds_until_due(files, NOW, retention(files=1), frozenset()) is None
 
 
 @pytest.mark.req("LOG-3")
