@@ -183,8 +183,9 @@ class Kind(Protocol):
         """Does one action, whole: idempotent, reaches the state in one call or raises.
 
         Also carries out an `Undo` (an action with its verb and arguments). Raises `StaleError` when what it acts on has
-        moved since the plan, `TemporaryError` when a later try may work, `TerminalError` when none will. On cancellation
-        the step is left so that the next observation tells the truth.
+        moved since the plan (`Action.precondition`; nobody looks between this and the effect), `TemporaryError` when a later
+        try may work, `TerminalError` when none will. On cancellation the step is left so that the next observation tells the
+        truth.
         """
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:

@@ -150,7 +150,7 @@ class Action:
 
     `id` is `kind/name:verb`, unique in a plan and the same for the same world. `arguments` is what the kind needs to
     carry it out, plain JSON data without secrets. `precondition` is the digest of the observed values of
-    `differences`, checked again just before the step runs. `undo` None means irreversible. `needs` holds ids of
+    `differences`, which the kind compares again just before the effect. `undo` None means irreversible. `needs` holds ids of
     actions that must have succeeded before. `consents` names what a person must have granted, beside what `impact`
     demands: `take-over` for something that was there before us.
     """

@@ -16,13 +16,11 @@ import trio
 from reconciler.engine.aftermath import NOTHING, UNDO, Aftermath, aftermath, settled
 from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
-from reconciler.engine.observe import observe_kind
 from reconciler.engine.requests import Progress, Report
 from reconciler.errors import OpenClawError, StaleError
 from reconciler.journal import Journal
-from reconciler.kinds import Applied, AppliedField, Kind, Observation, Resource, Wanted, World
-from reconciler.model import ABSENT, Action, Difference, Key
-from reconciler.planning.plan import precondition
+from reconciler.kinds import Applied, AppliedField, Kind, Resource, World
+from reconciler.model import Action, Difference, Key
 
 
 @dataclass(kw_only=True)
@@ -48,18 +46,12 @@ class Steps:
         """
         self.report(Progress(what="step_started", text=action.id))
         started = trio.current_time()
-        try:
-            await self._check(action)
-        except OpenClawError as err:
-            if action.id in self.begun:
-                await self._write(self.journal.done, self.run, action.id, "failed", self.world.now(), error=err.message)
-            result = StepResult(action=action, result="failed", error=err.message, hint=err.hint, stale=True)
-        else:
-            with trio.CancelScope(shield=True):
-                fields, forgotten = account(
-                    action.differences, self.resources.get(action.key), self.applied.get(action.key, {})
-                )
-                result = await self._effect(action, fields, forgotten)
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            fields, forgotten = account(
+                action.differences, self.resources.get(action.key), self.applied.get(action.key, {})
+            )
+            result = await self._effect(action, fields, forgotten)
         result = replace(result, seconds=trio.current_time() - started)
         self.report(Progress(what="step_ended", text=action.id, step=result))
         return result
@@ -83,24 +75,6 @@ class Steps:
             result = await self._effect(back, fields, forgotten)
         self.report(Progress(what="step_ended", text=back.id, step=result))
         return result
-
-    async def _check(self, action: Action) -> None:
-        if action.precondition is None:
-            return
-        kind = self.kinds[action.key.kind]
-        wanted = Wanted(
-            key=action.key,
-            resource=self.resources.get(action.key),
-            applied=self.applied.get(action.key, {}),
-        )
-        (observation,) = await observe_kind(kind, (wanted,), self.world)
-        if observation.unknown is not None:
-            raise StaleError(f"cannot {action.verb} {action.key}: it can no longer be observed: {observation.unknown}")
-        if precondition(observation, action.differences) != action.precondition:
-            raise StaleError(
-                f"cannot {action.verb} {action.key}: it moved since the plan ({_moved(action, observation)})",
-                hint="plan again",
-            )
 
     async def _effect(
         self, action: Action, fields: Mapping[str, AppliedField], forgotten: tuple[str, ...]
@@ -182,11 +156,3 @@ def described(err: Exception, action: Action) -> tuple[str, str | None]:
 def _turned(item: Difference) -> Difference:
     # What was last applied stays what it was before the action: the account goes back to it.
     return replace(item, desired=item.observed, observed=item.desired)
-
-
-def _moved(action: Action, observation: Observation) -> str:
-    from reconciler.values import same
-
-    return ", ".join(
-        item.path for item in action.differences if not same(observation.fields.get(item.path, ABSENT), item.observed)
-    )
