@@ -20,14 +20,23 @@ ANSWER_SECONDS = 2.0
 # Of the answer that says who it is; a stream of output has no limit, its lines have one.
 MAX_BODY_BYTES = 1 << 20
 MAX_LINE_BYTES = 4 << 20
-# What the command ends with when the supervisor goes away in the middle (docs/reference/exit-codes.md).
+# What the command ends with when the supervisor goes away in the middle, and when it is refused (docs/reference/exit-codes.md).
 GONE = 69
+BLOCKED = 3
+_REFUSED = """\
+openclaw: cannot apply: the supervisor that watches this document runs in another environment, and would take back what differs
+hint: let it apply (it does when the document is saved, and at `kill -HUP`), start it anew in this environment, or end it first
+"""
 
 _SO_PEERCRED = 17  # asm-generic/socket.h; the name is missing from the builtin module on some builds
 
 
 class Unusable(Exception):
     """The supervisor cannot be asked; the text says why, empty where that is nobody's business."""
+
+
+class _ElsewhereError(Exception):
+    """The supervisor serves the document in another environment than ours."""
 
 
 def environment_digest(names: Iterable[str], environ: Mapping[str, str], salt: bytes) -> str:
@@ -56,8 +65,9 @@ def ask(
     """Has the supervisor at the socket `path` carry out a command line, and prints what it prints.
 
     Returns the exit code, or None when no supervisor serves `document` with the same environment: then nothing was done
-    and nothing was printed but, where a person should know it, one line on stderr. A first Ctrl-C asks the supervisor
-    to finish its step, a second one is a KeyboardInterrupt.
+    and nothing was printed but, where a person should know it, one line on stderr. An apply in another environment is
+    refused: what differs by it the supervisor would take back. A first Ctrl-C asks the supervisor to finish its step, a
+    second one is a KeyboardInterrupt.
     """
     try:
         exchange = _introduce(path, uid)
@@ -66,11 +76,16 @@ def ask(
             sys.stderr.write(f"openclaw: {err}; going on without the supervisor\n")
         return None
     try:
-        if not _accepted(exchange, command, argv, document, directory, environ, terminal):
-            return None
-        return _follow(exchange, path, command)
+        if _accepted(exchange, command, argv, document, directory, environ, terminal):
+            return _follow(exchange, path, command)
+    except _ElsewhereError:
+        if command == "apply":
+            sys.stderr.write(_REFUSED)
+            return BLOCKED
+        sys.stderr.write("openclaw: the supervisor runs in another environment; going on without it\n")
     finally:
         exchange.socket.close()
+    return None
 
 
 def _accepted(
@@ -82,7 +97,11 @@ def _accepted(
     environ: Mapping[str, str],
     terminal: Mapping[str, Any],
 ) -> bool:
-    """Hands the command over; False when the supervisor is not the one to carry it out."""
+    """Hands the command over; False when the supervisor is not the one to carry it out.
+
+    Raises:
+        _ElsewhereError: it serves this very document, and in another environment.
+    """
     try:
         who = exchange.body()
         if who["document"] != document:
@@ -101,7 +120,7 @@ def _accepted(
             exchange.socket.settimeout(None)
             return True
         if status == 409 and "names" in exchange.body():
-            sys.stderr.write("openclaw: the supervisor runs in another environment; going on without it\n")
+            raise _ElsewhereError
         return False
     except (OSError, ValueError, KeyError, TypeError, Unusable):
         sys.stderr.write("openclaw: the supervisor does not answer as expected; going on without it\n")

@@ -199,6 +199,9 @@ class Engine:
             planned = await self.plan(goal, journal)
             # A plan made before there was a journal has other digests of secrets; it was compared above.
             await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
+            if request.approvals.person:
+                # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
+                await _thread(partial(journal.release, goal.digest))
             if request.holds_back is not None:
                 await _thread(partial(journal.quarantine, *request.holds_back, "", self.now()))
             waiting = request.waiting if request.approvals.person else request.waiting | _retried(planned)
@@ -223,9 +226,11 @@ class Engine:
             async with self._writer(HOUR_SECONDS):
                 newest = await _thread(partial(self.journal().runs, 1))
                 if newest and newest[0].id != window.run:
-                    reason = "another run took its place"
+                    last = await _thread(self.journal().last_generation)
+                    kept = last is not None and last.digest == window.goal.digest
+                    reason = "another run took its place" if kept else "another document took its place"
                     await self.end_run(window, Result.SUPERSEDED, reason)
-                    outcome = window.outcome(Result.SUPERSEDED, reason)
+                    outcome = replace(window.outcome(Result.SUPERSEDED, reason), in_force=kept)
                 else:
                     outcome = await self.settle(window, verdict)
         return outcome
@@ -305,7 +310,10 @@ class Engine:
         Raises:
             JournalFullError: there was no room but the ballast's.
         """
-        if self._ballast.spent and not any(frees(action) for action in plan.actions):
+        if not self._ballast.spent or any(frees(action) for action in plan.actions):
+            return
+        # What was given up once says nothing of today: where its own room is there again, the disk is full no longer.
+        if not self._ballast.take_on(0):
             raise JournalFullError("cannot apply: the disk is full", hint="free some space, then try again")
 
     async def _refuse(self, planned: Planned, request: Request, journal: Journal | None) -> None:

@@ -34,7 +34,7 @@ class Request:
 class Outcome:
     """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now.
 
-    `conditions` are what kinds saw beside the fields before it.
+    `conditions` are what kinds saw beside the fields before it. `in_force` is False where another document came before its end.
     """
 
     run: str
@@ -45,6 +45,7 @@ class Outcome:
     rolled_back_to: int | None = None
     reason: str = ""
     conditions: tuple[tuple[Key, Condition], ...] = ()
+    in_force: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -57,7 +58,8 @@ class Outcome:
             return 4
         if any(step.result == "stopped" for step in self.steps):
             return 130
-        return 0 if self.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED) else 1
+        good = self.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
+        return 0 if good and self.in_force else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

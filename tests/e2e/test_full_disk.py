@@ -120,6 +120,23 @@ def test_a_supervisor_prunes_on_a_full_disk_and_makes_the_ballast_anew(cramped: 
     assert supervisor.stop() == 0
 
 
+@pytest.mark.req("PLAN-3", "PLAN-7", "PLAN-15")
+def test_a_supervisor_whose_disk_filled_up_in_a_window_goes_on_once_there_is_room(cramped: Cramped) -> None:
+    site = cramped.site
+    text = site.write(site.document.read_text().replace("verify: 500ms", "verify: 3s"))
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write(text.replace("level: info", "level: debug"))
+    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
+    with cramped.full():
+        wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 20, "it is taken back")
+        site.write(text.replace("level: info", "level: warn"))
+        supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
+        assert not cramped.ballast.exists()
+    wait_until(lambda: site.level() == "warn", 30, "the corrected document in force")
+    wait_until(cramped.ballast.exists, 10, "the ballast is there again")
+    assert supervisor.stop() == 0
+
+
 @pytest.mark.req("PLAN-3", "PLAN-15")
 def test_a_save_on_a_full_disk_is_applied_by_itself_once_there_is_room(cramped: Cramped) -> None:
     site = cramped.site

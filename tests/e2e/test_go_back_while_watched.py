@@ -50,6 +50,35 @@ def test_a_rollback_stays_while_the_document_is_not_valid(site: Site) -> None:
     assert site.generations()[0]["result"] == "confirmed"
 
 
+@pytest.mark.req("PLAN-8", "PLAN-15")
+def test_an_apply_of_a_document_that_is_held_back_stays(site: Site) -> None:
+    site_at_two(site)
+    site.run("rollback", "1", "--yes")
+    assert site.level() == "info"
+    pid = site.gateway_pid()
+    done = site.run("apply", "--yes", "--json")
+    assert (done.code, done.json["result"]) == (0, "confirmed"), done
+    assert "held back" not in site.run("status").out
+    # Nor does a later look of the supervisor take it back.
+    site.call("gateway", "call", "config.get")
+    config = site.state / "openclaw.json"
+    config.write_text(config.read_text().replace('"level": "debug"', '"level": "error"'))
+    wait_until(lambda: site.config()["logging"]["level"] == "debug", 20, "what was applied is kept in force")
+    assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("PLAN-3")
+def test_an_apply_in_another_environment_than_the_supervisors_is_refused(site: Site) -> None:
+    site_at_two(site)
+    before = site.generations()
+    site.extra["OPENCLAW_LOG_LEVEL"] = "trace"
+    refused = site.run("apply", "--yes")
+    assert refused.code == 3
+    assert "runs in another environment" in refused.err
+    assert site.generations() == before
+    assert site.level() == "debug"
+
+
 @pytest.mark.req("PLAN-8")
 def test_a_document_may_be_named_from_another_directory(site: Site) -> None:
     site.write(verify="300ms")

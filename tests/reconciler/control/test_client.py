@@ -214,6 +214,16 @@ async def test_another_environment_is_planned_for_at_home_and_said_so(supervisor
 
 
 @pytest.mark.real
+@pytest.mark.req("PLAN-6")
+async def test_an_apply_in_another_environment_is_refused(supervisor: FakeSupervisor, state: Path) -> None:
+    async with served(supervisor, state):
+        done = await openclaw(state, "apply", "--yes", environment=environ(state, CANARY="b"))
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert b"would take back what differs\nhint: let it apply" in done.stderr
+    assert supervisor.asked == []
+
+
+@pytest.mark.real
 @pytest.mark.parametrize("how", ["option", "variable", "directory"])
 async def test_another_document_is_not_its_business(supervisor: FakeSupervisor, state: Path, how: str) -> None:
     supervisor.document = "/etc/openclaw/openclaw.yaml"

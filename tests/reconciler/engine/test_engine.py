@@ -193,8 +193,19 @@ async def test_a_new_document_supersedes_an_open_window(host: Harness) -> None:
     second = await host.apply({"a": fake(3, impact="restart")})
     assert second.result is Result.CONFIRMED
     first = await host.engine.finish(window)
-    assert first.result is Result.SUPERSEDED
+    assert (first.result, first.exit_code) == (Result.SUPERSEDED, 1)
+    assert first.reason == "another document took its place"
     assert host.kind.state == {"a": {"v": 3}}
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_cure_of_drift_in_an_open_window_takes_nothing_away_from_its_run(host: Harness) -> None:
+    _outcome, window = await host.engine.begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    assert window is not None
+    host.kind.state["a"] = {"v": "moved"}
+    assert (await host.apply({"a": fake(1, impact="restart")})).result is Result.CONFIRMED
+    first = await host.engine.finish(window)
+    assert (first.result, first.exit_code) == (Result.SUPERSEDED, 0)
 
 
 @pytest.mark.req("PLAN-6")

@@ -6,6 +6,7 @@ import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from reconciler.errors import DocumentError, TerminalError
 from reconciler.kinds import Health, World
 from reconciler.model import Action, Condition, Key, Status
 from resources.testing import FakeKind
-from tests.reconciler.engine.harness import Harness, fake
+from tests.reconciler.engine.harness import APPLY, Harness, fake
 
 
 class Record:
@@ -42,9 +43,11 @@ class Document:
 
     def __init__(self, host: Harness, fakes: Mapping[str, Any]) -> None:
         self.host, self.fakes, self.invalid = host, fakes, False
+        self.loads = 0
 
     async def load(self) -> Found:
         await trio.lowlevel.checkpoint()
+        self.loads += 1
         if self.invalid:
             raise DocumentError("cannot use openclaw.yaml: 1 problem", ())
         source = self.host.source(self.fakes)
@@ -93,6 +96,35 @@ async def test_the_first_look_applies_and_a_poke_cures_drift(host: Harness) -> N
         loop.poke(Key("fake", "a"))
         await until(lambda: host.kind.state == {"a": {"v": 1}}, "the cure")
     assert [line["result"] for line in log.said("run")][:1] == ["verifying"]
+
+
+@pytest.mark.req("PLAN-3", "PLAN-15")
+async def test_what_a_person_applies_although_it_is_held_back_stays_applied(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+
+    def looked(times: int) -> bool:
+        return document.loads >= times
+
+    async with running(document, log) as loop:
+        await until(
+            lambda: [line for line in log.said("run") if line["result"] == "confirmed"], "the first one confirmed"
+        )
+        document.fakes = {"a": fake(2, impact="restart")}
+        digest = host.source(document.fakes)(b"").digest
+        host.engine.journal().quarantine(digest, "it was rolled back", "run-0", 1.0)
+        loop.poke()
+        await until(lambda: log.said("held_back"), "it is held back")
+        _outcome, window = await host.engine.begin(host.source(document.fakes), APPLY)
+        assert window is not None
+        # Looks in the middle of its window, as events of what it did bring them about: with the third one the first two are over.
+        for _ in range(3):
+            begun = document.loads + 1
+            loop.poke()
+            await until(partial(looked, begun), "a look")
+        assert host.kind.state["a"] == {"v": 2}
+        assert (await host.engine.finish(window)).exit_code == 0
+        assert host.kind.state["a"] == {"v": 2}
 
 
 @pytest.mark.req("PLAN-3", "DOC-9")
