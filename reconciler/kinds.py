@@ -118,7 +118,7 @@ class KindPlan:
 class Health:
     """Whether a resource serves: `ready`, else `reason` (CamelCase) and `message`. `final` means that waiting longer
     cannot help, so that a verify window may end at once. `lagging`: it serves, but not as declared (yet); whoever
-    did nothing to it, because its action failed, has not made it sick.
+    did nothing to it, because its action failed, has not made it sick. `excused`: by a person's word it does not serve.
     """
 
     ready: bool
@@ -126,6 +126,7 @@ class Health:
     message: str = ""
     final: bool = False
     lagging: bool = False
+    excused: bool = False
 
 
 class Secrets(Protocol):

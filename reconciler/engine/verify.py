@@ -56,7 +56,7 @@ async def verify(
         sick = tuple(
             key
             for key, found in sorted(health.items())
-            if not found.ready and key.kind not in external and not (found.lagging and key in undone)
+            if not (found.ready or found.excused or key.kind in external or (found.lagging and key in undone))
         )
         verdict = Verdict(health=health, sick=sick)
         left = end - trio.current_time()

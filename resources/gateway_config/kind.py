@@ -139,7 +139,10 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
     spec: ConfigSpec | None = wanted.resource.spec if wanted.resource is not None else None
     loaded = None
     if spec is not None and spec.runtime == "builtin" and file.text is not None:
-        loaded = await ask(address(file.root, spec, world))
+        try:
+            loaded = await ask(address(file.root, spec, world))
+        except OpenClawError as err:
+            return Observation(key=wanted.key, unknown=err.message)
     shown = {"path": str(file.path), "hash": file.digest, "loaded": loaded.digest if loaded is not None else None}
     return Observation(
         key=wanted.key,

@@ -72,7 +72,11 @@ def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address
 
 
 async def ask(where: Address) -> Loaded | None:
-    """What the gateway there says; None where none of ours answers. Changes nothing, never raises for a sick gateway."""
+    """What the gateway there says; None where none of ours is there to be asked. Changes nothing.
+
+    Raises:
+        TemporaryError: it listens and says nothing, so that what it runs by cannot be known.
+    """
     found = await trio.to_thread.run_sync(serving, where)
     if found is None:
         return None
@@ -83,7 +87,12 @@ async def ask(where: Address) -> Loaded | None:
         with trio.fail_after(ANSWER_SECONDS):
             secret = found.token if found.token is not None else found.password
             status, report = await get_health(found.host, found.port, secret, tls_of(found) or False)
-    except (ClientError, OSError, trio.TooSlowError):
+    except trio.TooSlowError as err:
+        raise TemporaryError(
+            f"the gateway on port {found.port} does not answer within {ANSWER_SECONDS:g} s "
+            "(`openclaw service restart` ends it and starts it again)"
+        ) from err
+    except (ClientError, OSError):
         return None
     part = _part(report) if status in (200, 503) else {}
     digest, error = part.get("hash"), part.get("error")

@@ -202,7 +202,7 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
         return Health(ready=False, reason="Running", message=f"process {child.pid} still runs")
     if child.suspended(spec):
         # By a person's word: no verify window may take that for a fault of the document.
-        return Health(ready=True, reason="Suspended", message=down_text(child))
+        return Health(ready=False, reason="Suspended", message=down_text(child), excused=True)
     if child.pid is None or child.record is None:
         final = child.held and child.state in ("broken", "failed", "stopped")
         return Health(ready=False, reason=_why_down(child), message=down_text(child), final=final)

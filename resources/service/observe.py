@@ -238,7 +238,7 @@ def _conditions(child: Child, spec: ServiceSpec | None, *, suspended: bool) -> t
     found = []
     hold = child.record["hold"] if child.record is not None else None
     if suspended and hold is not None:
-        found.append(_condition("Suspended", "StoppedByOperator", _said(hold)))
+        found.append(_condition("Suspended", "StoppedByOperator", hold_text(hold)))
     if child.state in ("broken", "failed", "crashed"):
         reason = {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}[child.state]
         found.append(_condition("Degraded", reason, down_text(child)))
@@ -270,7 +270,8 @@ def _condition(kind: str, reason: str, message: str) -> Condition:
     return Condition(type=kind, status=Status.TRUE, reason=reason, message=message)
 
 
-def _said(hold: Mapping[str, Any]) -> str:
+def hold_text(hold: Mapping[str, Any]) -> str:
+    """Who stopped it, when and why."""
     why = f": {hold['why']}" if hold.get("why") else ""
     at = f" at {moment(hold['at'])}" if hold.get("at") else ""
     role = "operator " if hold.get("by") == "operator" else ""
@@ -281,7 +282,7 @@ def down_text(child: Child) -> str:
     """Why it does not run, for people."""
     hold = child.record["hold"] if child.record is not None else None
     if hold is not None and hold.get("by") == "operator":
-        return _said(hold)
+        return hold_text(hold)
     ended = child.last_exit
     reason = ended["reason"] if ended is not None else "it was never started"
     if child.state == "crashed":

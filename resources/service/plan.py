@@ -73,8 +73,18 @@ def plan(step: Step) -> KindPlan:
     return KindPlan(
         actions=actions,
         blocked=_collisions(detail) if starts else (),
-        notes=_not_held(spec) if starts else (),
+        notes=(*_suspended(step, detail), *(_not_held(spec) if starts else ())),
     )
+
+
+def _suspended(step: Step, detail: Detail) -> tuple[Note, ...]:
+    """That nothing is wrong with a service that a person stopped does not mean that anybody is served."""
+    if not detail.suspended:
+        return ()
+    said = next(
+        (item.message for item in step.observation.conditions if item.type == "Suspended"), "it was stopped by hand"
+    )
+    return (Note(code="suspended", message=f"{step.key} is not running: {said}; `openclaw service start` starts it"),)
 
 
 def _not_held(spec: ServiceSpec) -> tuple[Note, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 
 import pytest
@@ -46,6 +47,54 @@ def test_the_last_exit_is_told_in_words(site: Site) -> None:
     assert "{" not in stopped.out
     assert "last exit: exit code 0: SIGTERM" in stopped.out
     assert "stopped under the embedded manager" in stopped.out
+
+
+@pytest.mark.req("PLAN-12")
+def test_what_a_person_stopped_is_not_ready_and_every_look_says_so(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    stopped = site.run("service", "stop", "--why", "a new disk")
+    assert "held down: stopped by operator" in stopped.out
+    assert "a new disk" in stopped.out
+    status = site.run("status", "--json").json
+    (service,) = [item for item in status["resources"] if item["key"] == "service/gateway"]
+    conditions = {item["type"]: (item["status"], item["reason"]) for item in service["conditions"]}
+    assert conditions["Ready"] == ("False", "Suspended")
+    assert conditions["Suspended"] == ("True", "StoppedByOperator")
+    assert "not ready" in site.run("status").out
+    for command in ("plan", "drift"):
+        said = site.run(command)
+        assert said.code == 0
+        assert "note: service/gateway is not running: stopped by operator" in said.out + said.err
+        assert "`openclaw service start`" in said.out + said.err
+    # It is nobody's fault: what else is applied meanwhile is confirmed.
+    site.edit("level: info", "level: debug")
+    assert site.apply()["result"] == "confirmed"
+    assert site.run("service", "start").code == 0
+    assert "held down" not in site.run("service", "status").out
+    assert site.config()["logging"]["level"] == "debug"
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_nothing_is_confirmed_while_the_gateway_hangs(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    assert pid is not None
+    before = (site.state / "openclaw.json").read_bytes()
+    site.edit("level: info", "level: debug")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = site.run("apply", "--yes")
+        assert answer.code == 1
+        assert f"the gateway on port {site.port} does not answer" in answer.out + answer.err
+        assert site.run("plan").code == 1
+        assert (site.state / "openclaw.json").read_bytes() == before
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert site.apply()["result"] == "confirmed"
+    assert site.gateway_pid() == pid
+    assert site.config()["logging"]["level"] == "debug"
 
 
 def test_each_verb_answers_with_the_same_form_as_status(site: Site) -> None:

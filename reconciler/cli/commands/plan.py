@@ -71,7 +71,9 @@ async def drift(session: Session, *, as_json: bool) -> int:
 
     planned, _blocked = await make(session)
     moved = tuple(action for action in planned.plan.actions if action.cause in (Cause.DRIFT, Cause.OWED))
-    found = replace(planned.plan, actions=moved, blocked=(), notes=())
+    # Of what is told beside a plan only what a person did to the host belongs here.
+    notes = tuple(note for note in planned.plan.notes if note.code == "suspended")
+    found = replace(planned.plan, actions=moved, blocked=(), notes=notes)
     console = session.console
     if as_json:
         console.out(json_text({**plan_json(found, ()), "schema": "openclaw.drift/1"}))

@@ -154,7 +154,9 @@ def world_without_secrets(session: Session) -> World:
 
 
 def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
+    from reconciler.cli.render.status import exit_text
     from reconciler.cli.render.text import json_text, plural
+    from resources.service.observe import hold_text
 
     if as_json:
         session.console.out(json_text({"schema": "openclaw.service-status/1", **found}))
@@ -164,13 +166,8 @@ def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
     if found.get("since"):
         lines.append(f"  since {found['since']}, {plural(found.get('restarts') or 0, 'restart')}")
     if found.get("last_exit"):
-        lines.append(f"  last exit: {_exit(found['last_exit'])}")
+        lines.append(f"  last exit: {exit_text(found['last_exit'])}")
+    if found.get("hold"):
+        lines.append(f"  held down: {hold_text(found['hold'])}")
     lines += [f"  drift: {text}" for text in found.get("drift") or ()]
     session.console.out("\n".join(lines) + "\n")
-
-
-def _exit(last: Mapping[str, Any] | str) -> str:
-    """When a process ended and why; of an adopted one no more is known than that it is gone."""
-    if isinstance(last, str):
-        return last
-    return f"{last['reason']} (pid {last['pid']}, {last['at']})"

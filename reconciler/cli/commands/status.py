@@ -119,7 +119,7 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
     try:
         goal = runtime.source(session.load())(salt)
     except DocumentError as err:
-        last = journal.last_confirmed() if journal is not None else None
+        last = in_force(journal) if journal is not None else None
         if last is None:
             raise
         note = Note(

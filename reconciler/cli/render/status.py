@@ -78,7 +78,14 @@ def _detail(detail: Mapping[str, Any]) -> str:
         for name in ("state", "pid", "restarts", "files", "bytes")
         if detail.get(name) is not None
     ]
+    if detail.get("restarts") and detail.get("last_exit"):
+        shown.append(f"last exit: {exit_text(detail['last_exit'])}")
     return f"  ({', '.join(shown)})" if shown else ""
+
+
+def exit_text(last: Mapping[str, Any] | str) -> str:
+    """When a process ended and why; of an adopted one no more is known than that it is gone."""
+    return last if isinstance(last, str) else f"{last['reason']} (pid {last['pid']}, {last['at']})"
 
 
 def condition_json(condition: Condition) -> dict[str, Any]:

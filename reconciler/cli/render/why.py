@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reconciler.cli.render.plan import difference_json
-from reconciler.cli.render.status import ResourceStatus, condition_json
+from reconciler.cli.render.status import ResourceStatus, condition_json, exit_text
 from reconciler.cli.render.text import paint
 from reconciler.journal import Event, Intent, Run, rfc3339
 from reconciler.model import Key, Note, Status
@@ -67,6 +67,8 @@ def why_text(
         since = f" since {item.since}" if item.since else ""
         reason = f" ({item.reason})" if item.reason != item.type else ""
         lines.append(f"  {mark} {item.type}{since}{reason}{message}")
+    if status is not None and status.detail.get("last_exit"):
+        lines.append(f"  last exit: {exit_text(status.detail['last_exit'])}")
     lines += [f"  note: {note.message}" for note in notes]
     if not evidence["actions"]:
         lines.append("  nothing was done to it yet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -67,7 +68,8 @@ class Bed:
         }
         out = (self._directory / "out").open("wb")
         with closing(out):
-            self._spawned.start([sys.executable, "-m", "gateway", "run"], env=env, stdout=out, stderr=out)
+            argv = [sys.executable, "-m", "gateway", "run"]
+            self.pid = self._spawned.start(argv, env=env, stdout=out, stderr=out).pid
         wait_until(lambda: listener_is_ours(self.where()), 20, "the gateway to listen")
 
 
@@ -106,6 +108,23 @@ async def test_a_hot_change_reaches_the_running_gateway(bed: Bed) -> None:
     resource = after.wanted[0].resource
     assert resource is not None
     assert (await bed.case.kind.probe(resource.key, resource, bed.case.world)).ready
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+async def test_nothing_is_planned_for_a_gateway_that_hangs(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    await started(bed)
+    monkeypatch.setattr(running, "ANSWER_SECONDS", 0.3)
+    os.kill(bed.pid, signal.SIGSTOP)
+    try:
+        seen = await look(bed.case, bed.document("debug"))
+        assert seen.observations[0].unknown is not None
+        assert f"port {bed.port} does not answer" in seen.observations[0].unknown
+        resource = seen.wanted[0].resource
+        assert resource is not None
+        assert not (await bed.case.kind.probe(resource.key, resource, bed.case.world)).ready
+    finally:
+        os.kill(bed.pid, signal.SIGCONT)
+    assert [action.verb for action in (await look(bed.case, bed.document("debug"))).actions] == ["write", "reload"]
 
 
 @pytest.mark.req("PLAN-13")
@@ -203,12 +222,15 @@ def test_without_a_pid_file_the_state_directory_that_it_was_started_for_decides(
     assert not listener_is_ours(Address(host="127.0.0.1", port=port, state=str(tmp_path / "other")))
 
 
-async def test_something_else_on_our_own_port_is_no_gateway(tmp_path: Path, free_port: Callable[[], int]) -> None:
+async def test_what_takes_our_place_and_says_nothing_is_no_reason_to_guess(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     port, pid_file = free_port(), tmp_path / "gateway.pid"
     pid_file.write_text(f"{os.getpid()}\n")
     with socket.create_server(("127.0.0.1", port)), pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "ANSWER_SECONDS", 0.2)
-        assert await ask(Address(host="127.0.0.1", port=port, state=str(tmp_path))) is None
+        with pytest.raises(TemporaryError, match=f"port {port} does not answer"):
+            await ask(Address(host="127.0.0.1", port=port, state=str(tmp_path)))
 
 
 async def test_a_change_of_the_file_is_reported_and_of_others_not(tmp_path: Path) -> None:

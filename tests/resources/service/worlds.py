@@ -146,5 +146,6 @@ class Bench:
         """The reason of its health."""
         (resource,) = self.kind.declare(desired, self.world.host, self.secrets)
         health = await self.kind.probe(KEY, resource, self.world)
-        assert health.ready == (health.reason in ("Ready", "Suspended", "Stopped"))
+        assert health.ready == (health.reason in ("Ready", "Stopped"))
+        assert health.excused == (health.reason == "Suspended")
         return health.reason
