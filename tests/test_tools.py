@@ -135,6 +135,14 @@ def test_nothing_is_asked_of_apt_when_nothing_is_missing(checkout: Path) -> None
     assert (done.returncode, done.stdout, calls(checkout)) == (0, "", [])
 
 
+def test_a_package_without_a_program_is_known_by_a_file(checkout: Path) -> None:
+    listed = checkout / "tests/beds/debian-packages.txt"
+    listed.write_text(f"there {listed}\nabsent {listed}.gone\n")
+    stub(checkout / "bin/id", "echo 1000")
+    stub(checkout / "bin/apt-get", "")
+    assert "apt-get install absent)" in call(checkout, "tools/components").stdout
+
+
 def test_without_a_network_the_missing_are_named_and_the_checks_go_on(checkout: Path) -> None:
     (checkout / "tests/beds/debian-packages.txt").write_text("absent no-such-program\n")
     stub(checkout / "bin/id", "echo 0")
