@@ -12,6 +12,7 @@ Knows nothing of the program under test; how the machine is made is `systemd_hol
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -127,6 +128,15 @@ class SystemdBox:
             os.chown(directory, owner, owner)
         path.write_text(text)
         os.chown(path, owner, owner)
+
+    def listens(self, port: int) -> bool:
+        """Whether anybody listens on this TCP port of its network."""
+        assert self._first is not None
+        # proc(5): local address, remote address, and state 0A, which is listening.
+        listening = re.compile(rf": [0-9A-F]+:{port:04X} [0-9A-F]+:0000 0A ")
+        return any(
+            listening.search(Path(f"/proc/{self._first.pid}/net/{name}").read_text()) for name in ("tcp", "tcp6")
+        )
 
     def run(
         self,

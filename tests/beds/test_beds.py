@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.beds.machine import Machine
 from tests.beds.needs import needs_programs
 from tests.beds.processes import (
     Spawned,
@@ -24,7 +23,6 @@ from tests.beds.processes import (
     identify,
     pid_alive,
     processes_of_state,
-    run,
     wait_until,
 )
 from tests.beds.strace import changes_in, strace_writes
@@ -187,19 +185,3 @@ def pytest_of(tests: Path, *before: str, **environ: str) -> str:
         check=False,
     )
     return done.stdout
-
-
-@pytest.mark.real
-def test_a_machine_without_power_has_no_process_and_boots_as_another(tmp_path: Path, spawned: Spawned) -> None:
-    machine = Machine(spawned, tmp_path)
-    ask = ["sh", "-c", "cat /proc/sys/kernel/random/boot_id; pwd; ls -d /proc/[0-9]* | wc -l"]
-    first, directory, count = run(machine.inside(ask, tmp_path)).stdout.split()
-    assert first != Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    assert directory == str(tmp_path)
-    assert int(count) < 8
-    daemon = spawned.start(machine.inside(["sh", "-c", "setsid sleep 600 & wait"], tmp_path))
-    machine.cut_power()
-    assert daemon.wait(10) != 0
-    machine.boot()
-    again, _, _ = run(machine.inside(ask, tmp_path)).stdout.split()
-    assert again != first

@@ -9,10 +9,9 @@ import socket
 
 import pytest
 
-from tests.beds.machine import Machine
-from tests.beds.processes import Spawned, wait_until
+from tests.beds.processes import wait_until
 from tests.beds.site import Site
-from tests.e2e.test_rollback import Meanwhile, certificate, mismatch, with_tls
+from tests.e2e.test_rollback import Meanwhile, mismatch, with_tls
 
 pytestmark = pytest.mark.real
 
@@ -135,57 +134,3 @@ def test_a_withdrawn_section_waits_for_a_person(site: Site, how: str) -> None:
     done = site.apply("--approve", "service/gateway")
     assert done["result"] == "confirmed"
     wait_until(lambda: site.health()[0] == 0, 20, "the service is withdrawn")
-
-
-@pytest.fixture
-def machine(site: Site, spawned: Spawned) -> Machine:
-    machine = Machine(spawned, site.home)
-    site.inside = machine.inside
-    return machine
-
-
-@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-12", "PLAN-13")
-@pytest.mark.parametrize("next_writer", ["run", "apply"])
-def test_a_machine_that_dies_inside_the_window_leads_there_again(
-    site: Site, machine: Machine, next_writer: str
-) -> None:
-    good = site.write(verify="200ms")
-    site.apply()
-    supervisor = site.supervisor("--on-exit", "leave")
-    site.write(good.replace("verify: 200ms", "verify: 3s").replace("level: info", "level: debug"))
-    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
-    machine.cut_power()
-    supervisor.process.wait()
-    assert site.health()[0] == 0
-    machine.boot()
-    assert site.service()["pid"] is None
-    # Nothing that ran then runs now: it is led there again, and watched again, from the beginning.
-    if next_writer == "run":
-        site.supervisor("--on-exit", "stop")
-    else:
-        assert site.apply()["result"] == "confirmed"
-    site.wait_healthy()
-    assert site.config()["logging"]["level"] == "debug"
-    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "and confirmed")
-    assert site.plan()["actions"] == []
-    assert "rolled-back" not in {item["result"] for item in site.generations()}
-
-
-@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
-def test_a_bad_change_whose_window_died_with_the_machine_is_found_out_after_the_boot(
-    site: Site, machine: Machine
-) -> None:
-    good = site.write(verify="200ms")
-    site.apply()
-    cert, key = certificate(site)
-    site.write(with_tls(site, good.replace("verify: 200ms", "verify: 5s"), cert, key))
-    supervisor = site.supervisor("--on-exit", "leave")
-    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
-    machine.cut_power()
-    supervisor.process.wait()
-    key.write_text("no key any more\n")
-    machine.boot()
-    site.supervisor("--on-exit", "stop")
-    wait_until(lambda: site.health()[0] == 200, 40, "the good generation serves again")
-    wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 20, "the bad one is rolled back")
-    assert "keyPath" not in (site.state / "openclaw.json").read_text()
