@@ -25,6 +25,9 @@ from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 # How long a statement waits for another process inside its transaction; ours are over in milliseconds.
 BUSY_SECONDS: Final = 5.0
 _COMPANIONS: Final = ("-wal", "-shm")
+# Of pages that a writer keeps in memory. By itself SQLite keeps 2 MB, which a supervisor fills within a thousand saves for
+# nothing: the pages that it needs again and again are few, and the kernel has the others.
+CACHE_KIB: Final = 256
 
 
 class JournalError(OpenClawError):
@@ -144,6 +147,7 @@ def open_writer(path: Path, *, now: float, lost: str | None = None, salt: bytes 
         connection = found if isinstance(found, sqlite3.Connection) else _open(path, "rw")
         try:
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
             _migrate(connection)
         except BaseException:
             connection.close()

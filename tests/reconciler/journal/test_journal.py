@@ -154,6 +154,12 @@ def test_numbers_go_on_after_pruning(journal: Journal) -> None:
     assert [generation(journal, Result.CONFIRMED) for _ in range(3)] == [1, 2, 3]
 
 
+def test_a_writer_keeps_few_pages_in_memory(journal: Journal) -> None:
+    # Below zero it is a size in KiB, above a number of pages (sqlite.org/pragma.html#pragma_cache_size).
+    assert journal._store.rows("PRAGMA cache_size") == [(-store.CACHE_KIB,)]
+    assert store.CACHE_KIB <= 512
+
+
 # Conditions
 
 
