@@ -35,12 +35,14 @@ async def run(session: Session, *, on_exit: str | None) -> int:
 
     import trio
 
+    from reconciler.cli.allocator import keep_memory_together
     from reconciler.cli.logging import make_log
     from reconciler.cli.supervisor import Supervisor, on_exit_by_default
     from reconciler.control.server import serve
     from reconciler.engine.lock import WriterLock
     from reconciler.errors import DocumentError
 
+    keep_memory_together()
     runtime = session.runtime()
     host = runtime.host
     journal = session.own_reader()
