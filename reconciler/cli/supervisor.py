@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from reconciler.cli.allocator import empty_free_lists
 from reconciler.cli.console import Terminal
 
 # At the start already: where descriptors ran out, the report of a crash can no more be imported than anything else.
@@ -96,6 +97,7 @@ class Supervisor:
             log=log,
             tell=self._tell,
             crashed=self.crashed,
+            idle=empty_free_lists,
         )
 
     def watch_window(self, window: Window) -> None:

@@ -71,6 +71,7 @@ class Loop:
         log: is told what goes on.
         tell: is told the same as plain data, for those who listen to events; must not block.
         crashed: keeps the trace of a bug and returns its id.
+        idle: is called after each run, when nobody waits for anything.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Loop:
         log: Log,
         tell: Callable[[Mapping[str, Any]], None],
         crashed: Callable[[Exception], str],
+        idle: Callable[[], object],
     ) -> None:
         self.engine = engine
         self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
@@ -93,6 +95,7 @@ class Loop:
         self._log = log
         self._tell = tell
         self._crashed = crashed
+        self._idle = idle
         self._good: Found | None = None
         self._told: dict[str, str] = {}
         self._failing: dict[Key, str] = {}
@@ -330,6 +333,7 @@ class Loop:
         self._announce(outcome)
         if outcome.result is not Result.CONFIRMED:
             self.queue.add(EVERYTHING)
+        self._idle()
 
     async def _watch_document(self) -> None:
         """Watches what the document is made of, and begins anew wherever that comes to lie elsewhere."""

@@ -35,7 +35,7 @@ async def run(session: Session, *, on_exit: str | None) -> int:
 
     import trio
 
-    from reconciler.cli.allocator import keep_memory_together
+    from reconciler.cli.allocator import forget_the_start, keep_memory_together
     from reconciler.cli.logging import make_log
     from reconciler.cli.supervisor import Supervisor, on_exit_by_default
     from reconciler.control.server import serve
@@ -67,6 +67,7 @@ async def run(session: Session, *, on_exit: str | None) -> int:
                 log.info("starting", document=session.document, state=str(host.state.root))
                 # Watching begins once what was found at the start is dealt with: a first step is finished even on Ctrl-C.
                 await nursery.start(supervisor.loop.run)
+                forget_the_start()
                 log.info("watching")
                 await supervisor.stopped.wait()
                 nursery.cancel_scope.cancel()

@@ -59,7 +59,7 @@ def host(tmp_path: Path) -> Harness:
     return Harness(tmp_path)
 
 
-def make_loop(document: Document, log: Record) -> Loop:
+def make_loop(document: Document, log: Record, idle: Callable[[], object] = lambda: None) -> Loop:
     return Loop(
         engine=document.host.engine,
         load=document.load,
@@ -67,12 +67,13 @@ def make_loop(document: Document, log: Record) -> Loop:
         log=log,
         tell=lambda _event: None,
         crashed=lambda _err: "trace-1",
+        idle=idle,
     )
 
 
 @asynccontextmanager
-async def running(document: Document, log: Record) -> AsyncIterator[Loop]:
-    loop = make_loop(document, log)
+async def running(document: Document, log: Record, idle: Callable[[], object] = lambda: None) -> AsyncIterator[Loop]:
+    loop = make_loop(document, log, idle)
     async with trio.open_nursery() as nursery:
         await nursery.start(loop.run)
         yield loop
@@ -125,6 +126,15 @@ async def test_what_a_person_applies_although_it_is_held_back_stays_applied(host
         assert host.kind.state["a"] == {"v": 2}
         assert (await host.engine.finish(window)).exit_code == 0
         assert host.kind.state["a"] == {"v": 2}
+
+
+async def test_after_each_run_it_is_said_that_nobody_waits(host: Harness) -> None:
+    log, said = Record(), list[str]()
+    async with running(Document(host, {"a": fake(1)}), log, lambda: said.append(log.lines[-1][1]["result"])) as loop:
+        await until(lambda: said == ["confirmed"], "the end of the first run")
+        host.kind.state["a"] = {"v": "moved"}
+        loop.poke(Key("fake", "a"))
+        await until(lambda: said == ["confirmed", "confirmed"], "the end of the cure")
 
 
 @pytest.mark.req("PLAN-3", "DOC-9")

@@ -207,7 +207,13 @@ class Campaign(RuleBasedStateMachine):
 
         runs, held_back = self._held_back(document)
         loop = Loop(
-            engine=engine, load=load, files=(), log=_Silence(), tell=lambda _event: None, crashed=crashed
+            engine=engine,
+            load=load,
+            files=(),
+            log=_Silence(),
+            tell=lambda _event: None,
+            crashed=crashed,
+            idle=lambda: None,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             loop._windows = nursery if watch else None
