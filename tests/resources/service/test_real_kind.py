@@ -273,6 +273,36 @@ async def test_a_restart_that_an_earlier_run_did_not_get_to_is_owed(bench: Bench
     assert await bench.verbs(desired) == []
 
 
+@pytest.mark.req("PLAN-13", "SVC-7")
+@pytest.mark.parametrize("then", ["goes on", "goes back"])
+async def test_a_process_that_died_before_a_prepared_restart_carries_what_nobody_planned_and_is_restarted(
+    bench: Bench, free_port: Callable[[], int], then: str
+) -> None:
+    port = free_port()
+    old, new = document(port), document(port, environment={"MODE": "b"})
+    await bench.apply(old)
+    first = await pid_of(bench)
+    step = await bench.step(new)
+    assert step.resource is not None
+    # The run died between the file and its word to the keeper, and then the process: the keeper starts it by its old orders.
+    prepared.prepare(step.resource.spec, bench.world, None)
+    os.kill(first, signal.SIGKILL)
+    with trio.fail_after(DEADLINE):
+        while True:
+            child = (await look(bench.world.host)).child("gateway")
+            if child is not None and child["state"] == "ready" and child["pid"] != first:
+                break
+            await trio.sleep(0.05)
+    second = await pid_of(bench)
+    assert environ_of(second)["MODE"] == "b"
+    desired = new if then == "goes on" else old
+    assert [action.verb for action in await bench.apply(desired)] == ["restart"]
+    third = await pid_of(bench)
+    assert third != second
+    assert environ_of(third).get("MODE") == ("b" if then == "goes on" else None)
+    assert await bench.verbs(desired) == []
+
+
 @pytest.mark.req("PLAN-13")
 async def test_where_nobody_knows_what_runs_only_the_digest_differs(bench: Bench, free_port: Callable[[], int]) -> None:
     port = free_port()
