@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from reconciler.streams import failure
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terminal:
@@ -29,8 +31,13 @@ class Console(Protocol):
     def err(self, text: str) -> None:
         """Writes to stderr, as it is."""
 
+    def deaf(self) -> bool:
+        """True once what is written to stdout no longer arrives: then there is nothing to go on for."""
+
     async def ask(self, question: str) -> str | None:
-        """The answer of the person at the terminal, None at the end of input."""
+        """The answer of the person at the terminal, None at the end of input or where the person cannot have seen what it is
+        about.
+        """
 
 
 class Local:
@@ -49,10 +56,17 @@ class Local:
         sys.stderr.write(text)
         sys.stderr.flush()
 
+    def deaf(self) -> bool:
+        """True once what is written to stdout no longer arrives."""
+        sys.stdout.flush()
+        return failure(sys.stdout) is not None
+
     async def ask(self, question: str) -> str | None:
         """Asks on stderr and reads a line of stdin; Ctrl-C ends the wait."""
         import trio
 
+        if self.deaf():
+            return None
         self.err(question)
         line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
         return line.rstrip("\n") if line else None

@@ -13,6 +13,7 @@ import re
 import stat
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 MASK: Final = "********"
@@ -58,7 +59,9 @@ def write_report(
         except OSError:
             continue
         return name, path
-    os.write(2, text.encode("utf-8", "backslashreplace"))
+    # Not by `sys.stderr`: whatever crashed may have it in the middle of a line.
+    with suppress(OSError):
+        os.write(2, text.encode("utf-8", "backslashreplace"))
     return name, "the lines above"
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 
 from reconciler import paths
+from reconciler.streams import failure, open_sink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +32,23 @@ class _Signals:
 
 
 def main() -> int:
-    """Runs the command line of this process and returns its exit code. Never raises but SystemExit of the command itself."""
-    _open_streams()
+    """Runs the command line of this process and returns its exit code. Never raises but SystemExit of the command itself, and
+    a KeyboardInterrupt that comes before it began.
+    """
+    code = _bounded()
+    import _signal  # type: ignore[import-not-found]  # what `signal` is made of, without its enums
+
+    # All is done and said. What is left is the interpreter's own end, which would tell of a Ctrl-C by a trace.
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    return code
+
+
+def _bounded() -> int:
+    """The command, with an exit code for whatever it ends by."""
     signals = _Signals()
-    _end_on_sigterm(signals)
     try:
+        _open_streams()
+        _end_on_sigterm(signals)
         code = _finish(_run(sys.argv[1:]))
         # Whoever was asked to end may have taken it for something else on the way out.
         return TERMINATED if signals.terminated else code
@@ -135,14 +148,12 @@ def _open_streams() -> None:
                 os.close(null)
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115 - for the whole process
-    for stream in (sys.stdout, sys.stderr):
-        # The same bytes in every locale, and no text that cannot be printed: not a file's name in another encoding either.
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = open_sink(1, sys.stdout), open_sink(2, sys.stderr)
 
 
 def _end_on_sigterm(signals: _Signals) -> None:
     """Lets SIGTERM end the process by an exception, so that `finally` runs; commands that serve take the signal themselves."""
-    import _signal  # type: ignore[import-not-found]  # what `signal` is made of, without its enums
+    import _signal
 
     def end(number: int, frame: FrameType | None) -> None:
         signals.terminated = True
@@ -164,12 +175,18 @@ def _end(signals: _Signals, end: SystemExit) -> int:
 
 
 def _finish(code: int) -> int:
-    """`code`, once all output is out: what is still buffered would fail at exit, when no one can say why."""
-    try:
-        sys.stdout.flush()
-    except OSError as err:
-        return _output_failed(err)
-    return code
+    """`code`, once all output is out. Where it is not, a success is none, and a failure stays the one that it was."""
+    sys.stdout.flush()
+    err = failure(sys.stdout)
+    if err is None:
+        return code
+    # That nobody reads on is no news.
+    if err.errno != errno.EPIPE:
+        sys.stderr.write(
+            f"openclaw: cannot write to standard output: {(err.strerror or '').lower()}\n"
+            "  hint: the command itself was carried out; only what it prints is lost\n"
+        )
+    return code or OUTPUT_FAILED
 
 
 def _boundary(signals: _Signals, err: BaseException) -> int:
@@ -181,8 +198,6 @@ def _boundary(signals: _Signals, err: BaseException) -> int:
     for leaf in leaves:
         if isinstance(leaf, SystemExit):
             return _end(signals, leaf)
-    if all(isinstance(leaf, BrokenPipeError) for leaf in leaves):
-        return _output_failed(leaves[0])
     for leaf in leaves:
         if isinstance(leaf, OSError) and leaf.errno in SHORTAGES:
             return _ran_short(leaf)
@@ -198,16 +213,6 @@ def _leaves(err: BaseException) -> list[BaseException]:
     if isinstance(err, BaseExceptionGroup):
         return [leaf for item in err.exceptions for leaf in _leaves(item)]
     return [err]
-
-
-def _output_failed(err: BaseException) -> int:
-    """Nobody reads on (quiet), or the output cannot be written. What is still buffered must not fail again at exit."""
-    if not isinstance(err, BrokenPipeError):
-        sys.stderr.write(f"openclaw: cannot write the output: {getattr(err, 'strerror', None) or err}\n")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
-    return OUTPUT_FAILED
 
 
 def _ran_short(err: OSError) -> int:

@@ -49,6 +49,10 @@ class FarConsole:
         """Writes to the client's stderr."""
         self._far.err(text)
 
+    def deaf(self) -> bool:
+        """Never known here; the client looks after its own stdout."""
+        return False
+
     async def ask(self, question: str) -> str | None:
         """Asks the person at the client's terminal."""
         self._far.err(question)
@@ -69,6 +73,10 @@ class Silent:
 
     def err(self, text: str) -> None:
         """Drops it: data goes to stdout."""
+
+    def deaf(self) -> bool:
+        """What is kept arrives."""
+        return False
 
     async def ask(self, question: str) -> str | None:
         """Nobody is there."""

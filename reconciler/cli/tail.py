@@ -100,6 +100,8 @@ def show(console: Console, directory: str, wanted: Filter, *, lines: int, follow
                     console.out(_shown(line, console, as_json))
             # Whoever reads along through a pipe waits for nothing.
             console.err("")
+            if console.deaf():
+                return 0
     except KeyboardInterrupt:
         return 130
     return 0

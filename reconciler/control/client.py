@@ -10,6 +10,8 @@ from __future__ import annotations
 import _socket
 import sys
 
+from reconciler.streams import failure
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -234,7 +236,8 @@ def _answer(path: str, question: str, interrupts: _Interrupts) -> None:
         # In this order: a Ctrl-C from here on raises, one from before was heard, and its question is no longer asked.
         if interrupts.pressed:
             return
-        text = sys.stdin.readline()
+        # Who could not read what it is about is not asked.
+        text = sys.stdin.readline() if failure(sys.stdout) is None else ""
     except KeyboardInterrupt:
         interrupts.finish()
         return

@@ -406,6 +406,35 @@ def on_terminal(site: Site, *argv: str, **environ: str) -> str:
     return b"".join(pieces).decode()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["config", "set", "logging.level", "debug"], 1),
+        (["history"], 1),
+        (["schema"], 1),
+        (["plan", "--json"], 1),
+        (["plan", "--detailed-exitcode"], 2),
+        (["--help"], 1),
+        (["validate", "--file", "none.yaml"], 78),
+    ],
+)
+def test_a_full_disk_behind_the_output_is_no_bug(site: Site, argv: list[str], code: int) -> None:
+    site.write()
+    for both in (False, True):
+        with open("/dev/full", "w") as full:
+            stderr = full if both else subprocess.PIPE
+            done = subprocess.run(
+                [OPENCLAW, *argv], cwd=site.home, env=site.environ, stdout=full, stderr=stderr, text=True, check=False
+            )
+        assert done.returncode == code
+        if not both and argv[0] != "validate":
+            assert "openclaw: cannot write to standard output: no space left on device\n" in done.stderr
+            assert "the command itself was carried out" in done.stderr
+    assert ("level: debug" in site.document.read_text()) == (argv[:2] == ["config", "set"])
+    assert list(site.state.iterdir()) == []
+
+
 @pytest.mark.req("PLAN-1")
 def test_colour_only_on_a_terminal_that_wants_it(site: Site) -> None:
     site.write(verify="300ms")

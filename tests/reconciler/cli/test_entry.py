@@ -57,6 +57,12 @@ def main():
                 raise RuntimeError("inside") from err
         case "full":
             print("x")
+        case "full and long":
+            print("x" * 100_000)
+        case "full in the middle":
+            print("x" * 100_000, flush=True)
+            print("and on", file=sys.stderr, flush=True)
+            return 5
         case "ok": return 2
 whole = types.ModuleType("reconciler.cli.main")
 whole.main = main
@@ -66,7 +72,9 @@ sys.exit(main())
 """
 
 
-def run(state: Path, how: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+def run(
+    state: Path, how: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
     environ = {
         "OPENCLAW_STATE_DIR": str(state),
         "HOME": str(state),
@@ -75,7 +83,7 @@ def run(state: Path, how: str, stdout: int = subprocess.PIPE) -> subprocess.Comp
         "XDG_RUNTIME_DIR": str(state / "runtime"),
     }
     command = [sys.executable, "-c", PROGRAM, how]
-    return subprocess.run(command, env=environ, text=True, timeout=60, stdout=stdout, stderr=subprocess.PIPE)
+    return subprocess.run(command, env=environ, text=True, timeout=60, stdout=stdout, stderr=stderr)
 
 
 @pytest.fixture
@@ -158,13 +166,35 @@ def test_a_reader_that_went_away_is_no_news(state: Path) -> None:
     assert report(state) is None
 
 
+NO_ROOM = (
+    "openclaw: cannot write to standard output: no space left on device\n"
+    "  hint: the command itself was carried out; only what it prints is lost\n"
+)
+needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+
+
 @pytest.mark.real
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_output_that_cannot_be_written_is_said_and_no_bug(state: Path) -> None:
+@needs_full
+@pytest.mark.parametrize(
+    ("how", "code", "before"),
+    [("full", 1, ""), ("full and long", 1, ""), ("full in the middle", 5, "and on\n"), ("ok", 2, None)],
+)
+def test_output_that_cannot_be_written_is_said_and_no_bug(state: Path, how: str, code: int, before: str | None) -> None:
     with open("/dev/full", "w") as full:
-        done = run(state, "full", stdout=full.fileno())
-    assert (done.returncode, done.stderr) == (1, "openclaw: cannot write the output: No space left on device\n")
+        done = run(state, how, stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (code, "" if before is None else before + NO_ROOM)
     assert report(state) is None
+
+
+@pytest.mark.real
+@needs_full
+@pytest.mark.parametrize(
+    ("how", "code"), [("full in the middle", 5), ("full", 1), ("known", 4), ("value", 70), ("exit text", 1)]
+)
+def test_where_nothing_can_be_said_the_exit_code_still_tells(state: Path, how: str, code: int) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(state, how, stdout=full.fileno(), stderr=full.fileno())
+    assert done.returncode == code
 
 
 @pytest.mark.real
@@ -193,6 +223,32 @@ def test_a_signal_that_is_ignored_from_outside_stays_so(state: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert done.stderr == "went on\n"
+
+
+INTERRUPT = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("where", ["as it is imported", "as it begins"])
+def test_ctrl_c_before_the_command_began_leaves_no_trace(tmp_path: Path, where: str) -> None:
+    package = tmp_path / "reconciler" / "cli"
+    package.mkdir(parents=True)
+    for directory in (package.parent, package):
+        (directory / "__init__.py").touch()
+    entry_text = f"import os, signal\ndef main():\n    {INTERRUPT}\n"
+    (package / "entry.py").write_text(entry_text if where == "as it begins" else f"{entry_text}main()\n")
+    script = Path(__file__).parents[3] / "tools" / "openclaw"
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-S", script], env=environ, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.real
+def test_ctrl_c_after_all_is_done_changes_nothing(state: Path) -> None:
+    late = PROGRAM.replace("sys.exit(main())", "code = main(); os.kill(os.getpid(), signal.SIGINT); sys.exit(code)")
+    environ = {"OPENCLAW_STATE_DIR": str(state), "HOME": str(state), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", late, "ok"], env=environ, text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "")
 
 
 @pytest.mark.parametrize(

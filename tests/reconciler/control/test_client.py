@@ -182,6 +182,7 @@ async def test_it_loads_next_to_nothing(supervisor: FakeSupervisor, state: Path)
         "reconciler.control",
         "reconciler.control.client",
         "reconciler.paths",
+        "reconciler.streams",
     }
 
 
