@@ -7,14 +7,41 @@ secret becomes the mask, an absent value null.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
 from reconciler.model import ABSENT, MASK, Secret, Value
 
+# What is read of openclaw.json nests at most 200 deep, and a plan file puts some more around it. Python's stack allows a
+# thousand calls, of which whoever walks through such data needs two for each level.
+MAX_JSON_DEPTH = 250
+
 # The one-key objects that `encode` gives a meaning of its own; a mapping that looks like one travels inside `$map`.
 _MARKS = ({"$secret"}, {"$absent"}, {"$map"})
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The plain data that JSON from outside (a file, an argument) stands for, safe to be walked through recursively.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than `MAX_JSON_DEPTH`.
+    """
+    too_deep = f"more than {MAX_JSON_DEPTH} levels, one inside the other"
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+    level = [data]
+    for _depth in range(MAX_JSON_DEPTH + 1):
+        level = [item for group in level if isinstance(group, dict | list) for item in _items(group)]
+        if not level:
+            return data
+    raise ValueError(too_deep)
+
+
+def _items(group: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return group.values() if isinstance(group, dict) else group
 
 
 def encode(value: Value) -> Any:
@@ -111,7 +138,7 @@ def split_path(text: str) -> tuple[str | int, ...]:
         if rest.startswith("["):
             try:
                 part, end = decoder.raw_decode(rest, 1)
-            except ValueError as err:
+            except (ValueError, RecursionError) as err:
                 raise ValueError(f"not a path: {text!r}") from err
             if isinstance(part, bool) or not isinstance(part, (str, int)) or rest[end : end + 1] != "]":
                 raise ValueError(f"not a path: {text!r}")

@@ -120,7 +120,7 @@ def command_of(arguments: list[str]) -> tuple[str | None, str | None]:
 def terminal() -> dict[str, object]:
     """What the program that prints for us must know of our terminal."""
     columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isascii() and columns.isdigit() else 0
+    width = int(columns) if columns.isascii() and columns.isdigit() and len(columns) < 6 else 0
     if not width:
         try:
             width = os.get_terminal_size(1).columns

@@ -10,6 +10,31 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class Number(click.types.IntParamType):
+    """A whole number from `low` to `high`. By default that is what SQLite and the system can count to."""
+
+    def __init__(self, low: int, high: int = (1 << 63) - 1) -> None:
+        self.low = low
+        self.high = high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number that `value` is; wrong usage where it is none, or out of range."""
+        if isinstance(value, int):
+            return value
+        # Python takes underscores and the digits of every script, and refuses more than some thousand of them.
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+        if number is None or not self.low <= number <= self.high:
+            self.fail(f"{_shortened(value)!r} is no whole number from {self.low} to {self.high}", param, ctx)
+        return number
+
+
+PORT = Number(1, 65535)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
 def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.obj.file = value

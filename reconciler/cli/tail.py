@@ -5,7 +5,6 @@ Knows the files' names and the shape of a line (docs/reference/files.md), and no
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from reconciler.cli.console import Console
 from reconciler.cli.render.text import paint
 from reconciler.cli.session import Session
 from reconciler.errors import OpenClawError, UsageError
+from reconciler.values import parse_json
 
 LEVELS = ("fatal", "error", "warn", "info", "debug", "trace")
 _DAILY = re.compile(r"openclaw-\d{4}-\d{2}-\d{2}\.log")
@@ -66,8 +66,8 @@ class Position:
 def parse_line(raw: str) -> Line:
     """The line, in whatever state it is: what is no JSON of the known shape is shown as it stands."""
     try:
-        data = json.loads(raw)
-        name = json.loads(data["0"]) if str(data.get("0", "")).startswith("{") else {}
+        data = parse_json(raw)
+        name = parse_json(data["0"]) if str(data.get("0", "")).startswith("{") else {}
         texts = [data[key] for key in ("1", "2") if isinstance(data.get(key), str)] if name else [str(data["0"])]
         return Line(
             time=str(data.get("time", "")),

@@ -20,6 +20,7 @@ from reconciler.control.calls import Handlers
 from reconciler.control.routes import COMMANDS, Form, Miss, Route, find
 from reconciler.control.session import Question, StreamSession
 from reconciler.errors import OpenClawError, UsageError, innermost, shortage
+from reconciler.values import parse_json
 
 # curl sends a head of 100 bytes, the longest path is a state directory's.
 MAX_HEAD_BYTES: Final = 16 << 10
@@ -318,8 +319,8 @@ def _limit(text: str | None) -> int | None:
 def _object(body: bytes) -> Mapping[str, Any]:
     """The JSON object of a body; an empty body is an empty object."""
     try:
-        data = json.loads(body) if body.strip() else {}
-    except (ValueError, RecursionError) as err:
+        data = parse_json(body) if body.strip() else {}
+    except ValueError as err:
         raise UsageError("cannot read the request: the body is no JSON") from err
     if not isinstance(data, dict):
         raise UsageError("cannot read the request: the body is no JSON object")

@@ -20,6 +20,7 @@ import trio
 
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError
 from reconciler.journal import rfc3339
+from reconciler.values import parse_json
 
 # flock cannot be waited for without a thread that no one can cancel, so it is asked for again and again. The first
 # waits are short, because an apply that does nothing is over in a moment.
@@ -159,7 +160,7 @@ def holder(path: Path) -> Holder | None:
     """
     try:
         with path.open("rb") as file:
-            data = json.loads(file.read(MAX_BYTES))
+            data = parse_json(file.read(MAX_BYTES))
         found = Holder(
             pid=int(data["pid"]),
             started=int(data["started"]),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.files import open_regular, replace_file
+from reconciler.values import parse_json
 
 NAME: Final = "last-run.json"
 _MAX_BYTES: Final = 4096
@@ -43,9 +44,9 @@ class Witness:
 
 def read_witness(journal: Path) -> Witness | None:
     """What stands beside the journal at this path; None where that is nothing to go by. Never raises."""
-    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         with open_regular(journal.with_name(NAME), follow=False) as file:
-            data = json.loads(file.read(_MAX_BYTES))
+            data = parse_json(file.read(_MAX_BYTES))
         found = Witness(str(data["run"]), float(data["at"]), int(data["generation"]), bytes.fromhex(data["salt"]))
         # What cannot be said cannot be used.
         return found if found.when and len(found.salt) == 32 else None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.options import file_option, json_option
+from reconciler.cli.options import Number, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, UsageError
 
@@ -110,7 +110,7 @@ async def apply(
 @click.command("rollback")
 @file_option
 @json_option
-@click.argument("number", required=False, type=int, metavar="[N]")
+@click.argument("number", required=False, type=Number(1), metavar="[N]")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--approve", metavar="KEY", multiple=True, help="Grant the destruction of KEY.")
 @click.option("--author", metavar="NAME", help="Who wants it, for the history.")

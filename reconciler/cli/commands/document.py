@@ -6,7 +6,7 @@ import os
 
 import click
 
-from reconciler.cli.options import file_option, json_option
+from reconciler.cli.options import PORT, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, DocumentError, NotPermittedError, OpenClawError, UsageError
 
@@ -17,9 +17,7 @@ TOKEN_BYTES = 24
 
 @click.command("init")
 @file_option
-@click.option(
-    "--port", type=click.IntRange(1, 65535), help="The gateway's port [default: 18789, or the next free one]."
-)
+@click.option("--port", type=PORT, help="The gateway's port [default: 18789, or the next free one].")
 @click.pass_obj
 def init_command(session: Session, port: int | None) -> int:
     """Write a first document with comments, and a random token in a file of its own (0600)."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.options import file_option, json_option
+from reconciler.cli.options import PORT, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import OpenClawError, UnreachableError, UsageError
 
@@ -25,7 +24,7 @@ def gateway_command() -> None:
 
 @gateway_command.command("run", short_help="Run the built-in gateway in the foreground.")
 @click.option("--config", metavar="PATH", help="Its file [default: openclaw.json in the state directory].")
-@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Listen there, whatever the file says.")
+@click.option("--port", type=PORT, metavar="N", help="Listen there, whatever the file says.")
 def run_command(config: str | None, port: int | None) -> int:
     """Run the built-in gateway in the foreground, by itself: nobody restarts it."""
     from gateway.app import main
@@ -50,8 +49,10 @@ def health_command(session: Session, as_json: bool) -> int:
 @click.pass_obj
 def call_command(session: Session, method: str, params: str) -> int:
     """Call METHOD of the running gateway and print its answer."""
+    from reconciler.values import parse_json
+
     try:
-        data = json.loads(params)
+        data = parse_json(params)
     except ValueError as err:
         raise UsageError(f"cannot read --params: {err}", hint="write JSON: '{\"probe\": false}'") from err
     return session.run(call, method=method, params=data)

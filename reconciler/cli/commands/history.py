@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.options import file_option, json_option
+from reconciler.cli.options import Number, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command("history")
 @file_option
 @json_option
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="Show at most N generations.")
+@click.option("-n", "--limit", type=Number(1), help="Show at most N generations.")
 @click.pass_obj
 def history_command(session: Session, as_json: bool, limit: int | None) -> int:
     """List the generations that were in force, newest first."""
@@ -46,11 +46,11 @@ def history_command(session: Session, as_json: bool, limit: int | None) -> int:
 @click.command("diff")
 @file_option
 @json_option
-@click.argument("a", metavar="A")
-@click.argument("b", metavar="[B]", required=False)
+@click.argument("a", type=Number(1), metavar="A")
+@click.argument("b", type=Number(1), metavar="[B]", required=False)
 @click.option("--text", "as_text", is_flag=True, help="Compare the texts of the files, comments and all.")
 @click.pass_obj
-def diff_command(session: Session, as_json: bool, a: str, b: str | None, as_text: bool) -> int:
+def diff_command(session: Session, as_json: bool, a: int, b: int | None, as_text: bool) -> int:
     """Compare generation A with generation B, or with the document as it is now."""
     from reconciler.cli.render.history import fields_diff, fields_json, fields_text, text_diff
     from reconciler.cli.render.text import json_text
@@ -69,19 +69,19 @@ def diff_command(session: Session, as_json: bool, a: str, b: str | None, as_text
     return 0
 
 
-def side(session: Session, journal: Journal, text: str | None) -> Mapping[str, Any]:
+def side(session: Session, journal: Journal, number: int | None) -> Mapping[str, Any]:
     """One side of a comparison: a generation by its number, or the document as it is now.
 
     Raises:
         UsageError: there is no such generation.
         DocumentError: the document is not valid.
     """
-    if text is None:
+    if number is None:
         loaded = session.load()
         return {"name": session.named, "texts": loaded.texts, "canonical": loaded.desired.canonical}
-    generation = journal.generation(int(text)) if text.isascii() and text.isdigit() else None
+    generation = journal.generation(number)
     if generation is None:
-        raise UsageError(f"cannot compare: there is no generation {text!r}", hint="`openclaw history` lists them")
+        raise UsageError(f"cannot compare: there is no generation {number}", hint="`openclaw history` lists them")
     return {
         "name": f"generation {generation.number}",
         "texts": generation.texts,

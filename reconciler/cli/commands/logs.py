@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import click
 
-from reconciler.cli.options import long_file_option
+from reconciler.cli.options import Number, long_file_option
 from reconciler.cli.session import Session
 
 
 @click.command("logs")
 @long_file_option
-@click.option(
-    "-n", "--lines", type=click.IntRange(min=1), default=200, show_default=True, help="How many lines to begin with."
-)
+@click.option("-n", "--lines", type=Number(1), default=200, show_default=True, help="How many lines to begin with.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option(
     "--level", type=click.Choice(["fatal", "error", "warn", "info", "debug", "trace"]), help="This level or graver."

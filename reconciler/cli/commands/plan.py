@@ -183,22 +183,26 @@ def read_kept(session: Session, path: str) -> tuple[Plan, str]:
         UsageError: it is no plan file, or one that was edited.
         StaleError: it expired, or is a plan for another document.
     """
-    import json
     import os
     import time
 
     from reconciler.errors import StaleError, UsageError
     from reconciler.journal import rfc3339
     from reconciler.serial import plan_from_json
-    from reconciler.values import digest
+    from reconciler.values import digest, parse_json
 
     try:
-        with open(os.path.join(session.directory, path), encoding="utf-8") as file:
-            data = json.load(file)
-        plan = plan_from_json(data["plan"])
-        kept, expires, document = str(data.pop("digest")), str(data["expires"]), str(data["document"])
+        with open(os.path.join(session.directory, path), "rb") as file:
+            text = file.read()
     except OSError as err:
         raise UsageError(f'cannot read the plan "{path}": {(err.strerror or "").lower()}') from err
+    try:
+        data = parse_json(text)
+    except ValueError as err:
+        raise UsageError(f'cannot read the plan "{path}": {err}', hint="make it with `openclaw plan --out`") from err
+    try:
+        plan = plan_from_json(data["plan"])
+        kept, expires, document = str(data.pop("digest")), str(data["expires"]), str(data["document"])
     except (ValueError, KeyError, TypeError) as err:
         raise UsageError(
             f'cannot read the plan "{path}": not a plan file', hint="make it with `openclaw plan --out`"

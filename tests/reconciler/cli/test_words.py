@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
-from reconciler.cli.main import main
+from reconciler.cli.main import cli, main
+from reconciler.cli.options import Number
 from reconciler.engine.lock import WriterLock
 
 
@@ -70,6 +73,70 @@ def test_wrong_usage_is_one_line_with_a_hint(shell: Shell, words: tuple[str, ...
     assert said.code == 64
     assert said.err.startswith(f"openclaw: {text}")
     assert "\n  hint: " in said.err
+
+
+def every_number() -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """The path of every command with an integer, and the option that it belongs to; None for an argument."""
+    waiting: list[tuple[tuple[str, ...], click.Command]] = [((), cli)]
+    while waiting:
+        path, command = waiting.pop()
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                waiting.append(((*path, name), inner))
+        for parameter in command.params:
+            if isinstance(parameter.type, click.types.IntParamType | Number):
+                assert isinstance(parameter.type, Number), path
+                yield path, parameter.opts[0] if isinstance(parameter, click.Option) else None
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5000, "0", "1_0", "²", "1.5", ""])
+def test_a_number_out_of_range_is_wrong_usage_everywhere(shell: Shell, number: str) -> None:
+    shell("init", "--port", "18989")
+    found = list(every_number())
+    assert len(found) == 7
+    for path, option in found:
+        said = shell(*path, *((option, number) if option else (number,)))
+        assert (said.code, said.out) == (64, ""), (path, option)
+        assert "is no whole number from 1 to" in said.err
+        assert len(said.err) < 300
+
+
+def test_the_greatest_number_is_only_one_that_there_is_not(shell: Shell) -> None:
+    shell("init", "--port", "18989")
+    greatest = str((1 << 63) - 1)
+    assert shell("history", "-n", greatest).code == 0
+    assert "cannot read the logs" in shell("logs", "-n", greatest).err
+    assert "nothing was applied" in shell("rollback", greatest).err
+
+
+def test_a_width_that_is_none_is_not_believed(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell("init", "--port", "18989")
+    monkeypatch.setenv("COLUMNS", "9" * 5000)
+    assert shell("validate").code == 0
+
+
+@pytest.mark.parametrize("deep", ["[" * 100_000, "[" * 400 + "]" * 400, '{"a":' * 400 + "1" + "}" * 400])
+def test_json_that_is_nested_too_deeply_is_wrong_usage(shell: Shell, tmp_path: Path, deep: str) -> None:
+    shell("init", "--port", "18989")
+    (tmp_path / "deep.json").write_text(deep)
+    applied = shell("apply", "deep.json")
+    assert (applied.code, applied.out) == (64, "")
+    assert 'cannot read the plan "deep.json": more than 250 levels, one inside the other' in applied.err
+    called = shell("gateway", "call", "health", "--params", deep)
+    assert (called.code, called.out) == (64, "")
+    assert "cannot read --params: more than 250 levels, one inside the other" in called.err
+    assert shell("config", "get", f"a{deep}").code == 64
+
+
+def test_a_line_of_the_log_that_is_nested_too_deeply_is_shown_as_it_stands(shell: Shell, tmp_path: Path) -> None:
+    shell("init", "--port", "18989")
+    logs = Path(os.environ["OPENCLAW_STATE_DIR"]) / "logs"
+    logs.mkdir(parents=True)
+    (logs / "openclaw-2026-01-01.log").write_text("[" * 5000 + "\n")
+    assert shell("logs").out == "[" * 5000 + "\n"
 
 
 def test_without_a_document_it_is_said_where_one_comes_from(shell: Shell) -> None:
