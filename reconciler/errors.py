@@ -36,7 +36,9 @@ class TerminalError(OpenClawError):
 
 
 class BlockedError(OpenClawError):
-    """Policy, a missing approval, or a collision found before the first write."""
+    """Blocked before the first write: by a collision, a missing approval or take-over, the restart budget, or a question that
+    was not answered with yes. `plan` ends with it as well, where `apply` would.
+    """
 
     exit_code = 3
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,8 +155,7 @@ def test_an_edited_plan_and_an_apply_without_a_terminal_are_refused(site: Site) 
 
 
 @pytest.mark.req("PLAN-1", "SVC-8", "GW-6")
-def test_a_new_port_is_a_restart_with_its_downtime_and_the_old_one_is_closed(site: Site, free_port: object) -> None:
-    assert callable(free_port)
+def test_a_new_port_is_a_restart_with_its_downtime_and_the_old_one_is_closed(site: Site, free_port: Callable[[], int]) -> None:
     site.write()
     site.apply()
     new = free_port()
@@ -199,6 +199,40 @@ def test_a_held_port_is_found_in_planning_and_its_holder_named(site: Site) -> No
         assert not (site.state / "reconciler").exists()
         assert not (site.state / "openclaw.json").exists()
     site.apply()
+
+
+def blocked_everywhere(site: Site, code: str) -> None:
+    """`plan` and `apply` end with 3 whatever they are asked for, and nothing is written."""
+    for flags in ((), ("--detailed-exitcode",), ("--json",)):
+        answer = site.run("plan", *flags)
+        assert answer.code == 3, (flags, answer.out, answer.err)
+    assert answer.json["applyable"] is False
+    assert [item["code"] for item in answer.json["blocked"]] == [code]
+    assert site.run("apply", "--yes").code == 3
+
+
+@pytest.mark.req("PLAN-3", "PLAN-17")
+def test_a_plan_ends_with_3_where_an_apply_would(site: Site, free_port: Callable[[], int]) -> None:
+    config = site.state / "openclaw.json"
+    config.write_text('{"agents": {"defaults": {}}}')
+    good = site.write(verify="0s").replace("{verify: 0s}", "{verify: 0s, restarts_per_hour: 1}")
+    site.write(good)
+    blocked_everywhere(site, "take_over_missing")
+    assert config.read_text() == '{"agents": {"defaults": {}}}'
+    site.apply("--take-over")
+    site.write(good.replace(str(site.port), str(free_port())))
+    assert site.plan("--detailed-exitcode", code=2)["applyable"] is True
+    site.apply()
+    site.write(good)
+    blocked_everywhere(site, "budget")
+    withdrawn = "\n".join(line for line in good.splitlines() if not line.startswith("service:")) + "\n"
+    for watched in (False, True):
+        if watched:
+            site.write(good.replace("restarts_per_hour: 1", "restarts_per_hour: null"))
+            supervisor = site.supervisor("--on-exit", "leave")
+        site.write(withdrawn)
+        blocked_everywhere(site, "approval_missing")
+    assert supervisor.stop() == 0
 
 
 @pytest.mark.req("PLAN-8")

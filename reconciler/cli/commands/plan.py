@@ -25,7 +25,7 @@ PLAN_SECONDS = 3600
 @file_option
 @json_option
 @click.option("--out", metavar="FILE", help="Keep the plan in FILE, for `openclaw apply FILE`.")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there is something to do.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there is something to do, 3 when it is blocked.")
 @click.pass_obj
 def plan_command(session: Session, as_json: bool, out: str | None, detailed_exitcode: bool) -> int:
     """Show what an apply would do, with its reasons and consequences. Changes nothing."""
@@ -47,7 +47,8 @@ async def plan(session: Session, *, as_json: bool, out: str | None, detailed_exi
         colour = console.terminal.colour
         console.out(plan_text(found, document=session.named, blocked=blocked, colour=colour))
         console.err(diagnostics_text(found, blocked, colour=colour))
-    if found.blocked:
+    # Whatever would make `openclaw apply` exit 3, with whatever flags this was asked: there is no plan to go on with.
+    if blocked:
         return BLOCKED
     if not found.complete:
         return INCOMPLETE
