@@ -155,7 +155,9 @@ def test_an_edited_plan_and_an_apply_without_a_terminal_are_refused(site: Site) 
 
 
 @pytest.mark.req("PLAN-1", "SVC-8", "GW-6")
-def test_a_new_port_is_a_restart_with_its_downtime_and_the_old_one_is_closed(site: Site, free_port: Callable[[], int]) -> None:
+def test_a_new_port_is_a_restart_with_its_downtime_and_the_old_one_is_closed(
+    site: Site, free_port: Callable[[], int]
+) -> None:
     site.write()
     site.apply()
     new = free_port()

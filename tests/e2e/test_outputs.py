@@ -468,6 +468,7 @@ def test_colour_only_on_a_terminal_that_wants_it(site: Site) -> None:
         (["run", "--on-exit", "maybe"], "maybe"),
         (["completion", "tcsh"], "tcsh"),
         (["logs", "--lines", "0"], "--lines"),
+        (["diff", "1", "--text", "--json"], "cannot print --text as --json"),
         (["gateway", "call", "health", "--params", "{"], "--params"),
     ],
 )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
-    from reconciler.model import Blocked, Plan
+    from reconciler.model import Plan
     from reconciler.planning.policy import Approvals
 
 # How long an apply waits for another writer before it says who that is.
@@ -83,7 +83,8 @@ async def apply(
     elif not yes:
         planned, _blocked = await make(session)
         found = planned.plan
-        if (found.actions or found.blocked) and not await confirmed(session, found, found.blocked, as_json):
+        hint = "say --yes, or apply a plan made by `plan --out`"
+        if not await confirmed(session, found, as_json, document=session.named, hint=hint):
             return BLOCKED
         if found.actions:
             expected, digest = found, plan_digest(found)
@@ -128,7 +129,7 @@ async def rollback(
     session: Session, *, as_json: bool, number: int | None, yes: bool, approvals: Approvals, author: str | None
 ) -> int:
     """Applies an earlier generation as a new one and holds the present document back until it changes."""
-    from reconciler.cli.render.plan import diagnostics_text, plan_text
+    from reconciler.cli.commands.plan import BLOCKED
     from reconciler.engine.requests import Request
     from reconciler.model import Result
 
@@ -148,23 +149,11 @@ async def rollback(
         goal, notes = runtime.goal_of(target)
         engine = session.engine(reporter(session, as_json), "openclaw rollback")
         planned = await engine.plan(goal, journal, notes)
-    if not yes:
-        if planned.plan.actions and not session.console.terminal.stdin:
-            raise BlockedError("cannot ask whether to go back: no terminal", hint="say --yes")
-        session.console.out(
-            plan_text(
-                planned.plan,
-                document=f"generation {target.number}",
-                blocked=(),
-                colour=session.console.terminal.colour,
-                by=f"openclaw rollback {target.number}",
-            )
-        )
-        session.console.err(
-            diagnostics_text(planned.plan, planned.plan.blocked, colour=session.console.terminal.colour)
-        )
-        if planned.plan.actions and not await answered(session, f"Go back to generation {target.number}? [y/N] "):
-            return 3
+    back = f"generation {target.number}"
+    if not yes and (planned.plan.actions or planned.plan.blocked):
+        by, what = f"openclaw rollback {target.number}", f"go back to {back}"
+        if not await confirmed(session, planned.plan, as_json, document=back, hint="say --yes", by=by, what=what):
+            return BLOCKED
     else:
         # What cannot be brought back must be said, asked or not.
         session.console.err("".join(f"note: {note.message}\n" for note in notes))
@@ -236,33 +225,49 @@ def told(session: Session, outcome: Outcome, as_json: bool) -> int:
     return outcome.exit_code
 
 
-async def confirmed(session: Session, plan: Plan, blocked: tuple[Blocked, ...], as_json: bool) -> bool:
-    """Shows the plan and asks; refuses before printing pages where nobody can answer.
+async def confirmed(
+    session: Session,
+    plan: Plan,
+    as_json: bool,
+    *,
+    document: str,
+    hint: str,
+    by: str = "openclaw apply",
+    what: str = "apply this plan",
+) -> bool:
+    """True where the person says yes to the plan, and where there is nothing to ask about. Refuses before printing pages where
+    nobody can answer.
+
+    What forbids the plan is looked at again when it is applied, with the approvals that were given; what planning itself
+    found no approval helps against. `by` is the command that does it, `what` what it does, `hint` what helps who cannot
+    be asked.
 
     Raises:
-        BlockedError: there is no terminal to ask.
+        BlockedError: it cannot be asked.
     """
     from reconciler.cli.render.plan import diagnostics_text, plan_text
 
-    console = session.console
-    if as_json or not console.terminal.stdin:
-        raise BlockedError(
-            "cannot ask whether to apply: no terminal", hint="say --yes, or apply a plan made by `plan --out`"
-        )
-    console.out(plan_text(plan, document=session.named, blocked=blocked, colour=console.terminal.colour))
-    console.err(diagnostics_text(plan, blocked, colour=console.terminal.colour))
-    return not blocked and await answered(session, "Apply this plan? [y/N] ")
+    console, colour = session.console, session.console.terminal.colour
+    if not plan.actions and not plan.blocked:
+        return True
+    if as_json:
+        raise BlockedError(f"cannot ask whether to {what}: --json prints one document and nothing else", hint=hint)
+    if not console.terminal.stdin:
+        raise BlockedError(f"cannot ask whether to {what}: no terminal", hint=hint)
+    console.out(plan_text(plan, document=document, blocked=plan.blocked, colour=colour, by=by))
+    console.err(diagnostics_text(plan, plan.blocked, colour=colour))
+    if not plan.blocked and await answered(session, f"{what[0].upper()}{what[1:]}? [y/N] "):
+        return True
+    console.err("nothing was done\n")
+    return False
 
 
 async def answered(session: Session, question: str) -> bool:
-    """True when the person says yes.
-
-    Raises:
-        BlockedError: there is no terminal to ask.
-    """
-    if not session.console.terminal.stdin:
-        raise BlockedError("cannot ask: no terminal", hint="say --yes")
+    """True when the person says yes."""
     answer = await session.console.ask(question)
+    if answer is None:
+        # The end of input leaves the question's line open.
+        session.console.err("\n")
     return answer is not None and answer.strip().lower() in ("y", "yes")
 
 

@@ -55,6 +55,10 @@ def diff_command(session: Session, as_json: bool, a: int, b: int | None, as_text
     from reconciler.cli.render.history import fields_diff, fields_json, fields_text, text_diff
     from reconciler.cli.render.text import json_text
 
+    if as_text and as_json:
+        raise UsageError(
+            "cannot print --text as --json", hint="say one of them: the fields come as JSON, the files as text"
+        )
     with session.journal() as journal:
         old = side(session, journal, a)
         new = side(session, journal, b)
