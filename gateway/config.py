@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def _check(path: str, raw: bytes | None, environ: Mapping[str, str], port: int |
         if issues:
             raise ConfigError(issues)
         effective = _with_defaults(resolved)
-        settings = _settings(effective, environ, port)
+        settings = _settings(parsed, effective, environ, port)
     except ConfigError as err:
         return _invalid(path, raw or b"", err.issues)
     warnings = tuple(Issue(key, message) for key, message in _WARN_WHEN_SET.items() if _get(resolved, key) is not None)
@@ -376,7 +377,9 @@ def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return effective
 
 
-def _settings(effective: Mapping[str, Any], environ: Mapping[str, str], port: int | None) -> Settings:
+def _settings(
+    parsed: Mapping[str, Any], effective: Mapping[str, Any], environ: Mapping[str, str], port: int | None
+) -> Settings:
     def get(path: str) -> Any:
         return _get(effective, path)
 
@@ -385,8 +388,10 @@ def _settings(effective: Mapping[str, Any], environ: Mapping[str, str], port: in
         raise ConfigError((Issue("gateway.customBindHost", 'bind "custom" needs a customBindHost'),))
     secret = _secret(effective, environ)
     if secret.mode is AuthMode.NONE and bind != "loopback":
+        # As the file has it: issues are answers and log lines, and show nothing that a reference gave.
+        place = _get(parsed, "gateway.customBindHost") or bind
         text = (
-            f"refusing to bind gateway to {custom or bind} without auth (set gateway.auth.token/password, or set "
+            f"refusing to bind gateway to {place} without auth (set gateway.auth.token/password, or set "
             "OPENCLAW_GATEWAY_TOKEN/OPENCLAW_GATEWAY_PASSWORD)"
         )
         raise ConfigError((Issue("gateway.auth", text),))
@@ -481,6 +486,29 @@ def redact(value: Any, *, sensitive: bool = False) -> Any:
     if sensitive and isinstance(value, str) and not _ONE_REFERENCE.fullmatch(value):
         return SENTINEL
     return value
+
+
+def redact_resolved(value: Any, written: Any, *, sensitive: bool = False) -> Any:
+    """The same for data in which references are replaced; `written` is what the file has there.
+
+    What a `${NAME}` gave is masked under any name, and with it the text around it: who reads may know the text, and
+    would learn the rest. A default stands nowhere in `written` and is shown.
+    """
+    if isinstance(value, dict):
+        below = written if isinstance(written, dict) else {}
+        return {
+            key: redact_resolved(item, below.get(key), sensitive=_is_sensitive(key, item, sensitive))
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        beside = written if isinstance(written, list) else []
+        pairs = zip_longest(value, beside[: len(value)])
+        return [redact_resolved(item, source, sensitive=sensitive) for item, source in pairs]
+    return SENTINEL if isinstance(value, str) and (sensitive or _refers(written)) else value
+
+
+def _refers(written: Any) -> bool:
+    return isinstance(written, str) and any(not match[0].startswith("$$") for match in _REFERENCE.finditer(written))
 
 
 @lru_cache(maxsize=1)

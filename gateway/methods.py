@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.config import Snapshot, redact, redact_text
+from gateway.config import Snapshot, redact, redact_resolved, redact_text
 from gateway.health import Health
 from gateway.live import Outcome
 from gateway.runtime import Runtime
@@ -118,9 +118,9 @@ def config_answer(file: Snapshot, in_force: Snapshot) -> dict[str, Any]:
         "exists": file.exists,
         "raw": redact_text(file.text) if file.text else None,
         "parsed": redact(file.parsed),
-        "resolved": redact(file.resolved),
+        "resolved": redact_resolved(file.resolved, file.parsed),
         "valid": file.valid,
-        "config": redact(in_force.effective),
+        "config": redact_resolved(in_force.effective, in_force.parsed),
         "hash": file.hash,
         "issues": [{"path": issue.path, "message": issue.message} for issue in file.issues],
         "warnings": [{"path": issue.path, "message": issue.message} for issue in file.warnings],

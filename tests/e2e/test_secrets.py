@@ -35,7 +35,7 @@ service:
 gateway:
   port: {port}
   auth: {auth}
-  settings: {{channels: {{telegram: {{botToken: "${{BOT_CANARY}}"}}}}}}
+  settings: {{channels: {{telegram: {{botToken: "${{BOT_CANARY}}", greeting: "hi ${{GREETING_CANARY}}!"}}}}}}
 logging: {{level: trace}}
 auth: {{profiles: {{"anthropic:default": {{type: api_key, key: {{env: PROFILE_CANARY}}}}}}}}
 notifications: {{routes: [{{min: high, to: ops}}], channels: {{ops: {{url: {{env: URL_CANARY}}}}}}}}
@@ -101,6 +101,7 @@ def trail(site: Site) -> Iterator[Trail]:
     trail.keep("service-secret")
     trail.export("SERVICE_CANARY")
     trail.export("BOT_CANARY")
+    trail.export("GREETING_CANARY")
     trail.export("PROFILE_CANARY")
     trail.export("URL_CANARY", "https://user:{}@ops.example.org/hook")
     trail.export("TUNNEL_CANARY")
@@ -159,6 +160,7 @@ def everything_that_prints(trail: Trail, *, inside: bool = True) -> None:
         ["config", "get", "diagnostics"],
         ["config", "explain", "gateway.auth"],
         ["config", "explain", "gateway.settings.channels.telegram.botToken"],
+        ["config", "explain", "gateway.settings.channels.telegram.greeting"],
         ["service", "status"],
         ["service", "status", "--json"],
         ["gateway", "health"],

@@ -18,6 +18,7 @@ from gateway.config import (
     check_text,
     read_file,
     redact,
+    redact_resolved,
     redact_text,
 )
 from gateway.wire import json5
@@ -202,6 +203,39 @@ def test_secrets_are_hidden_in_data_and_in_text_and_single_references_stay() -> 
     assert json5.load(hidden) == redact(json5.load(text))
 
 
+@pytest.mark.req("DOC-4", "LOG-4")
+def test_what_a_reference_gave_is_hidden_under_any_name_with_the_text_around_it() -> None:
+    text = (
+        "{channels: {x: 'pre-${CANARY}-post', deep: [{enabled: '${CANARY}'}, 'plain'], y: '$${CANARY}', z: '$$${CANARY}',"
+        " token: '$${OWN}'}, env: {vars: {OWN: 'own'}}, models: {o: '${OWN}'}, logging: {level: '${LEVEL}'}}"
+    )
+    snapshot = check(text, CANARY="hunter2", LEVEL="warn")
+    channels = {
+        "x": SENTINEL,
+        "deep": [{"enabled": SENTINEL}, "plain"],
+        "y": "${CANARY}",
+        "z": "$${CANARY}",
+        "token": SENTINEL,
+    }
+    shown = redact_resolved(snapshot.resolved, snapshot.parsed)
+    assert shown["channels"] == channels
+    assert shown["models"] == {"o": SENTINEL}
+    assert shown["logging"] == {"level": SENTINEL}
+    in_force = redact_resolved(snapshot.effective, snapshot.parsed)
+    assert in_force["channels"] == channels
+    # A default is nobody's secret.
+    assert in_force["gateway"]["port"] == 18789
+    assert snapshot.settings is not None
+    assert snapshot.settings.level == "warn"
+
+
+@pytest.mark.req("DOC-4")
+def test_an_issue_names_a_place_as_the_file_has_it() -> None:
+    snapshot = check("{gateway: {bind: 'custom', customBindHost: 'x.${CANARY}'}}", CANARY="hunter2")
+    assert [path for path, _message in messages(snapshot)] == ["gateway.auth"]
+    assert "refusing to bind gateway to x.${CANARY} without auth" in messages(snapshot)[0][1]
+
+
 _keys = st.sampled_from(["token", "password", "apiKey", "clientSecret", "name", "list"])
 _configs = st.recursive(
     st.sampled_from(["canary-value", "${NAME}", "plain"]) | st.integers() | st.booleans() | st.none(),
@@ -213,6 +247,22 @@ _configs = st.recursive(
 @given(st.dictionaries(_keys, _configs, max_size=5))
 def test_text_and_data_are_redacted_alike(config: dict[str, Any]) -> None:
     assert json5.load(redact_text(json.dumps(config))) == redact(config)
+
+
+_references = st.sampled_from(["${NAME}", "a ${NAME}", "${NAME}${NAME} b", "$${NAME}", "$$${NAME}", "plain"])
+_referring = st.recursive(
+    _references | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(_keys, _referring, max_size=5))
+def test_no_answer_shows_what_a_reference_gave(models: dict[str, Any]) -> None:
+    snapshot = check(json.dumps({"models": models}), NAME="canary-value")
+    assert snapshot.parsed is not None
+    for data in (snapshot.resolved, snapshot.effective):
+        assert "canary-value" not in json.dumps(redact_resolved(data, snapshot.parsed))
 
 
 @given(st.text() | st.dictionaries(st.sampled_from(["gateway", "logging", "x"]), _configs).map(json.dumps))

@@ -209,6 +209,29 @@ async def test_a_reload_by_rpc_tells_what_is_hot_and_what_is_owed_and_keeps_the_
         assert inside.health.word() == "ok"
 
 
+@pytest.mark.req("DOC-4", "LOG-4")
+def test_no_answer_and_no_line_of_the_log_shows_what_a_reference_gave(tmp_path: Path) -> None:
+    config = '{gateway: {auth: {token: "the-token"}}, channels: {x: {enabled: "on-${CANARY}"}}}'
+    inside = make(tmp_path, config, {"OPENCLAW_LOG_DIR": str(tmp_path / "logs"), "CANARY": "hunter2"})
+    live = inside.runtime.config
+    answers: list[object] = [methods.config_answer(live.read(), live.current)]
+    for text in (
+        config.replace("on-", "off-"),
+        config.replace("enabled", "disabled"),
+        config.replace('"the-token"', "false").replace(
+            "{gateway: {", "{gateway: {bind: 'custom', customBindHost: '${CANARY}', "
+        ),
+        "{gateway: {bind: '${CANARY}', port: '${CANARY}', auth: {mode: '${CANARY}'}}, logging: {level: '${CANARY}'}}",
+    ):
+        inside.path.write_text(text)
+        answers += [inside.reloader.reload("test"), methods.config_answer(live.read(), live.current)]
+        answers += [inside.health.report(), inside.health.status(admin=True)]
+    assert "on-${CANARY}" in str(answers[0])
+    assert "hunter2" not in str(answers)
+    assert inside.runtime.log.file is not None
+    assert "hunter2" not in inside.runtime.log.file.path.read_text()
+
+
 @pytest.mark.req("GW-6")
 def test_a_deleted_config_is_an_accident_and_not_an_empty_one(inside: Inside) -> None:
     inside.path.unlink()
