@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -150,6 +151,29 @@ def test_without_a_network_the_missing_are_named_and_the_checks_go_on(checkout: 
     done = call(checkout, "tools/components")
     assert done.returncode == 0
     assert "not installed: absent (apt-get update did not succeed)" in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_ctrl_c_is_heard_also_while_the_plan_ends_well(checkout: Path, shell: str) -> None:
+    """A bash that waits for a program takes a Ctrl-C for that program's own, unless it dies of it."""
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"no {shell} here")
+    stub(checkout / ".venv/bin/python", "")
+    # To the whole group, as a terminal sends it; the plan is done and has no use for it.
+    stub(checkout / ".venv/bin/openclaw", 'trap : INT\n[ "$1" != plan ] || kill -INT 0')
+    (checkout / "openclaw.yaml").touch()
+    done = subprocess.run(
+        [found, "tools/run"],
+        cwd=checkout,
+        env={"PATH": str(checkout / "bin"), "CALLS": str(checkout / "calls")},
+        capture_output=True,
+        check=False,
+        timeout=60,
+        start_new_session=True,
+    )
+    assert done.returncode == -signal.SIGINT, done
+    assert [line for line in calls(checkout) if line.startswith("openclaw")] == ["openclaw plan"]
 
 
 def test_steps_go_on_after_a_failure_and_the_report_names_it(checkout: Path) -> None:

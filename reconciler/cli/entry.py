@@ -49,6 +49,8 @@ def _bounded() -> int:
     try:
         _open_streams()
         _end_on_sigterm(signals)
+        if command_of(sys.argv[1:])[0] == "run":
+            _hold_signals()
         code = _finish(_run(sys.argv[1:]))
         # Whoever was asked to end may have taken it for something else on the way out.
         return TERMINATED if signals.terminated else code
@@ -162,6 +164,17 @@ def _end_on_sigterm(signals: _Signals) -> None:
     # Ignored from outside (a shell's trap) stays ignored.
     if _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL:
         _signal.signal(_signal.SIGTERM, end)
+
+
+def _hold_signals() -> None:
+    """Keeps the supervisor's signals waiting until it listens to them (`reconciler.cli.commands.run`).
+
+    An exception that a signal's handler raises is lost where the interpreter happens to be inside a callback of its own,
+    as the import of each module has one; the supervisor would then begin, and stay, though it was told to end.
+    """
+    import _signal
+
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP))
 
 
 def _end(signals: _Signals, end: SystemExit) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +223,45 @@ def test_a_signal_ends_it_well_and_stop_takes_the_gateway_along(watched: Supervi
     site = watched.site
     assert watched.stop(number) == 0
     wait_until(lambda: site.health()[0] == 0, 10, "the gateway is gone")
+
+
+# Sends a signal while the program is loaded, from inside a callback of the interpreter, out of which no exception gets.
+EARLY = """
+import os, sys, weakref
+
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "reconciler.cli.supervisor":
+            held = Early()
+            told = weakref.ref(held, lambda _: os.kill(os.getpid(), number))
+            del held
+
+number = int(sys.argv.pop(1))
+from reconciler.cli import entry
+sys.meta_path.insert(0, Early())
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_it_listens_ends_it_before_anything_begins(site: Site, number: signal.Signals) -> None:
+    site.write()
+    early = site.spawned.start(
+        [sys.executable, "-c", EARLY, str(int(number)), "run"], cwd=site.home, env=site.environ, stdout=-1, stderr=-1
+    )
+    said = b"".join(early.communicate(timeout=20))
+    assert (early.returncode, said) == (128 + number, b"")
+    assert not (site.state / "openclaw.json").exists()
+
+
+def test_a_hangup_before_it_listens_does_not_end_it(site: Site) -> None:
+    site.write()
+    early = site.spawned.start(
+        [sys.executable, "-c", EARLY, str(int(signal.SIGHUP)), "run"], cwd=site.home, env=site.environ
+    )
+    site.wait_healthy()
+    early.send_signal(signal.SIGINT)
+    assert early.wait(20) == 0
 
 
 @pytest.mark.req("SVC-7", "SVC-9")

@@ -61,6 +61,7 @@ async def run(session: Session, *, on_exit: str | None) -> int:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(supervisor.listen_to_signals)
+                release_signals()
                 await nursery.start(
                     partial(serve, supervisor, host.socket_path("control.sock"), crashed=supervisor.crashed)
                 )
@@ -76,6 +77,19 @@ async def run(session: Session, *, on_exit: str | None) -> int:
         chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
         await _leave(session, chosen, log)
     return 0
+
+
+def release_signals() -> None:
+    """Lets the signals through that were held while the program was loaded.
+
+    Raises:
+        SystemExit: one of them asked to end; nothing has begun yet.
+    """
+    import signal
+
+    for number in signal.sigpending() & {signal.SIGINT, signal.SIGTERM}:
+        raise SystemExit(128 + number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
 
 
 @contextmanager
