@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 import click
 
@@ -20,7 +22,10 @@ TOKEN_BYTES = 24
 @click.option("--port", type=PORT, help="The gateway's port [default: 18789, or the next free one].")
 @click.pass_obj
 def init_command(session: Session, port: int | None) -> int:
-    """Write a first document with comments, and a random token in a file of its own (0600)."""
+    """Write a first document with comments, and a random token in a file of its own (0600).
+
+    A token that is there already is kept, if nobody else can have read it.
+    """
     from reconciler.document.template import init_text
 
     if session.file is None and not session.environ.get("OPENCLAW_FILE"):
@@ -32,12 +37,19 @@ def init_command(session: Session, port: int | None) -> int:
         raise BlockedError(
             f'cannot write "{session.named}": it is there already', hint="edit it, or name another with --file"
         )
+    token_name = os.path.relpath(token_path, session.directory)
+    kept = os.path.lexists(token_path)
+    if kept:
+        refuse_known_token(token_path, token_name)
     chosen = port if port is not None else free_port(session)
-    if not os.path.lexists(token_path):
+    if not kept:
         create(token_path, os.urandom(TOKEN_BYTES).hex() + "\n")
     create(path, init_text(os.path.basename(token_path), port=chosen), mode=0o644)
     console = session.console
-    console.out(f"wrote {session.named} and {os.path.relpath(token_path, session.directory)}\n")
+    if kept:
+        console.out(f"wrote {session.named}; kept the token in {token_name}, which was there already\n")
+    else:
+        console.out(f"wrote {session.named} and {token_name}\n")
     console.out("next: `openclaw plan` shows what it would do, `openclaw apply` does it, `openclaw run` keeps it so\n")
     return 0
 
@@ -93,6 +105,36 @@ def schema_command(session: Session, name: str) -> int:
         )
     session.console.out(json_text(OUTPUTS[name]))
     return 0
+
+
+def refuse_known_token(path: str, name: str) -> None:
+    """Refuses what stands at `path` unless it is a token that only we can have read and written; `name` is for people.
+
+    Raises:
+        BlockedError: it is a link, empty, somebody else's, open to others, or cannot be read.
+    """
+    from reconciler.document.files import reason_of
+    from reconciler.files import open_regular
+
+    hint = f"move {name} away for a new token, and say `openclaw init` again"
+    try:
+        with open_regular(path, follow=False) as file:
+            found, text = os.fstat(file.fileno()), file.read(4096)
+    except OSError as err:
+        link = os.path.islink(path)
+        why = "it is a symbolic link" if link else err.strerror if err.errno == errno.EINVAL else reason_of(err)
+        raise BlockedError(f'cannot use "{name}", which is there already: {why}', hint=hint) from err
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid != os.geteuid():
+        why = f"it belongs to another user (uid {found.st_uid})"
+    elif mode & 0o077:
+        why = f"others may use it (mode {mode:04o}), so the token in it may be known"
+        hint += f"; to keep the token all the same: chmod 600 {name}"
+    elif not text.strip():
+        why = "it is empty"
+    else:
+        return
+    raise BlockedError(f'cannot use "{name}", which is there already: {why}', hint=hint)
 
 
 def create(path: str, text: str, mode: int = 0o600) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +143,64 @@ def test_without_a_document_it_is_said_where_one_comes_from(shell: Shell) -> Non
     said = shell("validate")
     assert said.code == 78
     assert "there is no ./openclaw.yaml either; `openclaw init` writes a first document" in said.err
+
+
+def test_init_keeps_a_token_that_only_we_know_and_says_so(shell: Shell) -> None:
+    token = Path(".openclaw-token")
+    token.write_text("keep\n")
+    token.chmod(0o600)
+    said = shell("init", "--port", "18989")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("wrote openclaw.yaml; kept the token in .openclaw-token, which was there already\n")
+    assert token.read_text() == "keep\n"
+    assert shell("validate", "--resolve").code == 0
+
+
+def known(token: Path) -> str:
+    token.write_text("keep\n")
+    token.chmod(0o644)
+    return "others may use it (mode 0644), so the token in it may be known"
+
+
+def empty(token: Path) -> str:
+    token.touch(0o600)
+    return "it is empty"
+
+
+def dangling(token: Path) -> str:
+    token.symlink_to("nowhere")
+    return "it is a symbolic link"
+
+
+def linked(token: Path) -> str:
+    target = token.with_name("elsewhere")
+    target.write_text("keep\n")
+    target.chmod(0o600)
+    token.symlink_to(target)
+    return "it is a symbolic link"
+
+
+def directory(token: Path) -> str:
+    token.mkdir(0o700)
+    return "not a regular file"
+
+
+def fifo(token: Path) -> str:
+    os.mkfifo(token, 0o600)
+    return "not a regular file"
+
+
+@pytest.mark.parametrize("there", [known, empty, dangling, linked, directory, fifo])
+def test_init_takes_over_no_token_that_others_may_know_and_writes_nothing(
+    shell: Shell, there: Callable[[Path], str]
+) -> None:
+    why = there(Path(".openclaw-token").absolute())
+    before = sorted(os.listdir())
+    said = shell("init", "--port", "18989")
+    assert (said.code, said.out) == (3, "")
+    assert said.err.startswith(f'openclaw: cannot use ".openclaw-token", which is there already: {why}\n')
+    assert "  hint: move .openclaw-token away for a new token" in said.err
+    assert sorted(os.listdir()) == before
 
 
 def test_health_asks_no_stranger_before_anything_was_applied(shell: Shell) -> None:
