@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from reconciler.document.nodes import Mapping, Node, Scalar, Source, compose, find, plain
+from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, compose, find, plain, walk
 from reconciler.document.problems import safe
 from reconciler.document.sources import read_document
 from reconciler.errors import DocumentError, UsageError
@@ -27,14 +27,23 @@ _PLAIN: Final = re.compile(r"[A-Za-z_/.~][A-Za-z0-9_./@+\-:]*|[0-9]+[A-Za-z]+[A-
 _OLD_WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off"})
 _BREAKS: Final = re.compile("\r\n|\r|\n")
 _MARK: Final = "\ufeff"
+_COMMENT: Final = re.compile(r"(?:^|(?<=\s))#")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edit:
-    """One file with its new text, not written yet. `file` is an absolute path."""
+    """One file with its new text, not written yet.
+
+    Attributes:
+        file: its absolute path.
+        name: what the operator would call it.
+        lost: how many comments stood inside the value that was replaced, and are gone.
+    """
 
     file: str
+    name: str
     text: str
+    lost: int = 0
 
 
 def get_value(text: str, path: DocumentPath) -> Any:
@@ -66,37 +75,70 @@ def set_value(text: str, path: DocumentPath, value: Any, *, name: str = "documen
     text = text.removeprefix(_MARK)
     root = _read(text, name)
     expected = _with(plain(root) if root is not None else {}, path, value)
-    result = _Splice(text, root).set(path, value)
-    try:
-        after = _read(result, name)
-    except DocumentError:
-        after = None
-    if after is None or not same(plain(after), expected):
-        _refuse(path, "it would change more than that")
-    return mark + result
+    splice = _Splice(text, root)
+    for result in (splice.set_items(path, value), splice.set(path, value)):
+        if result is not None and _means(result, name, expected):
+            return mark + result
+    return _refuse(path, "it would change more than that")
 
 
-def set_in_files(main: str, path: DocumentPath, value: Any) -> Edit:
-    """The same for a document with includes: the file that sets `path` (or its nearest parent) is the one to change.
+def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None = None) -> Edit:
+    """The same for a document with includes, called `name`: what an include sets is changed there, what nothing sets yet is
+    added to the document itself, for an include may belong to other hosts as well.
 
     Raises:
         DocumentError: the document cannot be read.
-        UsageError: as `set_value`.
+        UsageError: as `set_value`; or several files set a part of it.
     """
     import os
 
-    reading = read_document(main)
+    name = main if name is None else name
+    reading = read_document(main, name=name)
     if reading.root is None or not reading.whole:
         from reconciler.document.problems import sort_problems
 
         problems = sort_problems(reading.problems, [source.name for source in reading.sources])
-        raise DocumentError(f"cannot read {safe(main)}", problems)
-    node, label, _ = find(reading.root, path)
-    source = (label or node).source
+        raise DocumentError(f"cannot read {safe(name)}", problems)
+    node, label, found = find(reading.root, path)
+    source = (label or node).source if found == len(path) else reading.sources[0]
     directory = os.path.dirname(os.path.abspath(main))
     file = os.path.normpath(os.path.join(directory, source.key))
     mark = _MARK if reading.contents[file].startswith(_MARK.encode()) else ""
-    return Edit(file=file, text=set_value(mark + source.text, path, value, name=source.name))
+    text = set_value(mark + source.text, path, value, name=source.name)
+    after = read_document(main, {**reading.contents, file: text.encode()}, name=name).root
+    if after is None or not _gives(after, path, value):
+        _refuse(path, "several files set a part of it")
+    return Edit(file=file, name=source.name, text=text, lost=max(0, comments(source.text) - comments(text)))
+
+
+def comments(text: str) -> int:
+    """How many lines of a text in YAML have a comment; 0 where it cannot be read."""
+    root, _ = compose(Source("", "", text))
+    if root is None:
+        return 0
+    splice, left = _Splice(text, None), list(text)
+    for _, node in walk(root):
+        names = [name for name, _ in node.entries.values()] if isinstance(node, Mapping) else []
+        for scalar in (*names, *([node] if isinstance(node, Scalar) else [])):
+            start, end = (
+                splice.index(scalar.line, scalar.column),
+                splice.index(scalar.end_line, scalar.end_column),
+            )
+            left[start:end] = [char if char in "\r\n" else "x" for char in left[start:end]]
+    return sum(1 for line in _BREAKS.split("".join(left)) if _COMMENT.search(line))
+
+
+def _gives(root: Node, path: DocumentPath, value: Any) -> bool:
+    node, _, found = find(root, path)
+    return found == len(path) and same(plain(node), value)
+
+
+def _means(text: str, name: str, expected: Any) -> bool:
+    try:
+        node = _read(text, name)
+    except DocumentError:
+        return False
+    return node is not None and same(plain(node), expected)
 
 
 def _read(text: str, name: str) -> Mapping | None:
@@ -162,21 +204,69 @@ class _Splice:
             if node.line == node.end_line and node.column == node.end_column:
                 indent = name.column - 1 + self._step()
                 return self._insert_lines(
-                    self._line_end(self._index(node.line, node.column)), self._block(rest, value, indent)
+                    self._line_end(self.index(node.line, node.column)), self._block(rest, value, indent)
                 )
             return self._replace(node, name, _nest(rest, value))
         return _refuse(path, "its parent holds no other values")
 
+    def set_items(self, path: DocumentPath, value: Any) -> str | None:
+        """A list in the place of a list, of which only the items that differ are touched. None where there is none to keep."""
+        node, _, found = find(self.root, path) if self.root is not None else (None, None, -1)
+        if found != len(path) or not isinstance(node, Sequence) or not isinstance(value, (list, tuple)):
+            return None
+        old, new = node.items, list(value)
+        if not old or not new:
+            return None
+        head = _common(old, new)
+        tail = _common(old[head:][::-1], new[head:][::-1])
+        gone, come = old[head : len(old) - tail], new[head : len(new) - tail]
+        both = min(len(gone), len(come))
+        # From the end to the beginning, so that the places in front stay right.
+        text = self._insert_items(node, head + both, come[both:])
+        if gone[both:]:
+            text = self._delete_items(node, head + both, len(gone) - both)
+        for item, wanted in reversed(list(zip(gone, come[:both], strict=False))):
+            text = _Splice(text, self.root)._replace(item, None, wanted)
+        return text
+
+    def _insert_items(self, node: Sequence, at: int, values: list[Any]) -> str:
+        rendered = [_render(value, "") for value in values]
+        if node.flow and at:
+            end = self._content_end(node.items[at - 1])
+            return self.text[:end] + "".join(f", {each}" for each in rendered) + self.text[end:]
+        if node.flow:
+            start = self._start(node.items[0])
+            return self.text[:start] + "".join(f"{each}, " for each in rendered) + self.text[start:]
+        lines = [" " * (node.column - 1) + "- " + each for each in rendered]
+        place = self._line_end(self._content_end(node.items[at - 1])) if at else self.starts[node.items[0].line - 1]
+        return self._insert_lines(place, lines)
+
+    def _delete_items(self, node: Sequence, at: int, count: int) -> str:
+        """Takes neighbours out; of a block each with its own lines, so that comments on lines between them stay."""
+        items = node.items[at : at + count]
+        if node.flow and at:
+            return self.text[: self._content_end(node.items[at - 1])] + self.text[self._content_end(items[-1]) :]
+        if node.flow:
+            return self.text[: self._start(items[0])] + self.text[self._start(node.items[count]) :]
+        text = self.text
+        for item in reversed(items):
+            end = self._line_end(self._content_end(item))
+            text = text[: self.starts[item.line - 1]] + _BREAKS.sub("", text[end : end + 2], count=1) + text[end + 2 :]
+        return text
+
+    def _start(self, node: Node) -> int:
+        return self.index(node.line, node.column)
+
     def _replace(self, node: Node, name: Scalar | None, value: Any) -> str:
-        start = self._index(node.line, node.column)
+        start = self.index(node.line, node.column)
         end = self._content_end(node)
         quote = self.text[start : start + 1] if isinstance(node, Scalar) and not node.plain else ""
         rendered = _render(value, quote)
-        if name is not None and start < self._index(name.line, name.column):
+        if name is not None and start < self.index(name.line, name.column):
             _refuse((name.value,), "it is an alias of another value")
         if name is not None and not isinstance(node, Scalar) and not node.flow:
             # A block collection begins below its name; its replacement stands beside it.
-            start = self.text.index(":", self._index(name.end_line, name.end_column)) + 1
+            start = self.text.index(":", self.index(name.end_line, name.end_column)) + 1
             rendered = " " + rendered
         elif start == end:
             rendered = " " + rendered
@@ -185,7 +275,7 @@ class _Splice:
     def _add_flow(self, node: Mapping, path: DocumentPath, value: Any) -> str:
         pair = f"{_render(path[0], '')}: {_render(_nest(path[1:], value), '')}"
         if not node.entries:
-            start = self.text.index("{", self._index(node.line, node.column)) + 1
+            start = self.text.index("{", self.index(node.line, node.column)) + 1
             return self.text[:start] + pair + self.text[start:].lstrip(" ")
         end = self._content_end(next(reversed(node.entries.values()))[1])
         return self.text[:end] + ", " + pair + self.text[end:]
@@ -219,7 +309,7 @@ class _Splice:
                 return max(1, next(iter(node.entries.values()))[0].column - 1)
         return 2
 
-    def _index(self, line: int, column: int) -> int:
+    def index(self, line: int, column: int) -> int:
         return min(self.starts[line - 1] + column - 1, len(self.text)) if line <= len(self.starts) else len(self.text)
 
     def _line_end(self, at: int) -> int:
@@ -229,11 +319,21 @@ class _Splice:
     def _content_end(self, node: Node) -> int:
         """Where the text of a node ends, without the break, the comments and the blank lines that follow."""
         if isinstance(node, Scalar) or node.flow:
-            end = self._index(node.end_line, node.end_column)
-            start = self._index(node.line, node.column)
+            end = self.index(node.end_line, node.end_column)
+            start = self.index(node.line, node.column)
             return start + len(self.text[start:end].rstrip()) if end > start else end
         children = [item for _, item in node.entries.values()] if isinstance(node, Mapping) else node.items
         return max(self._content_end(child) for child in children)
+
+
+def _common(old: list[Node], new: list[Any]) -> int:
+    """How many items both begin with."""
+    count = 0
+    for item, value in zip(old, new, strict=False):
+        if not same(plain(item), value):
+            break
+        count += 1
+    return count
 
 
 def _nest(path: DocumentPath, value: Any) -> Any:

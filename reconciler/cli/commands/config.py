@@ -60,19 +60,30 @@ def explain_command(session: Session, as_json: bool, path: str) -> int:
 def set_command(session: Session, path: str, value: str) -> int:
     """Set PATH to VALUE in the document; comments, order and quoting stay as they are.
 
-    VALUE is read as YAML: `true`, `19000`, `30s`, `[a, b]`, `{env: NAME}`.
+    What an include sets is changed there. VALUE is read as YAML: `true`, `19000`, `30s`, `[a, b]`, `{env: NAME}`.
     """
     from reconciler.document.edit import set_in_files
     from reconciler.document.load import load_edited
     from reconciler.engine.files import replace_text
+    from reconciler.values import join_path
 
-    edit = set_in_files(session.document, parsed(path), yaml_value(value))
+    where = parsed(path)
+    edit = set_in_files(session.document, where, yaml_value(value), name=session.named)
     # What would not be valid is refused before it is written.
-    load_edited(session.document, session.environ, edit, name=session.named)
+    loaded = load_edited(session.document, session.environ, edit, name=session.named)
     replace_text(edit.file, edit.text)
-    session.console.out(
-        f"{session.named}: {path} is set; a running supervisor applies it, else `openclaw apply` does\n"
-    )
+    console = session.console
+    included = "" if edit.name == session.named else f", which {session.named} includes"
+    console.out(f"{edit.name}{included}: {path} is set; a running supervisor applies it, else `openclaw apply` does\n")
+    if edit.lost:
+        many = "s" if edit.lost > 1 else ""
+        console.err(
+            f"note: {edit.lost} comment{many} inside the value that was replaced {'are' if many else 'is'} gone\n"
+        )
+    for override in loaded.overrides:
+        if override.path[: len(where)] == where or where[: len(override.path)] == override.path:
+            sets = f"{join_path(override.path)} is {json.dumps(override.value, ensure_ascii=False)}"
+            console.err(f"note: {override.name} in this environment wins over the document: {sets} with it\n")
     return 0
 
 

@@ -203,6 +203,42 @@ def test_init_takes_over_no_token_that_others_may_know_and_writes_nothing(
     assert sorted(os.listdir()) == before
 
 
+@pytest.mark.req("DOC-5", "DOC-6")
+def test_config_set_names_the_file_that_it_wrote(shell: Shell) -> None:
+    Path("openclaw.yaml").write_text("version: 1\ninclude: parts/common.yaml\n")
+    Path("parts").mkdir()
+    common = Path("parts/common.yaml")
+    common.write_text('logging: {redact: "off"}\n')
+    said = shell("config", "set", "logging.redact", "tools")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("parts/common.yaml, which openclaw.yaml includes: logging.redact is set; ")
+    assert common.read_text() == 'logging: {redact: "tools"}\n'
+    said = shell("config", "set", "logging.max_file", "2MiB")
+    assert said.out.startswith("openclaw.yaml: logging.max_file is set; ")
+    assert common.read_text() == 'logging: {redact: "tools"}\n'
+    assert shell("config", "get", "logging.redact").out == "tools\n"
+    assert shell("config", "get", "logging.max_file").out == "2097152\n"
+
+
+@pytest.mark.req("DOC-3")
+def test_config_set_says_what_the_environment_sets_instead(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell("init", "--port", "18989")
+    monkeypatch.setenv("OPENCLAW_LOG_LEVEL", "debug")
+    said = shell("config", "set", "logging.level", "warn")
+    assert said.code == 0
+    wins = 'note: OPENCLAW_LOG_LEVEL in this environment wins over the document: logging.level is "debug" with it\n'
+    assert said.err == wins
+    assert shell("config", "set", "logging", "{level: error}").err.endswith(wins)
+    assert shell("config", "set", "gateway.bind", "lan").err == ""
+
+
+@pytest.mark.req("DOC-6")
+def test_config_set_says_that_comments_inside_of_what_it_replaced_are_gone(shell: Shell) -> None:
+    Path("openclaw.yaml").write_text("version: 1\nlogging:\n  # one\n  level: info\n")
+    said = shell("config", "set", "logging", "{level: warn}")
+    assert said.err == "note: 1 comment inside the value that was replaced is gone\n"
+
+
 def test_health_asks_no_stranger_before_anything_was_applied(shell: Shell) -> None:
     shell("init", "--port", "18989")
     said = shell("gateway", "health")

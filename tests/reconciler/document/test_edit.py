@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reconciler.document.edit import get_value, set_in_files, set_value
+from reconciler.document.edit import comments, get_value, set_in_files, set_value
 from reconciler.document.nodes import Source, compose, plain
 from reconciler.errors import DocumentError, UsageError
 from reconciler.model import DocumentPath
@@ -127,20 +127,108 @@ def test_a_broken_text_is_refused_with_its_problems() -> None:
 
 
 @pytest.mark.req("DOC-6", "DOC-5")
-def test_an_included_key_is_changed_in_its_file(tmp_path: Path) -> None:
+def test_an_included_key_is_changed_in_its_file_and_a_new_one_added_to_the_document(tmp_path: Path) -> None:
     main = tmp_path / "openclaw.yaml"
     main.write_text("version: 1\ninclude: parts/gateway.yaml\nlogging: {}\n")
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/gateway.yaml").write_text("# g\ngateway:\n  port: 1 # p\n")
-    known = set_in_files(str(main), ("gateway", "port"), 2)
-    assert (known.file, known.text) == (str(tmp_path / "parts/gateway.yaml"), "# g\ngateway:\n  port: 2 # p\n")
-    beside = set_in_files(str(main), ("gateway", "bind"), "lan")
-    assert (beside.file, beside.text) == (
-        str(tmp_path / "parts/gateway.yaml"),
-        "# g\ngateway:\n  port: 1 # p\n  bind: lan\n",
-    )
-    new = set_in_files(str(main), ("policy", "verify"), "15s")
-    assert (new.file, new.text) == (str(main), main.read_text() + "policy:\n  verify: 15s\n")
+    known = set_in_files(str(main), ("gateway", "port"), 2, name="here/openclaw.yaml")
+    assert (known.file, known.name) == (str(tmp_path / "parts/gateway.yaml"), "here/parts/gateway.yaml")
+    assert known.text == "# g\ngateway:\n  port: 2 # p\n"
+    for path, value, added in (
+        (("gateway", "bind"), "lan", "gateway:\n  bind: lan\n"),
+        (("policy", "verify"), "15s", "policy:\n  verify: 15s\n"),
+    ):
+        new = set_in_files(str(main), path, value, name="openclaw.yaml")
+        assert (new.file, new.name, new.text) == (str(main), "openclaw.yaml", main.read_text() + added)
+
+
+@pytest.mark.req("DOC-6", "DOC-5")
+def test_what_several_files_set_a_part_of_is_refused_where_one_edit_does_not_give_it(tmp_path: Path) -> None:
+    main = tmp_path / "openclaw.yaml"
+    main.write_text("version: 1\ninclude: a.yaml\nlogging: {level: info}\n")
+    (tmp_path / "a.yaml").write_text("logging: {redact: tools}\n")
+    with pytest.raises(UsageError, match="several files set a part of it"):
+        set_in_files(str(main), ("logging",), {"level": "warn"})
+    whole = set_in_files(str(main), ("logging",), {"level": "warn", "redact": "off"})
+    assert whole.text == 'version: 1\ninclude: a.yaml\nlogging: {level: warn, redact: "off"}\n'
+
+
+BLOCK = """\
+codes:   # which
+  # the first
+  - 'one'   # 1
+  - "two"
+  # between
+  - three   # 3
+after: 1
+"""
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize(
+    ("value", "old", "new"),
+    [
+        (["one", "two", "three"], "", ""),
+        (["one", "zwei", "three"], '"two"', '"zwei"'),
+        (
+            ["eins", "two", "drei"],
+            "'one'   # 1\n  - \"two\"\n  # between\n  - three",
+            "'eins'   # 1\n  - \"two\"\n  # between\n  - drei",
+        ),
+        (["one", "two", "three", 4, {"a": 1}], "# 3\n", "# 3\n  - 4\n  - {a: 1}\n"),
+        (["zero", "one", "two", "three"], "  - 'one'", "  - zero\n  - 'one'"),
+        (["one", "three"], '  - "two"\n', ""),
+        (["two", "three"], "  - 'one'   # 1\n", ""),
+        (["one"], '  - "two"\n  # between\n  - three   # 3\n', "  # between\n"),
+        (["one", "x", "z", "three"], '"two"\n', '"x"\n  - z\n'),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_of_a_list_only_the_items_that_differ_are_touched(value: list[Any], old: str, new: str, newline: str) -> None:
+    assert old in BLOCK
+    wanted = BLOCK.replace(old, new, 1) if old else BLOCK
+    assert set_value(BLOCK.replace("\n", newline), ("codes",), value) == wanted.replace("\n", newline)
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        (["a", "b", "c"], "x: ['a', \"b\" ,c]  # x\n"),
+        (["a", "q", "c"], "x: ['a', \"q\" ,c]  # x\n"),
+        (["a", "b", "c", "d", "e"], "x: ['a', \"b\" ,c, d, e]  # x\n"),
+        (["0", "a", "b", "c"], 'x: ["0", \'a\', "b" ,c]  # x\n'),
+        (["b", "c"], 'x: ["b" ,c]  # x\n'),
+        (["a", "b"], "x: ['a', \"b\"]  # x\n"),
+        (["a"], "x: ['a']  # x\n"),
+        ([], "x: []  # x\n"),
+    ],
+)
+def test_of_a_list_in_brackets_too(value: list[Any], result: str) -> None:
+    assert set_value("x: ['a', \"b\" ,c]  # x\n", ("x",), value) == result
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a: 1\n", 0),
+        ("# x\na: 1 # y\n  # z", 3),
+        ("a: 'b # c'\nd: \"e # f\"\ng#h: i#j\n", 0),
+        ("a: |\n  # text\n  more\n# one\nb: [1, # two\n  2] # three\n", 3),
+        ("a: [", 0),
+    ],
+)
+def test_comments_are_counted(text: str, count: int) -> None:
+    assert comments(text) == count
+
+
+def test_an_edit_says_how_many_comments_it_takes_along(tmp_path: Path) -> None:
+    main = tmp_path / "openclaw.yaml"
+    main.write_text("version: 1\nlogging:  # gone\n  # gone\n  level: info  # kept\n# kept\n")
+    assert set_in_files(str(main), ("logging", "level"), "warn").lost == 0
+    edit = set_in_files(str(main), ("logging",), {"level": "warn"})
+    assert (edit.text, edit.lost) == ("version: 1\nlogging: {level: warn}  # kept\n# kept\n", 2)
 
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,6}", fullmatch=True)
