@@ -66,7 +66,7 @@ async def health(session: Session, *, as_json: bool) -> int:
     from reconciler.cli.render.text import json_text, seconds
     from resources.gateway_config.running import tls_of
 
-    place = _place(session)
+    place = await _found(session)
     secret = place.token if place.token is not None else place.password
     try:
         with trio.fail_after(CALL_SECONDS):
@@ -92,7 +92,7 @@ async def call(session: Session, *, method: str, params: Any) -> int:
     from reconciler.cli.render.text import json_text
     from resources.gateway_config.running import tls_of
 
-    place = _place(session)
+    place = await _found(session)
     try:
         with trio.fail_after(CALL_SECONDS):
             async with open_client(
@@ -119,8 +119,30 @@ def _unreachable(place: Address, err: Exception) -> UnreachableError:
     return UnreachableError(f"{where}: {reason}", hint="`openclaw status` tells more")
 
 
+async def _found(session: Session) -> Address:
+    """Where the gateway of this state directory really listens, and with what secret.
+
+    Whoever else listens there is a stranger: nothing is asked of him, and no secret shown to him.
+
+    Raises:
+        UnreachableError: it listens nowhere.
+    """
+    import trio
+
+    from resources.gateway_config.running import serving
+
+    place = _place(session)
+    found = await trio.to_thread.run_sync(serving, place)
+    if found is None:
+        raise UnreachableError(
+            f"cannot reach the gateway: none of this state directory ({place.state}) listens on port {place.port}",
+            hint="`openclaw status` tells more",
+        )
+    return found
+
+
 def _place(session: Session) -> Address:
-    """Where the gateway of this document listens, and with what secret."""
+    """Where the gateway of this document should listen, and with what secret."""
     from reconciler.cli.commands.status import goal_in_force
     from reconciler.model import Key
     from resources.gateway_config.running import address

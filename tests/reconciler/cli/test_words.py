@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +245,24 @@ def test_health_asks_no_stranger_before_anything_was_applied(shell: Shell) -> No
     said = shell("gateway", "health")
     assert said.code == 69
     assert "nothing was applied here yet" in said.err
+
+
+@pytest.mark.parametrize("words", [("health",), ("call", "status")])
+def test_a_stranger_on_the_gateways_port_is_not_asked(
+    shell: Shell, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        monkeypatch.setenv("OPENCLAW_STATE_DIR", str(tmp_path / "state"))
+        (tmp_path / "state").mkdir(mode=0o700)
+        (tmp_path / "state/openclaw.json").write_text(f"{{gateway: {{port: {port}, auth: {{token: 'hunter2'}}}}}}")
+        Path("openclaw.yaml").write_text("version: 1\nlogging: {level: info}\n")
+        said = shell("gateway", *words)
+        assert (said.code, said.out) == (69, "")
+        assert f"none of this state directory ({tmp_path / 'state'}) listens on port {port}" in said.err
+        stranger.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
 
 
 @pytest.mark.req("PLAN-1")
