@@ -28,7 +28,9 @@ is there. In files that openclaw shares with others (`openclaw.json`) a default 
 **Units.** Durations are written `500ms`, `30s`, `5m`, `24h`, `7d`, sizes `512M`, `1GiB`, shares `150%`.
 
 **Secrets** are references, never values: `{env: NAME}`, `{file: PATH}`, `{exec: [PROGRAM, ARGUMENT]}` (10 s to answer), or
-`${NAME}` inside a string.
+`${NAME}` as the whole value. Only texts in `gateway.settings` may have `${NAME}` amid other text: they stand in `openclaw.json`
+as they are, and the gateway puts the values in. Below a name that says secret (`botToken`) it must be the whole value there too,
+or stand right behind `Bearer ` or `Basic `.
 
 **Who wins.** `OPENCLAW_*` variables of the process that applies come before the file, the file before the defaults.
 `openclaw config explain PATH` says where a value came from.
