@@ -201,7 +201,6 @@ class Child:
             return
         try:
             environ = process.environment(record.spec, record.attempt, self._keeper.notify_path)
-            process.turn_output(record.spec["output"])
             pid = process.spawn(record.spec, environ)
         except (process.SpawnError, OSError) as err:
             self._refused(str(err))
@@ -435,8 +434,7 @@ class Child:
         if path is None or self.record.pid is None:
             return None
         try:
-            with open(path, "rb") as file:
-                left = json.loads(file.read(_MAX_EXIT_FILE_BYTES))
+            left = json.loads(process.read_regular(path)[:_MAX_EXIT_FILE_BYTES])
         except (OSError, ValueError):
             return None
         return left if isinstance(left, dict) and left.get("pid") == self.record.pid else None

@@ -6,7 +6,7 @@ comments after a value, no expansion. Empty lines and lines that begin with `#` 
 
 from __future__ import annotations
 
-_ESCAPES = {"\\": "\\", "n": "\n", "r": "\r"}
+_ESCAPES = {b"\\": b"\\", b"n": b"\n", b"r": b"\r"}
 
 
 def render(values: dict[str, str]) -> bytes:
@@ -33,27 +33,39 @@ def parse(data: bytes) -> dict[str, str]:
     Raises:
         ValueError: a line without `=`, or an unknown escape; the text names the line by its number, never its content.
     """
+    return {
+        name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for name, value in parse_bytes(data).items()
+    }
+
+
+def parse_bytes(data: bytes) -> dict[bytes, bytes]:
+    """The same as a process is given them.
+
+    Raises:
+        ValueError: as `parse`.
+    """
     values = {}
-    # Not splitlines: it also cuts at U+0085, U+2028 and other characters that are part of a value here.
-    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
-        if not line or line.startswith("#"):
+    # Not splitlines: it also cuts at characters that are part of a value here.
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line or line.startswith(b"#"):
             continue
-        name, equals, value = line.partition("=")
+        name, equals, value = line.partition(b"=")
         if not (name and equals):
             raise ValueError(f"cannot read the environment: line {number} is not NAME=value")
-        values[name] = _unescape(value, number) if "\\" in value else value
+        values[name] = _unescape(value, number) if b"\\" in value else value
     return values
 
 
-def _unescape(value: str, number: int) -> str:
+def _unescape(value: bytes, number: int) -> bytes:
     parts = []
     rest = value
     while rest:
-        plain, slash, rest = rest.partition("\\")
+        plain, slash, rest = rest.partition(b"\\")
         parts.append(plain)
         if slash:
             if rest[:1] not in _ESCAPES:
                 raise ValueError(f"cannot read the environment: unknown escape on line {number}")
-            parts.append(_ESCAPES[rest[0]])
+            parts.append(_ESCAPES[rest[:1]])
             rest = rest[1:]
-    return "".join(parts)
+    return b"".join(parts)

@@ -6,11 +6,11 @@ environment file and nothing of ours.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
 from typing import Any
 
 from resources.service import proc
@@ -26,20 +26,67 @@ class SpawnError(Exception):
 
 # A gateway writes its own log; what it prints besides is a few lines a day, unless something is very wrong.
 MAX_OUTPUT_BYTES = 16 << 20
+_NULL_DEVICE = os.makedev(1, 3)
+# A fifo in the place of a file is not waited for, a terminal is not made ours.
+_AT_ONCE = os.O_NONBLOCK | os.O_NOCTTY
 
 
-def turn_output(path: str | None) -> None:
-    """Moves a large output file aside, to the next free `<path>.N`, before a child that appends to it is started."""
+def read_regular(path: str) -> bytes:
+    """The content of a regular file; a fifo or a device in its place is refused, and never waited for.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    fd = os.open(path, os.O_RDONLY | _AT_ONCE)
     try:
-        if path is None or os.stat(path).st_size <= MAX_OUTPUT_BYTES:
-            return
-        number = 1
-        while os.path.lexists(f"{path}.{number}"):
-            number += 1
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise _not_regular(path)
+        data = b""
+        while chunk := os.read(fd, found.st_size + 1):
+            data += chunk
+        return data
+    finally:
+        os.close(fd)
+
+
+def _not_regular(path: str) -> OSError:
+    return OSError(errno.EINVAL, "it is not a regular file", path)
+
+
+def _open_output(path: str | None) -> int:
+    """Opens what a child writes to, None for what is discarded; a large file is moved aside first, to the next free `<path>.N`.
+
+    Raises:
+        OSError: it cannot be opened, or is neither a regular file nor /dev/null.
+    """
+    path = path or os.devnull
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | _AT_ONCE, 0o600)
+    except OSError as err:
+        # What has nobody at its other end: a fifo without a reader, a socket.
+        raise (_not_regular(path) if err.errno == errno.ENXIO else err) from None
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode):
+        if found.st_size > MAX_OUTPUT_BYTES and _turned(path):
+            os.close(fd)
+            return _open_output(path)
+    elif found.st_rdev != _NULL_DEVICE:
+        os.close(fd)
+        raise _not_regular(path)
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _turned(path: str) -> bool:
+    number = 1
+    while os.path.lexists(f"{path}.{number}"):
+        number += 1
+    try:
         os.rename(path, f"{path}.{number}")
     except OSError:
-        # Not there yet; or not to be had, and then opening it says why.
-        pass
+        return False
+    return True
 
 
 def environment(spec: dict[str, Any], attempt: str, notify_path: str) -> dict[bytes, bytes]:
@@ -48,19 +95,18 @@ def environment(spec: dict[str, Any], attempt: str, notify_path: str) -> dict[by
     Raises:
         SpawnError: the file cannot be read.
     """
-    values: dict[str, str] = {}
+    values: dict[bytes, bytes] = {}
     path = spec["env_file"]
     if path is not None:
         try:
-            with open(path, "rb") as file:
-                values = envfile.parse(file.read())
+            values = envfile.parse_bytes(read_regular(path))
         except (OSError, ValueError) as err:
             reason = err.strerror if isinstance(err, OSError) else str(err)
             raise SpawnError(f"cannot read the environment file {path}: {reason}") from err
-    values[ATTEMPT] = attempt
+    values[ATTEMPT.encode()] = attempt.encode()
     if spec["ready"] == "notify":
-        values[NOTIFY] = notify_path
-    return {os.fsencode(name): os.fsencode(value) for name, value in values.items()}
+        values[NOTIFY.encode()] = os.fsencode(notify_path)
+    return values
 
 
 # Python ignores the first two; a program that inherits that would write into closed pipes for ever.
@@ -79,30 +125,34 @@ def spawn(spec: dict[str, Any], environ: dict[bytes, bytes]) -> int:
     """
     argv = [os.fsencode(word) for word in spec["argv"]]
     doing = f"open the output file {spec['output']}"
-    out = None
+    out = ours = None
     try:
-        out = os.open(spec["output"] or "/dev/null", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        out = _open_output(spec["output"])
         doing = f"enter the directory {spec['cwd']}"
         os.chdir(spec["cwd"])
         doing = f"run {spec['argv'][0]}"
-        with _files_limited(spec["limits"].get("files")):
-            return os.posix_spawn(
-                _found(argv[0], environ.get(b"PATH", _DEFAULT_PATH)),
-                argv,
-                environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, out, 1),
-                    (os.POSIX_SPAWN_DUP2, out, 2),
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULT_SIGNALS,
-            )
+        if (files := spec["limits"].get("files")) is not None:
+            ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, file_limit(files, ours[1]))
+        return os.posix_spawn(
+            _found(argv[0], environ.get(b"PATH", _DEFAULT_PATH)),
+            argv,
+            environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out, 1),
+                (os.POSIX_SPAWN_DUP2, out, 2),
+            ],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=_DEFAULT_SIGNALS,
+        )
     except OSError as err:
         raise SpawnError(f"cannot {doing}: {err.strerror}") from err
     finally:
         os.chdir("/")
+        if ours is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, ours)
         if out is not None:
             os.close(out)
 
@@ -113,19 +163,6 @@ def _found(program: bytes, path: bytes) -> bytes:
         return program
     places = (os.path.join(directory, program) for directory in path.split(b":") if directory)
     return next((place for place in places if os.access(place, os.X_OK) and os.path.isfile(place)), program)
-
-
-@contextmanager
-def _files_limited(files: int | None) -> Iterator[None]:
-    if files is None:
-        yield
-        return
-    ours = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, file_limit(files, ours[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, ours)
 
 
 def file_limit(files: int, hard: int) -> tuple[int, int]:

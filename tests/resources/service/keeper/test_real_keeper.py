@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -230,17 +231,14 @@ def test_an_adopted_child_is_still_watched_and_stopped(bed: Bed) -> None:
     assert copies(bed) == []
 
 
-def test_a_keeper_that_hangs_is_killed_by_its_successor_and_its_child_adopted(bed: Bed) -> None:
-    first = bed.keeper()
+def test_a_keeper_that_hangs_is_killed_by_its_successor_and_its_child_adopted(bed: Bed, tmp_path: Path) -> None:
+    # It waits for good, and is not stopped: nothing that a keeper does by itself can be made to.
+    hang = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: time.sleep(1000))\n"
+    (tmp_path / "sitecustomize.py").write_text(hang)
+    first = bed.keeper(tmp_path)
     with bed.client() as client:
         child = bed.up(client, bed.spec(SLEEP))
-        # Nobody reads from it: the keeper waits in open(2), for good.
-        fifo = bed.state / "fifo"
-        os.mkfifo(fifo)
-        client.ok("ensure", name="stuck", spec=bed.spec(["true"], output=str(fifo), restart={**FAST, "delay": 60.0}))
-        client.send("start", name="stuck")
-    wait_until(lambda: bed.record("stuck")["state"] == "starting", DEADLINE, "the start")
-    fifo.unlink()
+    first.send_signal(signal.SIGUSR1)
     second = bed.keeper()
     assert first.wait(DEADLINE) == -signal.SIGKILL
     assert bed.holder() == second.pid
@@ -510,6 +508,50 @@ def test_without_room_for_its_record_a_child_is_not_started_but_tried_again(bed:
         obstacle.rmdir()
     again = bed.wait_child("ready")
     assert copies(bed) == [again["pid"]]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "fifo with a reader", "socket", "device", "directory"])
+def test_what_is_no_regular_file_is_refused_as_an_output_file_and_never_waited_for(bed: Bed, kind: str) -> None:
+    keeper = bed.keeper()
+    path = bed.state / "output"
+    slow = {**FAST, "delay": 60.0, "max_delay": 60.0}
+    with socket.socket(socket.AF_UNIX) as listener, ExitStack() as stack, bed.client() as client:
+        match kind:
+            case "fifo":
+                os.mkfifo(path)
+            case "fifo with a reader":
+                os.mkfifo(path)
+                stack.callback(os.close, os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            case "socket":
+                listener.bind(str(path))
+            case "device":
+                path = Path("/dev/zero")
+            case "directory":
+                path.mkdir()
+        child = bed.up(client, bed.spec(SLEEP, output=str(path), restart=slow))
+        assert child["state"] == "waiting"
+        why = "Is a directory" if kind == "directory" else "it is not a regular file"
+        assert child["last_refusal"] == f"cannot open the output file {path}: {why}"
+    assert keeper.poll() is None
+
+
+def test_output_that_goes_to_dev_null_is_no_mistake(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        assert bed.up(client, bed.spec(SLEEP, output="/dev/null"))["state"] == "ready"
+
+
+def test_a_fifo_where_a_file_is_to_be_read_is_not_waited_for(bed: Bed) -> None:
+    bed.keeper()
+    environment, left = bed.state / "fifo.env", bed.run / "gateway.exit"
+    os.mkfifo(environment)
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, env_file=str(environment)))
+        assert child["last_refusal"] == f"cannot read the environment file {environment}: it is not a regular file"
+        child = bed.up(client, bed.spec(SLEEP, exit_file=str(left)))
+        os.mkfifo(left)
+        kill(child["pid"])
+        assert bed.wait_child("ready", restarts=1)["exits"][-1]["reason"] == "killed by SIGKILL"
 
 
 def test_a_keeper_at_rest_does_not_wake_up(bed: Bed) -> None:
