@@ -3,8 +3,9 @@
     stopped -> starting -> ready -> (exit) -> waiting | broken | held -> starting ...
     starting | ready -> stopping -> stopped | starting
 
-Every step is on disk before it is done, so that a successor goes on from there. The restart policy is in `policy`, starting
-in `process`, taking over in `adopt`; here they are put together.
+Every step is written before it is done, so that a successor goes on from there. What was asked for is flushed before it is
+answered; what happens by itself soon after (`store`). The restart policy is in `policy`, starting in `process`, taking over in
+`adopt`; here they are put together.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _PORT_LOOK_SECONDS = 0.02
 _PORT_LOOK_MAX_SECONDS = 1.0
 _VALIDATE_SECONDS = 10.0
 _MAX_EXIT_FILE_BYTES = 65536
+# A power cut may take the account of this long with it, never an order; and a crash loop flushes no more often.
+FLUSH_SECONDS = 1.0
 UNKNOWN_EXIT = "unknown (adopted)"
 
 
@@ -53,6 +56,7 @@ class Child:
         self._own = False
         self._timer: Timer | None = None
         self._start_limit: Timer | None = None
+        self._flush_timer: Timer | None = None
         self._overdue: str | None = None
         self._helper: Helper | None = None
         self._waiters: list[Callable[[], None]] = []
@@ -128,6 +132,25 @@ class Child:
             return False
         return True
 
+    def flush(self) -> None:
+        """Puts on disk for good what is not there yet; before an order is answered, and before another program goes on."""
+        if self._flush_timer is None:
+            return
+        self._no_flush()
+        try:
+            self._keeper.store.save(self.record)
+        except OSError as err:
+            self._cannot_write(err)
+
+    def remove(self) -> None:
+        """Forgets it for good.
+
+        Raises:
+            OSError: the disk does not take that.
+        """
+        self._no_flush()
+        self._keeper.store.remove(self.record.name)
+
     # Taking over what a keeper before us started.
 
     def adopt(self, pid: int, ticks: int, *, own: bool) -> None:
@@ -187,15 +210,15 @@ class Child:
         record = self.record
         self._cancel()
         record.attempt = os.urandom(12).hex()
-        record.boot = proc.boot_id()
+        record.boot = self._keeper.store.boot
         record.pid = record.start_ticks = record.digest = None
         record.ready_at = record.ready_boot = record.next_boot = None
         record.adopted, record.last_refusal = False, None
         record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
         self._forget_exit_file()
         try:
-            # Without it on disk a successor could start a second copy beside this one: then rather none, for a while.
-            self._enter_on_disk("starting")
+            # Without it a successor could start a second copy beside this one: then rather none, for a while.
+            self._show("starting")
         except OSError as err:
             self._refused(f"cannot write its record: {err.strerror}")
             return
@@ -468,21 +491,30 @@ class Child:
 
     def _enter(self, state: str) -> None:
         try:
-            self._enter_on_disk(state)
+            self._show(state)
         except OSError as err:
-            self._keeper.log(f"{self.record.name}: cannot write its record: {err.strerror}")
-
-    def _enter_on_disk(self, state: str) -> None:
-        if self.record.state != state:
-            self.record.state, self.record.since = state, time.time()
-        self._keeper.store.save(self.record)
+            self._cannot_write(err)
 
     def _save(self) -> None:
-        try:
-            self._keeper.store.save(self.record)
-        except OSError as err:
-            # A full disk must not end the child that it holds; what is lost is what a successor could have known.
-            self._keeper.log(f"{self.record.name}: cannot write its record: {err.strerror}")
+        self._enter(self.record.state)
+
+    def _show(self, state: str) -> None:
+        """Enters a state where a successor sees it; on disk it is a moment later."""
+        if self.record.state != state:
+            self.record.state, self.record.since = state, time.time()
+        if self._flush_timer is None:
+            self._flush_timer = self._keeper.loop.after(FLUSH_SECONDS, self.flush)
+        if self._keeper.store.show(self.record):
+            self._no_flush()
+
+    def _no_flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+
+    def _cannot_write(self, err: OSError) -> None:
+        # A full disk must not end the child that it holds; what is lost is what a successor could have known.
+        self._keeper.log(f"{self.record.name}: cannot write its record: {err.strerror}")
 
     def _settle(self, event: str) -> None:
         self._keeper.emit(event, self)

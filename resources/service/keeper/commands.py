@@ -84,12 +84,12 @@ class Commands:
             record.since = time.time()
             child = self._keeper.add(record)
         child.update(spec)
-        return _shown(child)
+        return _ordered(child)
 
     def _start(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         child = self._child(message)
         child.start(reset=message.get("reset") is not False)
-        return _shown(child)
+        return _ordered(child)
 
     def _stop(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         child = self._child(message)
@@ -97,12 +97,12 @@ class Commands:
         if hold is not None and not isinstance(hold, dict):
             raise ProtocolError("hold", "hold is not an object")
         child.stop(hold)
-        return _shown(child)
+        return _ordered(child)
 
     def _restart(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         child = self._child(message)
         child.restart()
-        return _shown(child)
+        return _ordered(child)
 
     def _signal(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         child = self._child(message)
@@ -124,7 +124,7 @@ class Commands:
         if child is not None:
             if child.running or child.record.goal != "down" or not child.settled:
                 raise ProtocolError("running", f"{name} must be stopped before it is removed")
-            self._keeper.store.remove(name)
+            child.remove()
             del self._keeper.children[name]
         return {}
 
@@ -150,6 +150,7 @@ class Commands:
         children = list(self._keeper.children.values()) if message.get("stop") is not False else []
         for child in children:
             child.stop(child.record.hold)
+            child.flush()
         left = set(children)
 
         def one_less(child: Child) -> None:
@@ -165,6 +166,12 @@ class Commands:
             end()
         for child in children:
             child.when_settled(lambda child=child: one_less(child))  # type: ignore[misc]
+
+
+def _ordered(child: Child) -> dict[str, Any]:
+    """The answer to an order: what was asked for outlives a power cut from now on."""
+    child.flush()
+    return _shown(child)
 
 
 def _shown(child: Child) -> dict[str, Any]:

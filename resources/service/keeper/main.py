@@ -173,6 +173,7 @@ class Keeper:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self.loop.watch(read_end, self.loop.stop)
         self.loop.run()
+        self._flush_all()
         self.log(f"keeper {os.getpid()} ends; its children stay")
         # While the lock is held: a successor's sockets cannot be meant.
         for path in (self.socket_path, self.notify_path):
@@ -193,6 +194,10 @@ class Keeper:
             message = {"event": event, "name": child.record.name, "child": child.record.to_json()}
             for connection in listeners:
                 connection.send(message)
+
+    def _flush_all(self) -> None:
+        for child in self.children.values():
+            child.flush()
 
     def log(self, text: str) -> None:
         """One line in the keeper's log; never what a child says, never an environment."""
@@ -255,6 +260,7 @@ class Keeper:
         self.log(f"keeper {os.getpid()} becomes the program {argv[0]}")
         # Nobody would wait for the end of a check: it is begun again by whoever goes on.
         interrupted = [child for child in self.children.values() if child.leave()]
+        self._flush_all()
         for fd in self._fds():
             os.set_inheritable(fd, True)
         try:

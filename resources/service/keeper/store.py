@@ -1,6 +1,12 @@
-"""What the keeper knows of a child, and its file: one JSON file each in `<state>/reconciler/keeper/children/`.
+"""What the keeper knows of a child, and its two files in `<state>/reconciler/keeper/children/`. Standard library only.
 
-The record is all that a successor has: it is on disk before what it announces happens. Standard library only.
+The record is all that a successor has: it is there before what it announces happens.
+
+- `NAME.json` is the record, whole and flushed: what a power cut leaves.
+- `NAME.now` is what changed since, all but the spec: overwritten in place and not flushed, so that no start waits for a disk.
+  Whoever reads in the same boot sees it, whatever became of the keeper. It holds for one `NAME.json` alone, which it names by the
+  number that each writing of that gets: as soon as there is another one, by this program or by one that does not know the second
+  file, it holds no longer. In another boot it never does: what it says of processes means nothing then, and it may be torn.
 """
 
 from __future__ import annotations
@@ -8,15 +14,21 @@ from __future__ import annotations
 import errno
 import json
 import os
+
+# A builtin module of CPython, as in `program`.
+from _blake2 import blake2b
 from contextlib import suppress
 from typing import Any
 
+from resources.service import proc
 from resources.service.keeper.policy import History, Policy
 
 FORMAT = 1
 # Enough to see a pattern, and a record stays a few kilobytes.
 MAX_EXITS = 20
 MAX_RECORD_BYTES = 1 << 20
+# One page: the kernel takes a write of so much whole or not at all, also from a process that is killed in it.
+MAX_NOW_BYTES = 4096
 
 
 class Record:
@@ -135,6 +147,9 @@ class Store:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self.boot = proc.boot_id()
+        # Of each record that was saved: its number, and its last exit.
+        self._saved: dict[str, tuple[str, dict[str, Any] | None]] = {}
         os.makedirs(directory, mode=0o700, exist_ok=True)
 
     def save(self, record: Record) -> None:
@@ -143,25 +158,65 @@ class Store:
         Raises:
             OSError: the disk does not take it; the old record stands.
         """
-        data = json.dumps(record.to_json(), separators=(",", ":")).encode("utf-8", "surrogatepass")
-        replace_file(f"{self.directory}/{record.name}.json", data)
+        number = os.urandom(8).hex()
+        self._saved.pop(record.name, None)
+        replace_file(f"{self.directory}/{record.name}.json", _encoded({**record.to_json(), "number": number}))
+        self._saved[record.name] = (number, record.exits[-1] if record.exits else None)
+
+    def show(self, record: Record) -> bool:
+        """Lets a successor in this boot see the record, all but its spec, and waits for no disk; `save` is to follow.
+
+        Where that is not possible it is a `save` itself, and returns True: for the first time, for too much at once, without a
+        file to write to, and where the kernel does not tell one boot from another.
+
+        Raises:
+            OSError: the disk does not take it; the old record stands.
+        """
+        saved = self._saved.get(record.name)
+        if saved is not None and self.boot:
+            line = _now_line(record, *saved, self.boot)
+            if len(line) <= MAX_NOW_BYTES and _overwrite(f"{self.directory}/{record.name}.now", line):
+                return False
+        self.save(record)
+        return True
 
     def remove(self, name: str) -> None:
         """Forgets a child; one that is not there is fine."""
-        try:
-            os.unlink(f"{self.directory}/{name}.json")
-        except FileNotFoundError:
-            return
+        self._saved.pop(name, None)
+        for path in (f"{self.directory}/{name}.json", f"{self.directory}/{name}.now"):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
         sync_directory(self.directory)
 
     def load(self) -> tuple[list[Record], list[str]]:
-        """All records, by name, and what could not be read, as sentences. A broken file is kept aside, not deleted."""
+        """All records, by name, and what could not be read, as sentences. A broken file is kept aside, not deleted.
+
+        Raises:
+            OSError: it is only this process that lacks something (`is_shortage`).
+        """
         return load_records(self.directory, set_aside=True)
 
 
+_JSON = json.JSONEncoder(separators=(",", ":"))
+
+
+def _encoded(data: dict[str, Any]) -> bytes:
+    return _JSON.encode(data).encode("utf-8", "surrogatepass")
+
+
+def is_shortage(err: BaseException) -> bool:
+    """Whether `err` says only that this process, or the system, has no more descriptors or memory."""
+    return isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def load_records(directory: str, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:
-    """Reads the records of a folder; with `set_aside` a broken one is renamed to `*.broken` so that it is seen once."""
+    """Reads the records of a folder; with `set_aside` a broken one is renamed to `*.broken` so that it is seen once.
+
+    Raises:
+        OSError: it is only this process that lacks something (`is_shortage`).
+    """
     records, problems = [], []
+    boot = proc.boot_id()
     try:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -172,15 +227,68 @@ def load_records(directory: str, *, set_aside: bool = False) -> tuple[list[Recor
             continue
         try:
             with open(path, "rb") as file:
-                record = Record.from_json(json.loads(file.read(MAX_RECORD_BYTES)))
+                data = json.loads(file.read(MAX_RECORD_BYTES))
+            now = _read_now(f"{path.removesuffix('.json')}.now", data.get("number"), boot)
+            record = Record.from_json(
+                {**data, **now, "exits": [*data.get("exits", ()), *now.get("exits", ())][-MAX_EXITS:]}
+            )
             if f"{record.name}.json" != name:
                 raise ValueError("it names another child")
             records.append(record)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+            if is_shortage(err):
+                raise
             problems.append(f"cannot read the record {path}: {type(err).__name__}: {err}")
             if set_aside:
                 os.replace(path, f"{path}.broken")
     return records, problems
+
+
+def _now_line(record: Record, number: str, last_exit: dict[str, Any] | None, boot: str) -> bytes:
+    """What changed since the record was saved: a checksum and a JSON object."""
+    data = record.to_json()
+    del data["spec"]
+    exits: list[dict[str, Any]] = []
+    for item in reversed(record.exits):
+        if item is last_exit:
+            break
+        exits.insert(0, item)
+    text = _encoded({**data, "exits": exits, "number": number, "only_in_boot": boot})
+    return b"%b %b\n" % (_checksum(text), text)
+
+
+def _read_now(path: str, number: str | None, boot: str) -> dict[str, Any]:
+    """What `show` wrote; empty where there is nothing that holds for the record with this number, in this boot."""
+    try:
+        with open(path, "rb") as file:
+            checksum, _, text = file.read(MAX_NOW_BYTES).partition(b"\n")[0].partition(b" ")
+    except OSError as err:
+        if is_shortage(err):
+            raise
+        return {}
+    if checksum != _checksum(text):
+        return {}
+    data: dict[str, Any] = json.loads(text)
+    return data if number is not None and (data["number"], data["only_in_boot"]) == (number, boot) else {}
+
+
+def _checksum(text: bytes) -> bytes:
+    return blake2b(text, digest_size=8).hexdigest().encode()
+
+
+def _overwrite(path: str, line: bytes) -> bool:
+    """Puts `line` at the beginning of a file of one page, so that a full disk has room for it; False where it has not.
+
+    In place: what makes, renames or cuts a file waits for whatever the disk's journal does at that moment.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            return os.pwrite(fd, line, 0) == len(line)
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
 
 
 def replace_file(path: str, data: bytes) -> None:

@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 
 from resources.service.keeper import protocol
+from resources.service.keeper.child import FLUSH_SECONDS
+from tests.beds.needs import needs_programs
 from tests.beds.processes import Process, Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
-from tests.resources.service.beds import DEADLINE, FAST, Bed, kill, process_of, python
+from tests.beds.strace import Timed, calls_in, strace_command
+from tests.resources.service.beds import DEADLINE, FAST, KEEPER, Bed, environ, kill, process_of, python
 
 pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
 
@@ -498,9 +501,13 @@ def test_without_room_for_its_record_a_child_is_not_started_but_tried_again(bed:
     bed.keeper()
     with bed.client() as client:
         child = bed.up(client, bed.spec(SLEEP))
-        # Where the temporary file would go: no write succeeds, as on a full disk.
-        obstacle = bed.state / "reconciler/keeper/children/.gateway.json.tmp"
+        # Where its files would go: no write succeeds, as on a full disk.
+        obstacle, now = (
+            bed.state / "reconciler/keeper/children" / name for name in (".gateway.json.tmp", "gateway.now")
+        )
         obstacle.mkdir()
+        now.unlink(missing_ok=True)
+        now.mkdir()
         kill(child["pid"])
         refused = wait_until(lambda: (c := bed.child())["last_refusal"] and c, DEADLINE, "the refusal")
         assert refused["last_refusal"] == "cannot write its record: Is a directory"
@@ -508,6 +515,102 @@ def test_without_room_for_its_record_a_child_is_not_started_but_tried_again(bed:
         obstacle.rmdir()
     again = bed.wait_child("ready")
     assert copies(bed) == [again["pid"]]
+
+
+def test_between_an_exit_and_the_next_start_nothing_is_flushed_and_soon_after_the_record_is(
+    bed: Bed, tmp_path: Path
+) -> None:
+    needs_programs("strace")
+    log = tmp_path / "log"
+    calls = "fsync,fdatasync,sync_file_range,msync,clone,clone3,vfork"
+    bed.spawned.start([*strace_command(log, calls), *KEEPER, "--state", bed.state], env=environ())
+    wait_until(lambda: bed.holder() is not None and bed.serves(bed.holder() or 0), DEADLINE, "the keeper")
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+    before = len(calls_in(log.read_text().splitlines()))
+    kill(child["pid"])
+
+    def since() -> list[str]:
+        found = calls_in(log.read_text().splitlines())[before:]
+        return [words(timed) for timed in found]
+
+    wait_until(lambda: len(since()) >= 3, DEADLINE, "the flushes")
+    children = bed.state / "reconciler/keeper/children"
+    start, *rest = since()
+    assert start.startswith(("clone", "vfork"))
+    assert rest == [f"fsync {children}/.gateway.json.tmp", f"fsync {children}"]
+    on_disk = json.loads((children / "gateway.json").read_text())
+    assert (on_disk["restarts"], on_disk["state"], len(on_disk["exits"])) == (1, "ready", 1)
+
+
+def words(timed: Timed) -> str:
+    """A call and the file that it is about."""
+    return f"{timed.call.name} {timed.path}"
+
+
+def test_the_child_that_was_just_started_again_is_adopted_though_its_record_is_not_on_disk_yet(bed: Bed) -> None:
+    keeper = bed.keeper()
+    for moment in range(6):
+        with bed.client() as client:
+            if moment == 0:
+                bed.up(client, bed.spec(SLEEP))
+            client.ok("start", name="gateway")
+            client.ok("wait", name="gateway")
+            child = bed.child()
+            client.ok("subscribe")
+            kill(child["pid"])
+            # Later and later in the restart: it has ended, it waits, it was started, it is ready.
+            for _ in range(min(moment, 3)):
+                client.next()
+        keeper.kill()
+        keeper.wait()
+        keeper = bed.keeper()
+        again = bed.wait_child("ready")
+        assert again["pid"] != child["pid"]
+        assert copies(bed) == [again["pid"]]
+        assert len(again["exits"]) == again["restarts"] == moment + 1
+
+
+def test_a_stop_outlives_the_loss_of_all_that_was_not_flushed(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        kill(bed.up(client, bed.spec(SLEEP))["pid"])
+        bed.wait_child("ready", restarts=1)
+        client.ok("stop", name="gateway", hold={"by": "operator", "who": "ann", "why": "a walk"})
+        # Answered, so it is on disk; what a power cut leaves of the other file does not matter.
+        assert bed.record()["hold"]["who"] == "ann"
+    keeper.kill()
+    keeper.wait()
+    now = bed.state / "reconciler/keeper/children/gateway.now"
+    now.write_bytes(bytes(now.stat().st_size))
+    bed.keeper()
+    held = bed.wait_child("stopped")
+    assert (held["goal"], held["hold"]["who"]) == ("down", "ann")
+    assert copies(bed) == []
+
+
+def test_a_keeper_that_is_told_to_end_leaves_everything_on_disk(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        kill(bed.up(client, bed.spec(SLEEP))["pid"])
+    before = bed.wait_child("ready", restarts=1)
+    keeper.terminate()
+    assert keeper.wait(DEADLINE) == 0
+    assert {name: bed.record()[name] for name in before} == before
+
+
+def test_a_child_that_is_removed_right_after_its_end_is_gone_for_good(bed: Bed) -> None:
+    bed.keeper()
+    with bed.client() as client:
+        bed.up(client, bed.spec(SLEEP))
+        client.ok("stop", name="gateway", hold=None)
+        client.ok("wait", name="gateway")
+        client.ok("remove", name="gateway")
+    children = bed.state / "reconciler/keeper/children"
+    assert list(children.iterdir()) == []
+    # Longer than a flush may be put off.
+    bed.spawned.start(["sleep", str(FLUSH_SECONDS * 1.5)]).wait()
+    assert list(children.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["fifo", "fifo with a reader", "socket", "device", "directory"])

@@ -1,9 +1,7 @@
-"""The environment file, the protocol and the records: what goes in comes out, what is wrong is said."""
+"""The environment file and the protocol: what goes in comes out, what is wrong is said."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.service.keeper import envfile, protocol
-from resources.service.keeper.policy import History
-from resources.service.keeper.store import MAX_EXITS, Record, Store
 
 pytestmark = pytest.mark.req("SVC-7")
 
@@ -105,38 +101,3 @@ def test_the_newest_common_version_is_agreed() -> None:
     for none in ([], None, [protocol.VERSION + 1], ["2"]):
         with pytest.raises(protocol.ProtocolError):
             protocol.agree(none)
-
-
-def test_a_record_comes_back_whole_and_privately(tmp_path: Path) -> None:
-    store = Store(str(tmp_path / "children"))
-    record = Record("gateway", protocol.check_spec({"argv": ["x"]}))
-    record.history = History(early=(1.5, 2.5), doublings=2, waited=10.0, broken=True)
-    record.exits = [{"code": number} for number in range(MAX_EXITS)]
-    record.hold = {"by": "operator", "who": "ann", "why": "ü\udc80"}
-    store.save(record)
-    records, problems = store.load()
-    assert problems == []
-    assert [found.to_json() for found in records] == [record.to_json()]
-    path = tmp_path / "children" / "gateway.json"
-    assert path.stat().st_mode & 0o777 == 0o600
-    store.remove("gateway")
-    store.remove("gateway")
-    assert store.load() == ([], [])
-
-
-def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
-    store = Store(str(tmp_path))
-    data = {**Record("gateway", {"argv": ["x"]}).to_json(), "restarts": 3, "mood": "good", "format": 9}
-    del data["history"]
-    (tmp_path / "gateway.json").write_text(json.dumps(data))
-    (record,) = store.load()[0]
-    assert (record.restarts, record.history) == (3, History())
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"name": "other", "spec": {}}', "\0"])
-def test_a_record_that_cannot_be_read_is_set_aside_and_said(tmp_path: Path, text: str) -> None:
-    (tmp_path / "gateway.json").write_text(text)
-    records, problems = Store(str(tmp_path)).load()
-    assert records == []
-    assert len(problems) == 1
-    assert (tmp_path / "gateway.json.broken").exists()
