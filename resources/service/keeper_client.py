@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from reconciler.errors import TemporaryError, TerminalError
+from reconciler.errors import TemporaryError, TerminalError, shortage
 from reconciler.host import Host
 from resources.service import proc
 from resources.service.keeper import program, protocol
@@ -133,6 +133,7 @@ async def connect(host: Host) -> AsyncIterator[KeeperClient]:
 
     Raises:
         KeeperGone: none answers within `ANSWER_SECONDS`.
+        TemporaryError: this process lacks what it takes to ask, which says nothing about the keeper.
         KeeperRefused: it speaks other versions of the protocol; the hint says what to do.
     """
     path = os.fspath(host.socket_path(SOCKET))
@@ -140,6 +141,8 @@ async def connect(host: Host) -> AsyncIterator[KeeperClient]:
         with trio.fail_after(ANSWER_SECONDS):
             stream = await _open(path)
     except (OSError, trio.TooSlowError) as err:
+        if what := shortage(err):
+            raise TemporaryError(f"cannot ask the keeper: {what}") from err
         raise KeeperGone(f"no keeper answers on {path}") from err
     async with stream:
         client = KeeperClient(stream)
@@ -298,7 +301,8 @@ async def look(host: Host) -> Seen:
     """Asks the keeper; where none answers reads what it left. Changes nothing.
 
     Raises:
-        TemporaryError: a keeper answers, but not in words that this version understands.
+        TemporaryError: a keeper answers, but not in words that this version understands; or this process lacks what it takes to
+            look.
     """
     try:
         with trio.fail_after(ANSWER_SECONDS):
@@ -306,8 +310,11 @@ async def look(host: Host) -> Seen:
                 answer = await client.call("status")
         return Seen(keeper_pid=client.pid, children=answer["children"], program=client.program)
     except (KeeperGone, trio.TooSlowError):
-        records = await trio.to_thread.run_sync(read_children, host)
-        silent = await trio.to_thread.run_sync(_silent_holder, host)
+        try:
+            records = await trio.to_thread.run_sync(read_children, host)
+            silent = await trio.to_thread.run_sync(_silent_holder, host)
+        except OSError as err:
+            raise TemporaryError(f"cannot read what the keeper left: {shortage(err) or err.strerror}") from err
         return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records}, silent=silent)
     except KeeperRefused as err:
         raise TemporaryError(err.message, hint=err.hint) from err
@@ -319,6 +326,10 @@ def _silent_holder(host: Host) -> int | None:
 
 
 def read_children(host: Host) -> list[Record]:
-    """The records on disk, for when no keeper answers; what cannot be read is left out, the next keeper says so."""
+    """The newest records, for when no keeper answers; what cannot be read is left out, the next keeper says so.
+
+    Raises:
+        OSError: this process lacks what it takes to read them.
+    """
     records, _ = load_records(os.fspath(host.state.keeper / "children"))
     return records

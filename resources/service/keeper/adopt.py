@@ -17,7 +17,7 @@ from resources.service import proc
 from resources.service.keeper import process, protocol
 from resources.service.keeper.child import Child
 from resources.service.keeper.policy import History
-from resources.service.keeper.store import Record
+from resources.service.keeper.store import Record, is_shortage
 
 # A keeper that does not answer for this long is as good as dead: it holds nothing down and starts nothing again.
 ANSWER_SECONDS = 2.0
@@ -88,14 +88,19 @@ def _write_holder(fd: int) -> None:
 
 
 def read_holder(path: str) -> tuple[int | None, int | None]:
-    """Pid and start time that the lock's last holder wrote; None where they cannot be known or are of another boot."""
+    """Pid and start time that the lock's last holder wrote; None where they cannot be known or are of another boot.
+
+    Raises:
+        OSError: it is only this process that lacks something.
+    """
     try:
         with open(path, "rb") as file:
             holder = json.loads(file.read(4096))
         if holder["boot"] == proc.boot_id():
             return holder["pid"], holder["start_ticks"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        if is_shortage(err):
+            raise
     return None, None
 
 

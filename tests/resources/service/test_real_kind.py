@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource as rlimits
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -536,6 +538,68 @@ async def test_watching_reports_a_keeper_that_is_stopped_and_that_it_goes_on(
                 os.kill(keeper, signal.SIGCONT)
             await receive.receive()
         nursery.cancel_scope.cancel()
+
+
+# -- without descriptors --
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process has not one left."""
+    soft, hard = rlimits.getrlimit(rlimits.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(rlimits.setrlimit, rlimits.RLIMIT_NOFILE, (soft, hard))
+        rlimits.setrlimit(rlimits.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+        with suppress(OSError):
+            while True:
+                stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+        yield
+
+
+@pytest.mark.parametrize("keeper", ["alive", "dead"])
+async def test_who_has_no_descriptor_left_says_so_and_takes_no_keeper_for_dead(
+    bench: Bench, free_port: Callable[[], int], keeper: str
+) -> None:
+    await bench.apply(document(free_port()))
+    before = await look(bench.world.host)
+    if keeper == "dead":
+        await kill_keeper(bench)
+    for ask in (look, ensure_keeper):
+        with no_descriptors(), pytest.raises(TemporaryError, match=r"^cannot ask the keeper: too many open files$"):
+            await ask(bench.world.host)
+    if keeper == "alive":
+        assert await look(bench.world.host) == before
+
+
+async def test_who_cannot_read_what_a_dead_keeper_left_plans_nothing(
+    bench: Bench, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.apply(document(free_port()))
+    await kill_keeper(bench)
+
+    def none_left(_: str) -> Any:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(keeper_client, "load_records", none_left)
+    with pytest.raises(TemporaryError, match=r"^cannot read what the keeper left: too many open files in system$"):
+        await look(bench.world.host)
+
+
+async def test_what_a_dead_keeper_had_not_flushed_yet_is_seen(bench: Bench, free_port: Callable[[], int]) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    await kill_gateway(bench)
+
+    def exits() -> int:
+        (record,) = keeper_client.read_children(bench.world.host)
+        return len(record.exits)
+
+    await until("the exit in the record", lambda: exits() == 1)
+    # Well before it is flushed.
+    await kill_keeper(bench)
+    seen = (await look(bench.world.host)).child("gateway")
+    assert seen is not None
+    assert len(seen["exits"]) == 1
 
 
 # -- a keeper of another version --
