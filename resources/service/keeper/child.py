@@ -341,11 +341,11 @@ class Child:
         record, fd, pid = self.record, self._pidfd, self.record.pid
         assert fd is not None
         assert pid is not None
-        if self._own:
-            # Looked at, swept, and only then reaped: until then the group's number cannot be another's.
+        own = self._own
+        if own:
+            # Looked at and swept before it is reaped: until then the group's number cannot be another's.
             ended = os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOWAIT)
             process.sweep_group(pid, record.attempt, own=True)
-            os.waitid(os.P_PIDFD, fd, os.WEXITED)
             exited = ended is not None and ended.si_code == os.CLD_EXITED
             code = ended.si_status if ended is not None and exited else None
             signal_number = ended.si_status if ended is not None and not exited else None
@@ -353,9 +353,12 @@ class Child:
             process.sweep_group(pid, record.attempt, own=False)
             code = signal_number = None
         self._keeper.loop.forget(fd)
-        os.close(fd)
         self._pidfd = None
         self._after_exit(code, signal_number)
+        # The next one runs by now, where it was to be started at once.
+        if own:
+            os.waitid(os.P_PIDFD, fd, os.WEXITED)
+        os.close(fd)
 
     def _after_exit(self, code: int | None, signal_number: int | None) -> None:
         record = self.record

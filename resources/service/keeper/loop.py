@@ -1,15 +1,18 @@
 """The event loop of the keeper: file descriptors and timers, one thread, asleep when nothing is due.
 
-No polling: at rest there is no timer, and select waits without a limit. Standard library only.
+No polling: at rest there is no timer, and epoll(7) waits without a limit. Asked directly: what `selectors` puts around it lies
+between the end of a child and its next start. Standard library only.
 """
 
 from __future__ import annotations
 
 import heapq
-import selectors
+import select
 import time
 from collections.abc import Callable
 from typing import Any
+
+_Call = Callable[[], None]
 
 
 def boot_seconds() -> float:
@@ -42,22 +45,29 @@ class Loop:
     """Runs until `stop`."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poll = select.epoll()
+        self._calls: dict[int, tuple[_Call, _Call | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = 0
         self._stopped = False
 
-    def watch(self, fd: Any, call: Callable[[], None]) -> None:
+    def watch(self, fd: Any, call: _Call) -> None:
         """Calls `call` whenever `fd` is readable."""
-        self._selector.register(fd, selectors.EVENT_READ, (call, None))
+        number = _number(fd)
+        self._poll.register(number, select.EPOLLIN)
+        self._calls[number] = (call, None)
 
-    def watch_both(self, fd: Any, read: Callable[[], None], write: Callable[[], None] | None) -> None:
+    def watch_both(self, fd: Any, read: _Call, write: _Call | None) -> None:
         """Changes what a watched `fd` waits for: also for room to write where `write` is given."""
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if write is not None else 0)
-        self._selector.modify(fd, events, (read, write))
+        number = _number(fd)
+        self._poll.modify(number, select.EPOLLIN | (select.EPOLLOUT if write is not None else 0))
+        self._calls[number] = (read, write)
 
     def forget(self, fd: Any) -> None:
-        self._selector.unregister(fd)
+        """Before it is closed."""
+        number = _number(fd)
+        del self._calls[number]
+        self._poll.unregister(number)
 
     def after(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Calls `call` once, `seconds` from now at the earliest."""
@@ -71,14 +81,13 @@ class Loop:
 
     def run(self) -> None:
         while not self._stopped:
-            for key, events in self._selector.select(self._wait_seconds()):
-                read, write = key.data
-                # A call before this one may have forgotten this descriptor.
-                if self._selector.get_map().get(key.fd) is not key:
-                    continue
-                if events & selectors.EVENT_WRITE and write is not None:
+            found = self._poll.poll(self._wait_seconds())
+            for number, events, calls in [(number, events, self._calls[number]) for number, events in found]:
+                read, write = calls
+                # A hang-up is for both to see. A call before may have forgotten this descriptor, and another may have its number.
+                if write is not None and events & ~select.EPOLLIN and self._calls.get(number) is calls:
                     write()
-                if events & selectors.EVENT_READ and self._selector.get_map().get(key.fd) is key:
+                if events & ~select.EPOLLOUT and self._calls.get(number) is calls:
                     read()
             self._run_timers()
 
@@ -91,3 +100,7 @@ class Loop:
         now = boot_seconds()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2].run()
+
+
+def _number(fd: Any) -> int:
+    return fd if isinstance(fd, int) else int(fd.fileno())

@@ -188,12 +188,14 @@ class Keeper:
         return child
 
     def emit(self, event: str, child: Child) -> None:
-        """Tells all subscribers."""
-        listeners = [connection for connection in self.connections if connection.subscribed]
-        if listeners:
+        """Tells all subscribers how it is at this moment, once what is being done is done: a start does not wait for them."""
+        if any(connection.subscribed for connection in self.connections):
             message = {"event": event, "name": child.record.name, "child": child.record.to_json()}
-            for connection in listeners:
-                connection.send(message)
+            self.loop.after(0.0, lambda: self._tell(message))
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for connection in [connection for connection in self.connections if connection.subscribed]:
+            connection.send(message)
 
     def _flush_all(self) -> None:
         for child in self.children.values():
