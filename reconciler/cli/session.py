@@ -54,6 +54,7 @@ class Session:
         supervisor: who watches windows on, inside a supervisor.
         interrupted: set when the far client wants to stop, inside a supervisor.
         pending: the work that a command left for the supervisor's loop.
+        stopped_by: the signal by which the wish to stop came.
     """
 
     environ: Mapping[str, str]
@@ -65,6 +66,7 @@ class Session:
     supervisor: WindowKeeper | None = None
     interrupted: trio.Event | None = None
     pending: Callable[[], Awaitable[int]] | None = None
+    stopped_by: int = 2
 
     @property
     def document(self) -> str:
@@ -155,7 +157,7 @@ class Session:
 
     @asynccontextmanager
     async def stoppable(self, engine: Engine) -> AsyncIterator[None]:
-        """Within it the first wish to stop lets the step finish, or ends the watching of a window; a second one cancels.
+        """Within it the first wish to stop sets `engine.stopping`, which lets the step finish; a second one ends everything.
 
         The wish is SIGINT or SIGTERM; inside a supervisor, whose signals those are, it is that of the far client.
         """
@@ -177,11 +179,11 @@ class Session:
 
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
-                if engine.watching_now and not engine.stopping.is_set():
-                    self.console.err("no longer watching: what was applied stays in force, and is not confirmed yet\n")
-                if engine.stopping.is_set() or engine.watching_now:
-                    raise SystemExit(130 if number == signal.SIGINT else 143)
-                self.console.err("stopping after the present step; once more ends at once\n")
+                if engine.stopping.is_set():
+                    raise SystemExit(128 + number)
+                self.stopped_by = number
+                if not engine.watching_now:
+                    self.console.err("stopping after the present step; once more ends at once\n")
                 engine.stopping.set()
 
     def run(self, work: Work, **options: Any) -> int:

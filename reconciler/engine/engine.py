@@ -449,11 +449,16 @@ class Engine:
     ) -> tuple[Outcome, Window | None]:
         goal = planned.goal
         touched = [step for step in results if step.result in ("done", "failed") and not step.stale]
+        if (first := results[0]).result == "stopped":
+            # Its intent went to disk with the head of the run.
+            stopped = partial(journal.done, steps.run, first.action.id, "stopped", self.now(), error=first.error)
+            await _thread(stopped)
         if not touched:
             reason = next((step.error for step in results if step.error), "") or "stopped"
-            await _thread(partial(journal.set_run, steps.run, Result.FAILED, self.now(), reason=reason))
+            ended = Result.INTERRUPTED if any(step.result == "stopped" for step in results) else Result.FAILED
+            await _thread(partial(journal.set_run, steps.run, ended, self.now(), reason=reason))
             return Outcome(
-                run=steps.run, result=Result.FAILED, plan=planned.plan, steps=results, reason=reason,
+                run=steps.run, result=ended, plan=planned.plan, steps=results, reason=reason,
                 generation=planned.plan.generation,
             ), None  # fmt: skip
         confirmed = await _thread(journal.last_confirmed)

@@ -34,7 +34,8 @@ class Request:
 class Outcome:
     """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now.
 
-    `conditions` are what kinds saw beside the fields before it. `in_force` is False where another document came before its end.
+    `stopped` says that a person ended the watching: the window is left to whoever comes next. `conditions` are what kinds saw
+    beside the fields before it. `in_force` is False where another document came before its end.
     """
 
     run: str
@@ -44,6 +45,7 @@ class Outcome:
     generation: int = 0
     rolled_back_to: int | None = None
     reason: str = ""
+    stopped: bool = False
     conditions: tuple[tuple[Key, Condition], ...] = ()
     in_force: bool = True
 
@@ -56,7 +58,7 @@ class Outcome:
             return 6
         if any(step.stale for step in self.steps):
             return 4
-        if any(step.result == "stopped" for step in self.steps):
+        if self.stopped or any(step.result == "stopped" for step in self.steps):
             return 130
         good = self.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
         return 0 if good and self.in_force else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
+    from reconciler.engine.rollback import Window
     from reconciler.model import Plan
     from reconciler.planning.policy import Approvals
 
 # How long an apply waits for another writer before it says who that is.
 LOCK_SECONDS = 2.0
+INTERRUPTED = 130
 
 
 @click.command("apply")
@@ -168,7 +171,8 @@ async def rollback(
     )
     try:
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request, no_wait=False)
-        if outcome.exit_code != 0 and request.holds_back is not None:
+        # Who only watches no longer has gone back all the same.
+        if replace(outcome, stopped=False).exit_code != 0 and request.holds_back is not None:
             await engine.let_go(request.holds_back[0])
     finally:
         session.leave(engine)
@@ -188,17 +192,35 @@ def present_digest(session: Session, runtime: Runtime) -> str | None:
 
 
 async def carry_out(session: Session, engine: Engine, source: Source, request: Request, *, no_wait: bool) -> Outcome:
-    """The effects, then the window. The first wish to stop (Ctrl-C, SIGTERM) finishes the step or ends the watching, a second
-    one ends everything.
+    """The effects, then the window. The first wish to stop (Ctrl-C, SIGTERM) finishes the step and leaves the window to whoever
+    comes next, a second one ends everything.
     """
     async with session.stoppable(engine):
         outcome, window = await engine.begin(source, request, wait_seconds=LOCK_SECONDS)
         if window is None:
             return outcome
-        if no_wait:
-            session.hand_over(window)
-            return outcome
+        if not no_wait and not engine.stopping.is_set() and (verdict := await watched(engine, window)) is not None:
+            return verdict
+        if engine.stopping.is_set():
+            outcome = replace(outcome, stopped=True)
+            session.console.err("no longer watching: what was applied stays, and is not confirmed yet\n")
+        session.hand_over(window)
+    return outcome
+
+
+async def watched(engine: Engine, window: Window) -> Outcome | None:
+    """How `window` ended; None where somebody wished to stop before."""
+    import trio
+
+    async def give_up(scope: trio.CancelScope) -> None:
+        await engine.stopping.wait()
+        scope.cancel()
+
+    outcome = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_up, nursery.cancel_scope)
         outcome = await engine.finish(window)
+        nursery.cancel_scope.cancel()
     return outcome
 
 
@@ -222,7 +244,7 @@ def told(session: Session, outcome: Outcome, as_json: bool) -> int:
         session.console.out(json_text(outcome_json(outcome)))
     else:
         session.console.out(outcome_text(outcome, colour=session.console.terminal.colour))
-    return outcome.exit_code
+    return 128 + session.stopped_by if outcome.exit_code == INTERRUPTED else outcome.exit_code
 
 
 async def confirmed(

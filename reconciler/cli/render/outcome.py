@@ -48,12 +48,20 @@ def outcome_text(outcome: Outcome, *, colour: bool) -> str:
         if outcome.reason:
             return f"No changes, but not confirmed: {outcome.reason}\n"
         return "No changes: nothing to do.\n"
+    if outcome.result is Result.INTERRUPTED:
+        stays = f"; generation {outcome.generation} stays in force" if outcome.generation else ""
+        return f"Stopped before the first step: nothing was done{stays}.\n"
     done = sum(step.result == "done" for step in outcome.steps)
     good = outcome.exit_code == 0
-    word = paint(_WORDS.get(outcome.result, outcome.result.value), "green" if good else "red", colour)
+    words = _WORDS.get(outcome.result, outcome.result.value)
+    if outcome.result is Result.VERIFYING and done < len(outcome.steps):
+        words = f"partly {words}"
+    word = paint(words, "green" if good else "red", colour)
     text = f"Generation {outcome.generation}: {word}; {done} of {plural(len(outcome.steps), 'action')} done.\n"
     if outcome.reason:
         text += f"  reason: {outcome.reason}\n"
+    if outcome.stopped:
+        text += "  stopped: the next run, or a supervisor that watches, confirms it or goes back\n"
     if outcome.rolled_back_to is not None:
         back = f"generation {outcome.rolled_back_to}" if outcome.rolled_back_to else "what was there before"
         text += f"  in force again: {back}; the document is left as it is, and is tried again once it changes\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from reconciler.cli.render.outcome import outcome_text
 from reconciler.errors import (
     BlockedError,
     LockedError,
@@ -306,6 +307,23 @@ async def test_stopping_finishes_the_step_and_begins_no_other(host: Harness) -> 
     host.kind.before_apply = stop
     outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",))})
     assert outcome.exit_code == 130
+    assert host.kind.state == {"a": {"v": 1}}
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8")
+async def test_what_is_stopped_before_its_first_step_did_not_fail(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    host.engine.stopping.set()
+    outcome = await host.apply({"a": fake(2), "b": fake(2)})
+    assert (outcome.result, outcome.exit_code, outcome.generation) == (Result.INTERRUPTED, 130, 1)
+    assert outcome_text(outcome, colour=False) == (
+        "Stopped before the first step: nothing was done; generation 1 stays in force.\n"
+    )
+    journal = reader(host)
+    run = journal.runs()[0]
+    assert (run.state, run.reason, journal.open_runs()) == (Result.INTERRUPTED, "stopped before it began", ())
+    assert [intent.result for intent in journal.actions_of(run.id)] == ["stopped"]
+    assert [item.number for item in journal.generations()] == [1]
     assert host.kind.state == {"a": {"v": 1}}
 
 

@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM in an apply: the present step ends, nothing more is waited for, and the next run goes on from there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from reconciler.journal import Journal
+from tests.beds.processes import wait_until
+from tests.beds.site import Site
+
+pytestmark = pytest.mark.real
+
+STAYS = "no longer watching: what was applied stays, and is not confirmed yet"
+signals = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+
+
+def running_step(site: Site) -> str | None:
+    """The verb of the step that is on its way."""
+    journal = Journal.open_reader(site.state / "reconciler" / "journal.sqlite")
+    assert journal is not None
+    with journal:
+        return next((intent.action.verb for found in journal.open_runs() for intent in found.intents), None)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=10)
+    return process.returncode, out, err
+
+
+@pytest.mark.req("PLAN-5", "PLAN-13")
+@signals
+def test_in_the_last_step_it_ends_with_that_step(site: Site, number: signal.Signals, code: int) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    assert pid is not None
+    site.write(
+        site.document.read_text().replace("service: {", "service: {environment: {A: b}, ").replace("300ms}", "30s}")
+    )
+    # It hangs, so that ending it takes as long as the grace.
+    os.kill(pid, signal.SIGSTOP)
+    process = site.start("apply", "--yes", "--json")
+    wait_until(lambda: running_step(site) == "restart", 20, "the restart is on its way")
+    process.send_signal(number)
+    found, out, err = ended(process)
+    assert (found, json.loads(out)["result"], json.loads(out)["generation"]) == (code, "verifying", 2)
+    assert [action["result"] for action in json.loads(out)["actions"]] == ["done"]
+    assert err.splitlines() == ["stopping after the present step; once more ends at once", STAYS]
+    assert site.gateway_pid() not in (None, pid)
+    assert site.generations()[0]["result"] == "verifying"
+    site.write(site.document.read_text().replace("30s}", "300ms}"))
+    site.apply()
+    assert site.generations()[0]["result"] == "confirmed"
+
+
+@pytest.mark.req("PLAN-5", "PLAN-13")
+@signals
+def test_in_the_window_it_ends_at_once(site: Site, number: signal.Signals, code: int) -> None:
+    site.write(verify="30s")
+    process = site.start("apply", "--yes")
+    assert process.stderr is not None
+    while "watching the result" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    found, out, err = ended(process)
+    assert (found, err) == (code, f"{STAYS}\n")
+    assert out.startswith("Generation 1: applied, not confirmed yet; 2 of 2 actions done.\n")
+    assert site.health()[0] == 200
+    assert "nobody watches it" in site.run("status").out

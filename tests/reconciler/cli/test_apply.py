@@ -1,0 +1,75 @@
+"""How `apply` leaves a window that it does not watch to its end."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from reconciler.cli.commands.apply import carry_out, told
+from reconciler.cli.session import Session
+from reconciler.cli.supervisor import Silent
+from reconciler.engine.goal import Goal
+from reconciler.engine.requests import Progress
+from reconciler.engine.rollback import Window
+from reconciler.model import Result
+from tests.reconciler.engine.harness import APPLY, Harness, fake
+
+
+class Keeper:
+    """Takes windows over."""
+
+    def __init__(self) -> None:
+        self.windows: list[Window] = []
+
+    def watch_window(self, window: Window) -> None:
+        self.windows.append(window)
+
+
+@pytest.mark.req("PLAN-5", "PLAN-13")
+@pytest.mark.parametrize("when", ["verifying", "step_ended"])
+async def test_a_client_that_stops_leaves_the_window_to_the_supervisor(tmp_path: Path, when: str) -> None:
+    host, keeper, interrupted = Harness(tmp_path, verify_seconds=30), Keeper(), trio.Event()
+
+    def report(progress: Progress) -> None:
+        if progress.what == when:
+            interrupted.set()
+
+    host.engine.report = report
+    session = Session(
+        environ={}, directory="/", console=Silent(), kinds=tuple, supervisor=keeper, interrupted=interrupted
+    )
+    with trio.fail_after(10):
+        source = host.source({"a": fake(1, impact="restart")})
+        outcome = await carry_out(session, host.engine, source, APPLY, no_wait=False)
+    host.engine.close()
+    assert (outcome.result, outcome.exit_code) == (Result.VERIFYING, 130)
+    assert [window.run for window in keeper.windows] == [outcome.run]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_what_is_stopped_before_its_first_step_did_not_fail(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    host, console = Harness(tmp_path), Silent()
+    asked: list[bytes] = []
+    await host.apply({"a": fake(1)})
+    session = Session(environ={}, directory="/", console=console, kinds=tuple)
+
+    def source(salt: bytes) -> Goal:
+        # The first time that it is asked for, before anything is planned.
+        if not asked:
+            signal.raise_signal(number)
+        asked.append(salt)
+        return host.source({"a": fake(2)})(salt)
+
+    outcome = await carry_out(session, host.engine, source, APPLY, no_wait=False)
+    host.engine.close()
+    assert told(session, outcome, True) == code
+    said = json.loads(console.text)
+    assert (said["result"], said["generation"], said["reason"]) == ("interrupted", 1, "stopped before it began")
+    assert {action["result"] for action in said["actions"]} == {"stopped"}
