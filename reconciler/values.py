@@ -17,6 +17,11 @@ from reconciler.model import ABSENT, MASK, Secret, Value
 # thousand calls, of which whoever walks through such data needs two for each level.
 MAX_JSON_DEPTH = 250
 
+# A name, a commit or a reason; git's own hashes have 40 or 64.
+MAX_LINE = 200
+# They change the shape of the letters beside them, in Persian and Malayalam names for example, and nothing else.
+_JOINERS = "\u200c\u200d"
+
 # The one-key objects that `encode` gives a meaning of its own; a mapping that looks like one travels inside `$map`.
 _MARKS = ({"$secret"}, {"$absent"}, {"$map"})
 
@@ -42,6 +47,22 @@ def parse_json(text: str | bytes) -> Any:
 
 def _items(group: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return group.values() if isinstance(group, dict) else group
+
+
+def one_line(text: str) -> str:
+    """`text` from outside, when it is fit to be kept in the history and printed in the middle of a line on any terminal.
+
+    Raises:
+        ValueError: it is empty, too long, or holds what a terminal would obey or that ends a line; the text says which.
+    """
+    if not text.strip():
+        raise ValueError("it is empty")
+    if len(text) > MAX_LINE:
+        raise ValueError(f"it has {len(text)} characters, at most {MAX_LINE} are kept")
+    bad = next((char for char in text if not char.isprintable() and char not in _JOINERS), None)
+    if bad is not None:
+        raise ValueError(f"it holds the character U+{ord(bad):04X}, which is not printable")
+    return text
 
 
 def encode(value: Value) -> Any:

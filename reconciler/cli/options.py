@@ -31,6 +31,20 @@ class Number(click.types.IntParamType):
 PORT = Number(1, 65535)
 
 
+class Line(click.types.StringParamType):
+    """A text for the history, in one line (`values.one_line`)."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is; wrong usage where it is not fit to be printed."""
+        from reconciler.values import one_line
+
+        try:
+            # An empty one, of a script's variable for example, was always taken for none.
+            return one_line(value) if value else value
+        except ValueError as err:
+            self.fail(str(err), param, ctx)
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 

@@ -15,6 +15,7 @@ import trio
 from reconciler.control.client import environment_digest
 from reconciler.errors import UsageError
 from reconciler.model import Key
+from reconciler.values import one_line
 
 T = TypeVar("T")
 
@@ -176,8 +177,8 @@ def apply_call(body: Data) -> ApplyCall:
     return ApplyCall(
         approve=_strings(body, "approve"),
         take_over=_get(body, "take_over", bool, False),
-        author=_get(body, "author", str, None),
-        commit=_get(body, "commit", str, None),
+        author=_line(body, "author"),
+        commit=_line(body, "commit"),
         wait=_get(body, "wait", bool, True),
     )
 
@@ -221,6 +222,14 @@ def _get(body: Data, name: str, kind: type[T], default: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UsageError(f'cannot read the request: "{name}" must be of type {kind.__name__}')
     return value
+
+
+def _line(body: Data, name: str) -> str | None:
+    text: str | None = _get(body, name, str, None)
+    try:
+        return one_line(text) if text else None
+    except ValueError as err:
+        raise UsageError(f'cannot read the request: "{name}": {err}') from err
 
 
 def _strings(body: Data, name: str) -> tuple[str, ...]:

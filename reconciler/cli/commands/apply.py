@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reconciler.cli.options import Number, file_option, json_option
+from reconciler.cli.options import Line, Number, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, UsageError
 
@@ -35,8 +35,8 @@ INTERRUPTED = 130
 @click.option(
     "--no-wait", is_flag=True, help="Do not wait until the result is confirmed (where a supervisor watches it)."
 )
-@click.option("--author", metavar="NAME", help="Who wants it, for the history.")
-@click.option("--commit", metavar="ID", help="The commit that it comes from, for the history.")
+@click.option("--author", type=Line(), metavar="NAME", help="Who wants it, for the history.")
+@click.option("--commit", type=Line(), metavar="ID", help="The commit that it comes from, for the history.")
 @click.pass_obj
 def apply_command(
     session: Session,
@@ -117,7 +117,7 @@ async def apply(
 @click.argument("number", required=False, type=Number(1), metavar="[N]")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--approve", metavar="KEY", multiple=True, help="Grant the destruction of KEY.")
-@click.option("--author", metavar="NAME", help="Who wants it, for the history.")
+@click.option("--author", type=Line(), metavar="NAME", help="Who wants it, for the history.")
 @click.pass_obj
 def rollback_command(
     session: Session, as_json: bool, number: int | None, yes: bool, approve: tuple[str, ...], author: str | None
@@ -309,9 +309,22 @@ def granted(approve: tuple[str, ...], take_over: bool) -> Approvals:
     return Approvals(keys=keys, take_over=take_over)
 
 
-def who(session: Session) -> str | None:
-    """The user in whose name this runs, for the history."""
-    return session.environ.get("SUDO_USER") or session.environ.get("USER") or session.environ.get("LOGNAME")
+def who(session: Session) -> str:
+    """The user in whose name this runs, for the history: as the environment says, else as the system knows its number."""
+    from reconciler.values import one_line
+
+    for name in ("SUDO_USER", "USER", "LOGNAME"):
+        try:
+            return one_line(session.environ.get(name, ""))
+        except ValueError:
+            continue  # unset, or nothing that could be printed
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def remember(session: Session, loaded: Loaded) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from reconciler.cli.options import file_option, json_option
+from reconciler.cli.options import Line, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import DocumentError, TerminalError
 
@@ -61,11 +61,11 @@ def start_command(session: Session, as_json: bool) -> int:
 @service_command.command("stop", short_help="Stop it until a start.")
 @file_option
 @json_option
-@click.option("--why", default="", help="The reason, for those who look at it later.")
+@click.option("--why", type=Line(), metavar="TEXT", help="The reason, for those who look at it later.")
 @click.pass_obj
-def stop_command(session: Session, as_json: bool, why: str) -> int:
+def stop_command(session: Session, as_json: bool, why: str | None) -> int:
     """Stop the service until a start, or a change of the `service` section."""
-    return session.run(act, verb="stop", why=why, as_json=as_json)
+    return session.run(act, verb="stop", why=why or "", as_json=as_json)
 
 
 @service_command.command("restart", short_help="Restart it, with its drain.")
@@ -111,7 +111,7 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
 
     host = session.host()
     world = world_without_secrets(session)
-    person = who(session) or "somebody"
+    person = who(session)
     engine = session.engine(lambda _progress: None, f"openclaw service {verb}")
     lock = WriterLock(host.state.lock, command=f"openclaw service {verb}", now=engine.now)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,9 +12,14 @@ from pathlib import Path
 import click
 import pytest
 
+from reconciler.cli.commands.apply import who
 from reconciler.cli.main import cli, main
 from reconciler.cli.options import Number
+from reconciler.cli.session import Session
+from reconciler.cli.supervisor import Silent
+from reconciler.control.calls import apply_call
 from reconciler.engine.lock import WriterLock
+from reconciler.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +144,49 @@ def test_a_line_of_the_log_that_is_nested_too_deeply_is_shown_as_it_stands(shell
     logs.mkdir(parents=True)
     (logs / "openclaw-2026-01-01.log").write_text("[" * 5000 + "\n")
     assert shell("logs").out == "[" * 5000 + "\n"
+
+
+@pytest.mark.req("PLAN-8")
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a\nb", "U+000A, which is not printable"),
+        ("\x1b[31mred", "U+001B, which is not printable"),
+        ("left\u202eright", "U+202E, which is not printable"),
+        ("a\u2028b", "U+2028, which is not printable"),
+        ("a\udcffb", "U+DCFF, which is not printable"),
+        ("x" * 201, "it has 201 characters, at most 200 are kept"),
+        (" ", "it is empty"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words", [("apply", "--author"), ("apply", "--commit"), ("rollback", "--author"), ("service", "stop", "--why")]
+)
+def test_what_the_history_keeps_is_fit_to_be_printed(
+    shell: Shell, words: tuple[str, ...], text: str, problem: str
+) -> None:
+    said = shell(*words, text)
+    assert (said.code, said.out) == (64, "")
+    assert f"invalid value for '{words[-1]}'" in said.err
+    assert problem in said.err
+    with pytest.raises(UsageError, match=r"cannot read the request: \"author\": it "):
+        apply_call({"author": text})
+
+
+@pytest.mark.req("PLAN-8")
+@pytest.mark.parametrize(
+    ("environ", "name"),
+    [
+        ({"USER": "Zoë"}, "Zoë"),
+        ({"SUDO_USER": "ada", "USER": "root"}, "ada"),
+        ({"USER": "a\nb", "LOGNAME": "ada"}, "ada"),
+        ({"USER": "", "LOGNAME": "\x1b"}, pwd.getpwuid(os.getuid()).pw_name),
+        ({}, pwd.getpwuid(os.getuid()).pw_name),
+    ],
+)
+def test_somebody_has_a_name(environ: dict[str, str], name: str) -> None:
+    session = Session(environ={"HOME": "/", **environ}, directory="/", console=Silent(), kinds=tuple)
+    assert who(session) == name
 
 
 def test_without_a_document_it_is_said_where_one_comes_from(shell: Shell) -> None:
