@@ -54,8 +54,10 @@ class Loaded:
     cached: bool = False
     _tree: list[MappingNode] = field(default_factory=list, repr=False, compare=False)
 
-    def locate(self, path: DocumentPath) -> Position | None:
+    def locate(self, path: DocumentPath, *, value: bool = False) -> Position | None:
         """Where the document sets `path`, or its nearest parent that is set; None when not even its section is.
+
+        That is the name, which tells a reader more; with `value` what stands behind it, as in all problems.
 
         The text is masked where it holds a literal that could be a secret. A field that the environment sets has the file
         `environment NAME` and line 0.
@@ -65,7 +67,7 @@ class Loaded:
         node, name, found = find(self._root(), path)
         if found == 0 and path:
             return None
-        place = node if name is None or (isinstance(node, Scalar) and node.line == 0) else name
+        place = node if value or name is None or (isinstance(node, Scalar) and node.line == 0) else name
         if place.line == 0:
             return Position(file=place.source.name, line=0, column=0, text="")
         text, _ = place.source.shown(place.line, place.column)

@@ -235,6 +235,8 @@ class _Composer:
         self.stack: list[Mapping | Sequence] = []
         # For each open mapping: the name that waits for its value (None: a name comes next) and whether to drop the pair.
         self.names: list[Scalar | None] = []
+        # By what each open collection but the first hangs in the one around it.
+        self.outer: list[str | int | None] = []
         self.dropped: list[bool] = []
         self.anchors: dict[str, Node] = {}
         self.open_anchors: dict[str, int] = {}
@@ -331,6 +333,8 @@ class _Composer:
             self._stop(line, column, "too_deep", f"read more than {MAX_DEPTH} levels, one inside the other")
         node = kind(self.source, line, column)
         node.flow = bool(event.flow_style)
+        if self.stack:
+            self.outer.append(self._part())
         self._add(node, None)
         self.stack.append(node)
         self.names.append(None)
@@ -344,6 +348,8 @@ class _Composer:
         node.end_line, node.end_column = event.end_mark.line + 1, event.end_mark.column + 1
         self.names.pop()
         self.dropped.pop()
+        if self.outer:
+            self.outer.pop()
         anchor = self.frame_anchors.pop()
         if anchor:
             self.open_anchors.pop(anchor, None)
@@ -496,7 +502,7 @@ class _Composer:
 
     def _awaits_secret(self) -> bool:
         """Whether the value that comes next stands below a name that says secret."""
-        return any(name is not None and isinstance(name.value, str) and hides(name.value) for name in self.names)
+        return any(isinstance(part, str) and hides(part) for part in (*self.outer, self._part()))
 
     def _decorated_secret(self, event: Any, line: int, column: int) -> None:
         """A secret that begins with `&` or `!` reads as an anchor or a tag; as such it must not be shown either."""
@@ -516,13 +522,16 @@ class _Composer:
     # -- problems --
 
     def _path(self) -> str:
-        parts: list[str | int] = []
-        for node, name in zip(self.stack, self.names, strict=True):
-            if isinstance(node, Sequence):
-                parts.append(len(node.items))
-            elif name is not None and name.value:
-                parts.append(name.value)
-        return safe(join_path(tuple(parts))) if parts else ""
+        return safe(join_path(tuple(part for part in (*self.outer, self._part()) if part is not None)))
+
+    def _part(self) -> str | int | None:
+        """By what the next node hangs in the innermost open collection; None for a name, and for what has none of use."""
+        if not self.stack:
+            return None
+        if isinstance(node := self.stack[-1], Sequence):
+            return len(node.items)
+        name = self.names[-1]
+        return name.value or None if name is not None else None
 
     def _report(self, line: int, column: int, code: str, message: str, *, expected: str = "", hint: str = "") -> None:
         if len(self.problems) < 1000:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from reconciler.desired import SecretRef
@@ -81,7 +82,12 @@ def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds:
     found = references(loaded.desired.canonical)
     try:
         return resolve_references(
-            found, environ, salt=salt, directory=_directory(loaded), locate=loaded.locate, seconds=seconds
+            found,
+            environ,
+            salt=salt,
+            directory=_directory(loaded),
+            locate=partial(loaded.locate, value=True),
+            seconds=seconds,
         )
     except DocumentError as err:
         from reconciler.document.problems import safe

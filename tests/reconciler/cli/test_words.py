@@ -270,6 +270,24 @@ def test_config_set_names_the_file_that_it_wrote(shell: Shell) -> None:
     assert shell("config", "get", "logging.max_file").out == "2097152\n"
 
 
+@pytest.mark.req("DOC-2")
+@pytest.mark.parametrize("words", [("validate",), ("config", "set", "logging.level", "warn")])
+def test_a_problem_names_the_file_as_the_operator_does_and_the_whole_path(shell: Shell, words: tuple[str, ...]) -> None:
+    Path("openclaw.yaml").write_text("version: 1\nlogging:\n  level: !!str info\n")
+    said = shell(*words)
+    assert said.code == 78
+    assert said.err.startswith("openclaw.yaml:3:10: cannot use the tag !!str: tags are not supported\n")
+    assert "\n  at: logging.level\n" in said.err
+
+
+@pytest.mark.req("DOC-2")
+def test_problems_point_at_the_value_whether_it_is_invalid_or_unresolved(shell: Shell) -> None:
+    document = Path("openclaw.yaml")
+    for value, code in (("{file: nope}", "validate --resolve"), ("5", "validate")):
+        document.write_text(f"version: 1\ngateway:\n  auth:\n    token: {value}\n")
+        assert shell(*code.split()).err.startswith("openclaw.yaml:4:12: cannot ")
+
+
 @pytest.mark.req("DOC-3")
 def test_config_set_says_what_the_environment_sets_instead(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     shell("init", "--port", "18989")
