@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from reconciler.cli.commands.completion import setting_paths
 from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import DocumentError, UsageError
@@ -20,7 +21,7 @@ def config_command() -> None:
 @config_command.command("get", short_help="Print the value at PATH.")
 @file_option
 @json_option
-@click.argument("path")
+@click.argument("path", shell_complete=setting_paths)
 @click.pass_obj
 def get_command(session: Session, as_json: bool, path: str) -> int:
     """Print the value at PATH, with defaults and the environment applied."""
@@ -37,7 +38,7 @@ def get_command(session: Session, as_json: bool, path: str) -> int:
 @config_command.command("explain", short_help="Say where the value at PATH comes from.")
 @file_option
 @json_option
-@click.argument("path")
+@click.argument("path", shell_complete=setting_paths)
 @click.pass_obj
 def explain_command(session: Session, as_json: bool, path: str) -> int:
     """Say where the value at PATH comes from: the environment, a line of the document, or a default."""
@@ -54,7 +55,7 @@ def explain_command(session: Session, as_json: bool, path: str) -> int:
 
 @config_command.command("set", short_help="Set PATH to VALUE in the document.")
 @file_option
-@click.argument("path")
+@click.argument("path", shell_complete=setting_paths)
 @click.argument("value")
 @click.pass_obj
 def set_command(session: Session, path: str, value: str) -> int:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from typing import TYPE_CHECKING
 
 import click
 
+from reconciler.cli.commands.completion import output_names
 from reconciler.cli.options import PORT, file_option, json_option
 from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, DocumentError, NotPermittedError, OpenClawError, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.document.load import Loaded
 
 DEFAULT_PORT = 18789
 # 48 hexadecimal digits, as the real product generates them.
@@ -76,6 +81,8 @@ def validate_command(session: Session, as_json: bool, resolve: bool) -> int:
             raise
         console.out(json_text(validate_json(err.problems)))
         return err.exit_code
+    for text in open_secrets(loaded, session):
+        console.err(f"note: {text}\n")
     if as_json:
         console.out(json_text(validate_json(())))
     else:
@@ -83,8 +90,25 @@ def validate_command(session: Session, as_json: bool, resolve: bool) -> int:
     return 0
 
 
+def open_secrets(loaded: Loaded, session: Session) -> list[str]:
+    """A text for each file of a secret that other users may read or change."""
+    from reconciler.document.secrets import secret_files
+
+    found = []
+    for path in dict.fromkeys(secret_files(loaded, session.environ)):
+        try:
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+        except OSError:
+            continue  # `--resolve` says why
+        if mode & 0o077:
+            relative = os.path.relpath(path, session.directory)
+            name = path if relative.startswith("..") else relative
+            found.append(f'other users may use the secret file "{name}" (mode {mode:04o}); chmod 600 keeps them out')
+    return found
+
+
 @click.command("schema")
-@click.argument("name", required=False, default="document")
+@click.argument("name", required=False, default="document", shell_complete=output_names)
 @click.pass_obj
 def schema_command(session: Session, name: str) -> int:
     """Print the JSON Schema of the document, or of an output: plan, apply, status, history, ..."""

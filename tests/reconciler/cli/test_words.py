@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from reconciler.cli.commands.apply import who
 from reconciler.cli.main import cli, main
@@ -268,6 +269,49 @@ def test_config_set_names_the_file_that_it_wrote(shell: Shell) -> None:
     assert common.read_text() == 'logging: {redact: "tools"}\n'
     assert shell("config", "get", "logging.redact").out == "tools\n"
     assert shell("config", "get", "logging.max_file").out == "2097152\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "offered"),
+    [
+        (["schema"], "pl", ["plan"]),
+        (["schema"], "do", ["document"]),
+        (
+            ["config", "get"],
+            "gateway.au",
+            ["gateway.auth", "gateway.auth.mode", "gateway.auth.token", "gateway.auth.password"],
+        ),
+        (["config", "set"], "logging.console.", ["logging.console.level", "logging.console.style"]),
+        (["config", "explain"], "auth.profiles.any.exp", ["auth.profiles.any.expires"]),
+        (["config", "get"], "tunnels.office.ident", ["tunnels.office.identity"]),
+        (["config", "get"], "nothing.of", []),
+        (["config", "get"], "gateway.port.", []),
+    ],
+)
+def test_a_shell_is_offered_names_of_outputs_and_paths_of_settings(
+    words: list[str], begun: str, offered: list[str]
+) -> None:
+    found = ShellComplete(cli, {}, "openclaw", "_OPENCLAW_COMPLETE").get_completions(words, begun)
+    assert [item.value for item in found] == offered
+
+
+def test_a_shell_is_offered_every_section(shell: Shell) -> None:
+    found = ShellComplete(cli, {}, "openclaw", "_OPENCLAW_COMPLETE").get_completions(["config", "get"], "")
+    assert {"service", "gateway", "logging", "policy", "tunnels"} <= {item.value for item in found}
+
+
+@pytest.mark.req("DOC-4")
+def test_a_secret_file_that_others_may_read_is_noted(shell: Shell) -> None:
+    shell("init", "--port", "18989")
+    assert shell("validate").err == ""
+    token = Path(".openclaw-token")
+    token.chmod(0o640)
+    for words in (("validate",), ("validate", "--resolve", "--json")):
+        said = shell(*words)
+        assert (said.code, said.err) == (
+            0,
+            'note: other users may use the secret file ".openclaw-token" (mode 0640); chmod 600 keeps them out\n',
+        )
 
 
 @pytest.mark.req("DOC-2")
