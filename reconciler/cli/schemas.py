@@ -148,7 +148,8 @@ OUTPUTS: Final[dict[str, Schema]] = {
     ),
     "history": _output(
         "history",
-        "The generations that were in force, newest first",
+        "The generations that were in force, newest first, and the number of the one that is",
+        in_force=_MAYBE_WHOLE,
         generations=_list(
             _object(
                 number=_WHOLE,

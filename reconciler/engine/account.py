@@ -12,7 +12,7 @@ from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.journal import Journal
 from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wanted
-from reconciler.model import ABSENT, Condition, Generation, Impact, Key, Result, Status
+from reconciler.model import ABSENT, Condition, Impact, Key, Status
 from reconciler.planning.differences import differences
 from reconciler.values import same
 
@@ -102,15 +102,6 @@ def record_health(journal: Journal, window: Window, verdict: Verdict, at: float)
                 ),
                 at,
             )
-
-
-def in_force(journal: Journal) -> Generation | None:
-    """The generation that stays in force instead of a document that is held back; None where none was ever confirmed."""
-    newest = journal.last_generation()
-    # One whose window is still open took the document's place a moment ago; what was confirmed before it is past.
-    if newest is not None and newest.result is Result.VERIFYING and journal.quarantined(newest.digest) is None:
-        return newest
-    return journal.last_confirmed()
 
 
 def restarts_since(journal: Journal, since: float) -> int:

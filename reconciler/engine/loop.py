@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import trio
 
-from reconciler.engine import account
 from reconciler.engine.backoff import Backoff, failed, held
 from reconciler.engine.engine import Engine, Source
 from reconciler.engine.execute import StepResult
@@ -254,7 +253,7 @@ class Loop:
         if rejected is None:
             return None
         self._say("held_back", f"the document is held back: {rejected.reason}")
-        instead = account.in_force(journal)
+        instead = journal.in_force()
         if instead is None:
             raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
         return instead.number

@@ -218,6 +218,14 @@ class Journal:
         """The newest generation whose verify window ended well: what a rollback goes back to."""
         return _first(self._generations("WHERE result = ? ORDER BY number DESC LIMIT 1", Result.CONFIRMED.value))
 
+    def in_force(self) -> Generation | None:
+        """The generation that the host is kept at by whoever watches; None where none was ever confirmed."""
+        newest = self.last_generation()
+        # One whose window is still open took the place of the one before it a moment ago, unless it is held back already.
+        if newest is not None and newest.result is Result.VERIFYING and self.quarantined(newest.digest) is None:
+            return newest
+        return self.last_confirmed()
+
     def record_generation(
         self,
         *,

@@ -30,6 +30,8 @@ def test_the_supervisor_leaves_a_rollback_alone_until_the_document_changes(site:
     assert site.config()["logging"]["level"] == "info"
     assert [item["result"] for item in site.generations()] == ["confirmed", "confirmed", "confirmed"]
     assert site.generations()[0]["cause"] == "rollback to 1"
+    assert site.run("history", "--json").json["in_force"] == 3
+    assert [line[0] for line in site.run("history").out.splitlines()] == ["*", " ", " "]
     assert "held back" in site.run("status").out
     assert "held back" in site.run("plan").err
     # What is compared with the host is what stays in force, so that the state that is wanted shows as well.

@@ -53,6 +53,7 @@ def test_a_key_that_does_not_fit_is_rolled_back_and_the_corrected_document_appli
     assert site.document.read_text() == bad
     newest = site.generations()[0]
     assert newest["result"] == "rolled-back"
+    assert site.run("history", "--json").json["in_force"] == 1
     assert newest["reason"]
     why = site.run("why", "service/gateway").out
     assert "rolled-back" in why

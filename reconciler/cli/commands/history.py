@@ -29,15 +29,16 @@ def history_command(session: Session, as_json: bool, limit: int | None) -> int:
     from reconciler.cli.render.text import json_text
 
     generations: tuple[Generation, ...] = ()
-    lost = None
+    lost, in_force = None, None
     if (journal := session.reader()) is not None:
         with journal:
-            generations, lost = journal.generations(limit), journal.history_lost
+            generations, lost, kept = journal.generations(limit), journal.history_lost, journal.in_force()
+            in_force = kept.number if kept is not None else None
     console = session.console
     if as_json:
-        console.out(json_text(history_json(generations)))
+        console.out(json_text(history_json(generations, in_force)))
     else:
-        console.out(history_text(generations, colour=console.terminal.colour))
+        console.out(history_text(generations, in_force, colour=console.terminal.colour))
     if lost is not None:
         console.err(f"note: the earlier history is lost: {lost}\n")
     return 0

@@ -109,7 +109,6 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
         DocumentError: it is not valid, and there is no generation to show instead.
     """
     from reconciler.cli.commands.plan import held_back
-    from reconciler.engine.account import in_force
     from reconciler.engine.engine import PROVISIONAL_SALT
     from reconciler.errors import DocumentError
     from reconciler.model import Note
@@ -119,7 +118,7 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
     try:
         goal = runtime.source(session.load())(salt)
     except DocumentError as err:
-        last = in_force(journal) if journal is not None else None
+        last = journal.in_force() if journal is not None else None
         if last is None:
             raise
         note = Note(
@@ -132,7 +131,7 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
             # The same references give nothing in both; of the document it is known where they stand.
             raise err from None
     held = held_back(journal, goal) if journal is not None else ()
-    instead = in_force(journal) if journal is not None and held else None
+    instead = journal.in_force() if journal is not None and held else None
     return runtime.goal_of(instead)[0] if instead is not None else goal, held
 
 

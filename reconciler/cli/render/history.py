@@ -12,10 +12,11 @@ from reconciler.values import dump, join_path, public, same
 Change = tuple[str, Value, Value]
 
 
-def history_json(generations: Sequence[Generation]) -> dict[str, Any]:
+def history_json(generations: Sequence[Generation], in_force: int | None) -> dict[str, Any]:
     """What `openclaw history --json` prints (schema `openclaw.history/1`), newest first."""
     return {
         "schema": "openclaw.history/1",
+        "in_force": in_force,
         "generations": [
             {
                 "number": item.number,
@@ -32,8 +33,8 @@ def history_json(generations: Sequence[Generation]) -> dict[str, Any]:
     }
 
 
-def history_text(generations: Sequence[Generation], *, colour: bool) -> str:
-    """What `openclaw history` prints."""
+def history_text(generations: Sequence[Generation], in_force: int | None, *, colour: bool) -> str:
+    """What `openclaw history` prints; the generation in force has a star."""
     if not generations:
         return "No generations: nothing was applied yet.\n"
     lines = []
@@ -42,7 +43,8 @@ def history_text(generations: Sequence[Generation], *, colour: bool) -> str:
         by = f" by {item.author}" if item.author else ""
         commit = f", commit {item.commit}" if item.commit else ""
         result = paint(item.result.value, "green" if good else "yellow", colour)
-        lines.append(f"{item.number:>5}  {item.at}  {result}  {item.cause}{by}{commit}  {item.digest[:12]}")
+        mark = "*" if item.number == in_force else " "
+        lines.append(f"{mark}{item.number:>4}  {item.at}  {result}  {item.cause}{by}{commit}  {item.digest[:12]}")
         if item.reason:
             lines.append(f"       {item.reason}")
     return "\n".join(lines) + "\n"

@@ -18,7 +18,6 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from reconciler.engine import account
 from reconciler.engine.engine import Engine
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.requests import Outcome, Request
@@ -233,7 +232,7 @@ class Campaign(RuleBasedStateMachine):
             return 0, False
         digest = self._digest(document)
         with self._reader() as journal:
-            instead = account.in_force(journal)
+            instead = journal.in_force()
             held_back = journal.quarantined(digest) is not None and (instead is None or instead.digest != digest)
             return len(journal.runs()), held_back
 
