@@ -14,7 +14,7 @@ from reconciler.engine.requests import Progress, Report
 from reconciler.host import Host
 from reconciler.journal import Journal
 from reconciler.kinds import Kind
-from reconciler.model import Generation, Note
+from reconciler.model import Generation, Note, Position
 
 if TYPE_CHECKING:
     from reconciler.document.load import Loaded
@@ -83,7 +83,8 @@ class Runtime:
             self.host.environ,
             salt=self.salt(),
             directory=os.path.dirname(self.document),
-            locate=lambda _path: None,
+            # The text that it stands in is not at hand.
+            locate=lambda _path: Position(file=f"generation {generation.number}", line=0, column=0, text=""),
         )
         goal = goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
         return goal, rotated(generation, found, secrets)

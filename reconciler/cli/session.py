@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reconciler.host import Host
     from reconciler.journal import Journal
     from reconciler.kinds import Kind
+    from reconciler.model import Generation
 
 
 class WindowKeeper(Protocol):
@@ -98,9 +99,55 @@ class Session:
             return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
         except DocumentError as err:
             if not os.path.lexists(self.document):
-                here = "" if self.file or self.environ.get("OPENCLAW_FILE") else "there is no ./openclaw.yaml either; "
-                err.hint = f"{here}`openclaw init` writes a first document, --file names another"
+                err.hint = self._where_else()
             raise
+
+    @property
+    def _unnamed(self) -> bool:
+        return not (self.file or self.environ.get("OPENCLAW_FILE"))
+
+    def _where_else(self) -> str:
+        """What to do where there is no document."""
+        owner = self._owner() if self._unnamed else None
+        if owner is not None:
+            return f'the state directory "{self.host().state.root}" belongs to {owner}: name it by --file'
+        here = "there is no ./openclaw.yaml either; " if self._unnamed else ""
+        return f"{here}`openclaw init` writes a first document, --file names another"
+
+    def _owner(self) -> str | None:
+        """The document that the state directory belongs to, as far as that can be told."""
+        try:
+            journal = self.reader()
+        except OpenClawError:
+            return None
+        if journal is None:
+            return None
+        with journal:
+            return journal.document
+
+    def settle(self) -> None:
+        """Takes the document that the state directory belongs to, where nobody named one and none lies in its usual places.
+
+        For commands about what was applied: they tell and do what they can from any directory, and when it is gone.
+        """
+        if self._unnamed and not os.path.lexists(self.document):
+            self.file = self._owner()
+
+    def check_owner(self) -> None:
+        """Called before anything is done, and before secrets are looked for in the directory of the wrong document.
+
+        Raises:
+            BlockedError: this state directory belongs to another document.
+        """
+        if (journal := self.own_reader()) is not None:
+            journal.close()
+
+    def last_confirmed(self) -> Generation | None:
+        """The generation that was confirmed last, None where there is none."""
+        if (journal := self.reader()) is None:
+            return None
+        with journal:
+            return journal.last_confirmed()
 
     def reader(self) -> Journal | None:
         """The journal for reading, None where nothing was ever applied."""

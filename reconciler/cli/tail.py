@@ -16,7 +16,7 @@ from typing import Any
 from reconciler.cli.console import Console
 from reconciler.cli.render.text import paint
 from reconciler.cli.session import Session
-from reconciler.errors import OpenClawError, UsageError
+from reconciler.errors import DocumentError, OpenClawError, UsageError
 from reconciler.values import parse_json
 
 LEVELS = ("fatal", "error", "warn", "info", "debug", "trace")
@@ -167,10 +167,18 @@ def _read_file(path: str, position: Position) -> Iterator[Line]:
 
 
 def directory_of(session: Session) -> str:
-    """Where the logs of this document's gateway lie."""
-    loaded = session.load()
+    """Where the logs of this document's gateway lie; where it is not valid, or gone, those of the generation in force."""
+    session.settle()
+    try:
+        desired = session.load().desired
+    except DocumentError:
+        from reconciler.engine.goal import desired_of
+
+        if (last := session.last_confirmed()) is None:
+            raise
+        desired = desired_of(last)
     host = session.host()
-    declared = loaded.desired.logging.directory if loaded.desired.logging is not None else None
+    declared = desired.logging.directory if desired.logging is not None else None
     if declared is None:
         return str(host.state.logs)
     from resources.service.spec import expand_path

@@ -92,6 +92,7 @@ async def apply(
         if found.actions:
             expected, digest = found, plan_digest(found)
     loaded = session.load()
+    session.check_owner()
     runtime = session.runtime()
     request = Request(
         cause="commit" if commit is not None else "apply",
@@ -136,6 +137,8 @@ async def rollback(
     from reconciler.engine.requests import Request
     from reconciler.model import Result
 
+    session.settle()
+    session.check_owner()
     journal = session.journal()
     with journal:
         good = [item for item in journal.generations() if item.result is Result.CONFIRMED]
@@ -186,8 +189,7 @@ def present_digest(session: Session, runtime: Runtime) -> str | None:
     try:
         return runtime.source(session.load())(runtime.salt()).digest
     except DocumentError:
-        with session.journal() as journal:
-            last = journal.last_confirmed()
+        last = session.last_confirmed()
         return last.digest if last is not None else None
 
 

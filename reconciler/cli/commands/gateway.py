@@ -148,8 +148,9 @@ def _place(session: Session) -> Address:
     from resources.gateway_config.running import address
     from resources.gateway_config.store import read_config
 
+    session.settle()
     root = read_config(session.host().state.config).root
-    journal = session.reader()
+    journal = session.own_reader()
     if journal is None and root is None:
         # Whoever listens on the default port is a stranger.
         raise UnreachableError(

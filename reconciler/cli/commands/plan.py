@@ -96,10 +96,10 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
 
     loaded = session.load()
     runtime = session.runtime()
-    source = await trio.to_thread.run_sync(runtime.source, loaded)
-    engine = runtime.engine()
     journal = session.own_reader()
+    engine = runtime.engine()
     try:
+        source = await trio.to_thread.run_sync(runtime.source, loaded)
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
         notes = (*notes_of(session, journal), *(held_back(journal, goal) if journal is not None else ()))
         planned = await engine.plan(goal, journal, notes=notes)

@@ -81,6 +81,7 @@ async def status(session: Session, *, as_json: bool) -> int:
     """Observes the service and prints it."""
     from resources.service.control import service_status
 
+    session.settle()
     world = world_without_secrets(session)
     _print(session, {**await service_status(world), "drift": await _drift(session)}, as_json)
     return 0
@@ -109,6 +110,8 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     from reconciler.model import Key
     from resources.service import control
 
+    session.settle()
+    session.check_owner()
     host = session.host()
     world = world_without_secrets(session)
     person = who(session)

@@ -53,6 +53,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     from reconciler.planning.conditions import conditions
     from reconciler.planning.differences import differences
 
+    session.settle()
     runtime = session.runtime()
     journal = session.own_reader()
     try:

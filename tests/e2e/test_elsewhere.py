@@ -1,0 +1,82 @@
+"""Commands that are called from another directory than the document's, for another document, or when it is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.beds.site import Site
+
+pytestmark = pytest.mark.real
+
+APPLIED = (
+    ["status"],
+    ["why", "service/gateway"],
+    ["service", "status"],
+    ["service", "restart"],
+    ["logs"],
+    ["gateway", "health"],
+    ["history"],
+    ["diff", "1", "2"],
+)
+
+
+def two_generations(site: Site) -> None:
+    """Applied with a secret whose file lies beside the document."""
+    text = site.write(verify="0s").replace("{env: E2E_TOKEN}", "{file: token}")
+    (site.home / "token").write_text("e2e-token-0123456789abcdef0123456789abcdef\n")
+    site.write(text)
+    site.apply()
+    site.edit("level: info", "level: debug")
+    site.apply()
+
+
+@pytest.mark.req("PLAN-12", "PLAN-17")
+@pytest.mark.parametrize("gone", [False, True], ids=["elsewhere", "gone"])
+def test_what_was_applied_can_be_asked_for_and_served_from_anywhere(site: Site, tmp_path: Path, gone: bool) -> None:
+    two_generations(site)
+    if gone:
+        site.document.unlink()
+    for argv in APPLIED:
+        answer = site.run(*argv, cwd=tmp_path)
+        assert answer.code == 0, (argv, answer)
+        assert ".config" not in answer.out + answer.err
+    assert ("generation 2 stays in force" in site.run("status", cwd=tmp_path).out) == gone
+    back = site.run("rollback", "1", "--yes", cwd=tmp_path)
+    assert back.code == 0, back
+    assert site.level() == "info"
+
+
+@pytest.mark.req("DOC-9", "PLAN-17")
+@pytest.mark.parametrize("argv", [["plan"], ["apply", "--yes"], ["drift"], ["validate"], ["config", "get", "version"]])
+def test_what_needs_the_document_names_the_one_of_the_state_directory(
+    site: Site, tmp_path: Path, argv: list[str]
+) -> None:
+    two_generations(site)
+    answer = site.run(*argv, cwd=tmp_path)
+    assert (answer.code, answer.out) == (78, "")
+    assert f'hint: the state directory "{site.state}" belongs to {site.document}: name it by --file' in answer.err
+
+
+@pytest.mark.req("PLAN-17")
+def test_another_document_is_refused_before_anything_is_done_or_read(site: Site, tmp_path: Path) -> None:
+    two_generations(site)
+    pid = site.gateway_pid()
+    other = tmp_path / "other.yaml"
+    # Its token lies nowhere: that nobody looks for it is seen by the exit code.
+    other.write_text(site.document.read_text())
+    commands = (["service", "stop"], ["service", "restart"], ["rollback", "1", "--yes"], ["gateway", "health"])
+    for argv in (*commands, ["plan"], ["apply", "--yes"], ["status"]):
+        refused = site.run(*argv, "--file", str(other))
+        assert refused.code == 3, (argv, refused)
+        assert f"belongs to the document {site.document}" in refused.err
+    assert site.gateway_pid() == pid
+
+
+def test_a_secret_of_a_generation_that_cannot_be_had_is_named_with_it(site: Site) -> None:
+    two_generations(site)
+    (site.home / "token").unlink()
+    answer = site.run("rollback", "1", "--yes")
+    assert answer.code == 78
+    assert answer.err.startswith("generation 1: cannot read the secret file 'token'")
