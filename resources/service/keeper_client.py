@@ -314,7 +314,9 @@ async def look(host: Host) -> Seen:
             records = await trio.to_thread.run_sync(read_children, host)
             silent = await trio.to_thread.run_sync(_silent_holder, host)
         except OSError as err:
-            raise TemporaryError(f"cannot read what the keeper left: {shortage(err) or err.strerror}") from err
+            if what := shortage(err):
+                raise TemporaryError(f"cannot read what the keeper left: {what}") from err
+            raise
         return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records}, silent=silent)
     except KeeperRefused as err:
         raise TemporaryError(err.message, hint=err.hint) from err
