@@ -229,7 +229,9 @@ class Engine:
                     last = await _thread(self.journal().last_generation)
                     kept = last is not None and last.digest == window.goal.digest
                     reason = "another run took its place" if kept else "another document took its place"
-                    await self.end_run(window, Result.SUPERSEDED, reason)
+                    # Another try of the same generation goes on with it.
+                    its = kept and last is not None and last.number == window.generation
+                    await self.end_run(replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)
                     outcome = replace(window.outcome(Result.SUPERSEDED, reason), in_force=kept)
                 else:
                     outcome = await self.settle(window, verdict)
@@ -507,7 +509,9 @@ class Engine:
 
     def _record(self, goal: Goal, request: Request, journal: Journal, result: Result) -> int:
         newest = journal.last_generation()
-        tried = newest is not None and newest.result is Result.PARTIAL and newest.digest == goal.digest
+        tried = (
+            newest is not None and newest.result in (Result.PARTIAL, Result.VERIFYING) and newest.digest == goal.digest
+        )
         if newest is not None and tried and newest.texts == goal.texts:
             # Another try of the same: a failure that lasts must not push what was good out of the history.
             journal.set_generation_result(newest.number, result)

@@ -61,7 +61,8 @@ class Outcome:
         if self.stopped or any(step.result == "stopped" for step in self.steps):
             return 130
         good = self.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
-        return 0 if good and self.in_force else 1
+        whole = all(step.result == "done" for step in self.steps)
+        return 0 if good and self.in_force and whole else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,8 +221,9 @@ class Journal:
     def in_force(self) -> Generation | None:
         """The generation that the host is kept at by whoever watches; None where none was ever confirmed."""
         newest = self.last_generation()
-        # One whose window is still open took the place of the one before it a moment ago, unless it is held back already.
-        if newest is not None and newest.result is Result.VERIFYING and self.quarantined(newest.digest) is None:
+        # One that is still watched, or still tried, took the place of the one before it, unless it is held back already.
+        applied = newest is not None and newest.result in (Result.VERIFYING, Result.PARTIAL)
+        if newest is not None and applied and self.quarantined(newest.digest) is None:
             return newest
         return self.last_confirmed()
 

@@ -56,11 +56,12 @@ SERVICE = Key("service", "gateway")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What `plan` needs of one look. `loaded` None: no gateway of ours answers."""
+    """What `plan` needs of one look. `loaded` None: no gateway of ours answers; `silent` says so of one that is there."""
 
     file: File
     kept: Kept = field(default_factory=dict, repr=False)
     loaded: Loaded | None = None
+    silent: str | None = None
 
 
 class GatewayConfigKind:
@@ -96,7 +97,7 @@ class GatewayConfigKind:
         if blocked := _blocked(step, seen):
             return KindPlan(blocked=(blocked,))
         write = _write(step, seen)
-        return KindPlan(actions=(write, *_reload(step, seen, write)))
+        return KindPlan(actions=(write, *_reload(step, seen, write)), blocked=_mute(step, seen))
 
     async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
         """See `Kind.apply`. Cancelled, a write is done whole or not at all; a reload may or may not have come through."""
@@ -137,17 +138,17 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
         return Observation(key=wanted.key, unknown=err.message)
     fields = observed(file.root, _known(wanted), world.secrets)
     spec: ConfigSpec | None = wanted.resource.spec if wanted.resource is not None else None
-    loaded = None
+    loaded, silent = None, None
     if spec is not None and spec.runtime == "builtin" and file.text is not None:
         try:
             loaded = await ask(address(file.root, spec, world))
         except OpenClawError as err:
-            return Observation(key=wanted.key, unknown=err.message)
+            silent = err.message
     shown = {"path": str(file.path), "hash": file.digest, "loaded": loaded.digest if loaded is not None else None}
     return Observation(
         key=wanted.key,
         fields=fields,
-        detail=Seen(file=file, kept=kept, loaded=loaded),
+        detail=Seen(file=file, kept=kept, loaded=loaded, silent=silent),
         shown=shown,
         conditions=_conditions(loaded),
     )
@@ -194,6 +195,22 @@ def _blocked(step: Step, seen: Seen) -> Blocked | None:
     except OpenClawError as err:
         return Blocked(key=step.key, code="config_not_restorable", message=err.message, hint=err.hint or "")
     return None
+
+
+def _mute(step: Step, seen: Seen) -> tuple[Blocked, ...]:
+    """A gateway that hangs could not be told of the file: nobody begins that. Whoever goes back writes it all the same, and a
+    restart that is planned anyway ends the hanging.
+    """
+    if seen.silent is None or _planned(step, "start", "restart", "stop", "remove"):
+        return ()
+    return (
+        Blocked(
+            key=step.key,
+            code="gateway_silent",
+            message=f"cannot change openclaw.json: {seen.silent}",
+            hint="`openclaw service restart` ends it and starts it again",
+        ),
+    )
 
 
 def _no_object(step: Step, seen: Seen, where: str) -> Blocked:
@@ -348,6 +365,8 @@ def _remove_if_empty(host: Host) -> None:
 def _loaded_health(seen: Seen) -> Health:
     """Whether the gateway, where one answers, runs by the very file on disk."""
     loaded = seen.loaded
+    if seen.silent is not None:
+        return Health(ready=False, reason="NoAnswer", message=seen.silent)
     if loaded is None:
         return Health(ready=True)
     if loaded.error is not None:

@@ -88,10 +88,7 @@ async def ask(where: Address) -> Loaded | None:
             secret = found.token if found.token is not None else found.password
             status, report = await get_health(found.host, found.port, secret, tls_of(found) or False)
     except trio.TooSlowError as err:
-        raise TemporaryError(
-            f"the gateway on port {found.port} does not answer within {ANSWER_SECONDS:g} s "
-            "(`openclaw service restart` ends it and starts it again)"
-        ) from err
+        raise TemporaryError(f"the gateway on port {found.port} does not answer within {ANSWER_SECONDS:g} s") from err
     except (ClientError, OSError):
         return None
     part = _part(report) if status in (200, 503) else {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -249,3 +251,51 @@ def test_what_only_the_rejected_document_added_does_not_stay_in_the_process(site
     assert site.health()[0] == 200
     site.write(good)
     assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_a_gateway_that_hangs_in_the_window_of_a_restart_is_restarted_as_it_was(
+    site: Site, free_port: Callable[[], int]
+) -> None:
+    site.write(verify="500ms")
+    site.apply()
+    old, new = site.port, free_port()
+    site.edit("verify: 500ms", "verify: 4s")
+    site.edit(f"port: {old}", f"port: {new}")
+    apply = site.start("apply", "--yes")
+    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
+    pid = site.service()["pid"]
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    _out, err = apply.communicate(timeout=90)
+    assert apply.returncode == 5, err
+    assert json.loads((site.state / "openclaw.json").read_text())["gateway"]["port"] == old
+    assert site.health(old)[0] == 200
+    assert site.health(new)[0] == 0
+    site.document.write_text(site.document.read_text().replace(f"port: {new}", f"port: {old}"))
+    assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_a_gateway_that_hangs_in_the_window_of_a_reload_has_its_old_file_again_and_a_person_is_told(site: Site) -> None:
+    good = site.write(verify="500ms")
+    site.apply()
+    config = site.state / "openclaw.json"
+    before = json.loads(config.read_text())
+    site.write(good.replace("verify: 500ms", "verify: 3s").replace("level: info", "level: debug"))
+    apply = site.start("apply", "--yes")
+    wait_until(lambda: site.generations()[0]["result"] == "verifying", 20, "its window is open")
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        _out, err = apply.communicate(timeout=90)
+        assert apply.returncode == 6, err
+        assert json.loads(config.read_text()) == before
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # It goes on, and is led there without a restart.
+    site.write(good)
+    assert site.apply()["result"] == "confirmed"
+    assert site.call("gateway", "call", "config.get").json["config"]["logging"]["level"] == "info"
+    assert site.gateway_pid() == pid

@@ -86,9 +86,10 @@ def test_nothing_is_confirmed_while_the_gateway_hangs(site: Site) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         answer = site.run("apply", "--yes")
-        assert answer.code == 1
+        assert answer.code == 3
         assert f"the gateway on port {site.port} does not answer" in answer.out + answer.err
-        assert site.run("plan").code == 1
+        assert site.run("plan").code == 3
+        assert "gateway-config/gateway  not ready" in site.run("status").out
         assert (site.state / "openclaw.json").read_bytes() == before
     finally:
         os.kill(pid, signal.SIGCONT)

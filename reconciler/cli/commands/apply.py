@@ -174,8 +174,9 @@ async def rollback(
     )
     try:
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request, no_wait=False)
-        # Who only watches no longer has gone back all the same.
-        if replace(outcome, stopped=False).exit_code != 0 and request.holds_back is not None:
+        # Who only watches no longer, or could not do all of it yet, has gone back all the same.
+        gave_up = outcome.result in (Result.FAILED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED, Result.INTERRUPTED)
+        if (gave_up or not outcome.in_force) and request.holds_back is not None:
             await engine.let_go(request.holds_back[0])
     finally:
         session.leave(engine)

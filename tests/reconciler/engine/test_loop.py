@@ -16,9 +16,9 @@ import trio.testing
 
 from reconciler.engine import loop as loops
 from reconciler.engine.loop import EVERYTHING, Found, Loop
-from reconciler.errors import DocumentError, TerminalError
+from reconciler.errors import DocumentError, TemporaryError, TerminalError
 from reconciler.kinds import Health, World
-from reconciler.model import Action, Condition, Key, Status
+from reconciler.model import Action, Condition, Key, Result, Status
 from resources.testing import FakeKind
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 
@@ -135,6 +135,33 @@ async def test_after_each_run_it_is_said_that_nobody_waits(host: Harness) -> Non
         host.kind.state["a"] = {"v": "moved"}
         loop.poke(Key("fake", "a"))
         await until(lambda: said == ["confirmed", "confirmed"], "the end of the cure")
+
+
+@pytest.mark.req("PLAN-3", "PLAN-4", "PLAN-8")
+async def test_a_way_back_of_which_a_part_is_still_tried_is_what_stays_in_force(host: Harness) -> None:
+    log = Record()
+    await host.apply({"a": fake(1)})
+    await host.apply({"a": fake(2)})
+    document = Document(host, {"a": fake(2)})
+
+    async def fail(action: Action) -> None:
+        if action.key.name == "b":
+            raise TemporaryError("cannot set b: read-only file system")
+
+    host.kind.before_apply = fail
+    digest = host.source(document.fakes)(b"").digest
+    back = replace(APPLY, cause="rollback to 1", holds_back=(digest, "superseded by an operator"))
+    outcome = await host.apply({"a": fake(1), "b": fake(1)}, back)
+    assert (outcome.result, outcome.generation, outcome.exit_code) == (Result.PARTIAL, 3, 1)
+    async with running(document, log) as loop:
+        loop.poke()
+        await until(lambda: document.loads > 2, "two looks")
+        assert host.kind.state == {"a": {"v": 1}}
+        host.kind.before_apply = None
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 1}, "b": {"v": 1}}, "the rest of the way back")
+        await until(lambda: host.engine.journal().generations()[0].result is Result.CONFIRMED, "it is confirmed")
+    assert [item.number for item in host.engine.journal().generations()] == [3, 2, 1]
 
 
 @pytest.mark.req("PLAN-3", "DOC-9")

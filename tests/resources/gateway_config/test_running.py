@@ -111,17 +111,26 @@ async def test_a_hot_change_reaches_the_running_gateway(bed: Bed) -> None:
 
 
 @pytest.mark.req("PLAN-7", "PLAN-13")
-async def test_nothing_is_planned_for_a_gateway_that_hangs(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_gateway_that_hangs_is_not_ready_and_forbids_what_it_would_have_to_be_told(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await started(bed)
     monkeypatch.setattr(running, "ANSWER_SECONDS", 0.3)
     os.kill(bed.pid, signal.SIGSTOP)
     try:
         seen = await look(bed.case, bed.document("debug"))
-        assert seen.observations[0].unknown is not None
-        assert f"port {bed.port} does not answer" in seen.observations[0].unknown
+        (blocked,) = seen.plans[0].blocked
+        assert (blocked.code, f"port {bed.port} does not answer" in blocked.message) == ("gateway_silent", True)
+        # Whoever goes back all the same writes the file, and tells nobody.
+        assert [action.verb for action in seen.actions] == ["write"]
         resource = seen.wanted[0].resource
         assert resource is not None
-        assert not (await bed.case.kind.probe(resource.key, resource, bed.case.world)).ready
+        health = await bed.case.kind.probe(resource.key, resource, bed.case.world)
+        assert (health.ready, health.reason) == (False, "Differs")
+        (same,) = (await look(bed.case, bed.case.desired)).wanted
+        assert same.resource is not None
+        health = await bed.case.kind.probe(same.key, same.resource, bed.case.world)
+        assert (health.ready, health.reason) == (False, "NoAnswer")
     finally:
         os.kill(bed.pid, signal.SIGCONT)
     assert [action.verb for action in (await look(bed.case, bed.document("debug"))).actions] == ["write", "reload"]
