@@ -86,15 +86,17 @@ def show(console: Console, directory: str, wanted: Filter, *, lines: int, follow
     Raises:
         OpenClawError: there is no such directory, or it cannot be read.
     """
+    # Loaded before anything is shown: a Ctrl-C in the middle of an import may be lost in a callback of the interpreter's own.
+    looks = _looks(directory) if follow else None
     position = Position()
     last: deque[Line] = deque(maxlen=lines)
     last.extend(line for line in read_new(directory, position) if wanted.wants(line, time.time()))
     for line in last:
         console.out(_shown(line, console, as_json))
-    if not follow:
+    if looks is None:
         return 0
     try:
-        for _look in _looks(directory):
+        for _look in looks:
             for line in read_new(directory, position):
                 if wanted.wants(line, time.time()):
                     console.out(_shown(line, console, as_json))
@@ -115,24 +117,27 @@ def _looks(directory: str) -> Iterator[None]:
     from watchfiles import watch
     from watchfiles._rust_notify import WatchfilesRustInternalError
 
-    changes = watch(
-        directory,
-        watch_filter=None,
-        recursive=False,
-        step=50,
-        debounce=50,
-        rust_timeout=LOOK_MILLISECONDS,
-        yield_on_timeout=True,
-        raise_interrupt=True,
-    )
-    try:
-        for _change in changes:
-            yield
-    except (OSError, WatchfilesRustInternalError):
-        # The system cannot watch (no inotify instance is left).
-        while True:
-            yield
-            time.sleep(LOOK_MILLISECONDS / 1000)
+    def looks() -> Iterator[None]:
+        changes = watch(
+            directory,
+            watch_filter=None,
+            recursive=False,
+            step=50,
+            debounce=50,
+            rust_timeout=LOOK_MILLISECONDS,
+            yield_on_timeout=True,
+            raise_interrupt=True,
+        )
+        try:
+            for _change in changes:
+                yield
+        except (OSError, WatchfilesRustInternalError):
+            # The system cannot watch (no inotify instance is left).
+            while True:
+                yield
+                time.sleep(LOOK_MILLISECONDS / 1000)
+
+    return looks()
 
 
 def read_new(directory: str, position: Position) -> Iterator[Line]:

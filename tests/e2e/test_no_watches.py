@@ -36,6 +36,8 @@ def test_a_supervisor_says_that_it_cannot_watch_and_follows_by_looking(blind: Si
     blind.wait_healthy()
     said = supervisor.wait_event(lambda event: event["event"] == "watch_failed", "it says that it cannot watch")
     assert "open files" in said["reason"]
+    # From a namespace of its own nobody sees whose gateway it is, and so nobody would ask it.
+    blind.inside = lambda argv, _cwd: list(argv)
     blind.edit("level: info", "level: debug")
     supervisor.process.send_signal(signal.SIGHUP)
     wait_until(lambda: blind.level() == "debug", 20, "the new level")
