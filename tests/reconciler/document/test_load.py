@@ -129,9 +129,9 @@ def test_a_host_override_takes_the_place_of_bind() -> None:
 def test_byte_order_mark_and_crlf_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "openclaw.yaml"
     path.write_bytes("\ufeffversion: 1\r\ngateway:\r\n  port: 5\r\n".encode())
-    loaded = load(path, {})
+    loaded = load(path, {}, name="openclaw.yaml")
     assert loaded.desired.gateway is not None
-    assert str(loaded.locate(("gateway", "port"))) == f"{path}:3:3"
+    assert str(loaded.locate(("gateway", "port"))) == "openclaw.yaml:3:3"
 
 
 def test_a_file_that_is_being_replaced_is_read_whole(tmp_path: Path) -> None:
