@@ -269,6 +269,7 @@ class Result(Enum):
     VERIFYING = "verifying"
     ROLLING_BACK = "rolling-back"
     CONFIRMED = "confirmed"
+    UNCONFIRMED = "unconfirmed"
     PARTIAL = "partial"
     FAILED = "failed"
     ROLLED_BACK = "rolled-back"

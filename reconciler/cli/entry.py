@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-# These observe through the supervisor when one serves the document (docs/explanation/architecture.md).
-ASKABLE = ("plan", "apply", "status")
+# These go through the supervisor when one serves the document (docs/explanation/architecture.md).
+ASKABLE = ("plan", "apply", "rollback", "status")
 INTERRUPTED, TERMINATED, BUG, OUTPUT_FAILED, RAN_SHORT = 130, 143, 70, 1, 1
 # Those of `reconciler.errors`, which cannot be imported once there is a shortage.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)

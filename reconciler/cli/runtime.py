@@ -15,6 +15,7 @@ from reconciler.host import Host
 from reconciler.journal import Journal
 from reconciler.kinds import Kind
 from reconciler.model import Generation, Note, Position
+from reconciler.values import join_path
 
 if TYPE_CHECKING:
     from reconciler.document.load import Loaded
@@ -88,6 +89,18 @@ class Runtime:
         )
         goal = goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
         return goal, rotated(generation, found, secrets)
+
+    def recorded_goal(self, generation: Generation) -> Goal:
+        """The same with what was recorded of its secrets, for looking at the host while they cannot be had: nothing can be
+        applied by it.
+        """
+        from reconciler.document.secrets import RecordedSecrets, references
+
+        desired = desired_of(generation)
+        found = references(desired.canonical)
+        digests = {reference: generation.secrets.get(join_path(path), "") for path, reference in found}
+        secrets = RecordedSecrets(digests, self.salt())
+        return goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
 
     def salt(self) -> bytes:
         """The salt of this state's journal, a provisional one while there is none."""

@@ -41,6 +41,7 @@ _RESULT: Final[Schema] = {
         "applying",
         "verifying",
         "confirmed",
+        "unconfirmed",
         "partial",
         "failed",
         "rolling-back",

@@ -142,12 +142,12 @@ class Session:
         if (journal := self.own_reader()) is not None:
             journal.close()
 
-    def last_confirmed(self) -> Generation | None:
-        """The generation that was confirmed last, None where there is none."""
+    def in_force(self) -> Generation | None:
+        """The generation that the host is kept at, None where there is none."""
         if (journal := self.reader()) is None:
             return None
         with journal:
-            return journal.last_confirmed()
+            return journal.in_force()
 
     def reader(self) -> Journal | None:
         """The journal for reading, None where nothing was ever applied."""

@@ -20,6 +20,7 @@ from reconciler.cli.session import Session
 from reconciler.control.calls import ApplyCall, CommandCall, Data, Identity, StopCall
 from reconciler.control.calls import Session as FarSession
 from reconciler.engine.loop import EVERYTHING, Found, Loop
+from reconciler.errors import OpenClawError, innermost
 from reconciler.model import Key
 from reconciler.version import version
 
@@ -60,19 +61,21 @@ class FarConsole:
 
 
 class Silent:
-    """A console that keeps what is printed, for answers that are data."""
+    """A console that keeps what is printed, for answers that are data, and beside it what went wrong."""
 
     terminal = Terminal(stdin=False, stdout=False, stderr=False, width=80, colour=False)
 
     def __init__(self) -> None:
         self.text = ""
+        self.wrong = ""
 
     def out(self, text: str) -> None:
         """Keeps it."""
         self.text += text
 
     def err(self, text: str) -> None:
-        """Drops it: data goes to stdout."""
+        """Keeps it apart: data goes to stdout."""
+        self.wrong += text
 
     def deaf(self) -> bool:
         """What is kept arrives."""
@@ -87,7 +90,8 @@ class Supervisor:
     """Everything that one `openclaw run` is; also the answers of its control API."""
 
     def __init__(self, session: Session, runtime: Runtime, log: Any) -> None:
-        self._session = replace(session, serving=runtime, supervisor=self)
+        # Where it lies is decided once: one that is gone comes back to its place, and no other is taken instead.
+        self._session = replace(session, file=session.document, serving=runtime, supervisor=self)
         self._runtime = runtime
         self._log = log
         self._listeners: list[deque[Mapping[str, Any]]] = []
@@ -240,14 +244,26 @@ class Supervisor:
     async def _data(self, argv: list[str]) -> Data:
         import json
 
+        from reconciler.cli.main import invoke
+
         console = Silent()
-        await self._invoke(replace(self._session, console=console, pending=None), argv)
-        data: Data = json.loads(console.text) if console.text else {}
+        session = replace(self._session, console=console, pending=None)
+        code, failure = invoke(session, argv), None
+        if session.pending is not None:
+            try:
+                await session.pending()
+            except* OpenClawError as group:
+                failure = innermost(group)
+        elif code:
+            failure = OpenClawError(console.wrong.removeprefix("openclaw: ").partition("\n")[0])
+            failure.exit_code = code
+        if failure is not None:
+            raise failure
+        data: Data = json.loads(console.text)
         return data
 
     async def _invoke(self, session: Session, argv: list[str]) -> int:
         from reconciler.cli.main import explain, invoke
-        from reconciler.errors import OpenClawError
 
         code = invoke(session, argv)
         if session.pending is None:

@@ -179,7 +179,7 @@ def directory_of(session: Session) -> str:
     except DocumentError:
         from reconciler.engine.goal import desired_of
 
-        if (last := session.last_confirmed()) is None:
+        if (last := session.in_force()) is None:
             raise
         desired = desired_of(last)
     host = session.host()

@@ -25,8 +25,9 @@ MAX_LINE_BYTES = 4 << 20
 # What the command ends with when the supervisor goes away in the middle, and when it is refused (docs/reference/exit-codes.md).
 GONE = 69
 BLOCKED = 3
+_CHANGING = {"apply": "apply", "rollback": "go back"}
 _REFUSED = """\
-openclaw: cannot apply: the supervisor that watches this document runs in another environment, and would take back what differs
+openclaw: cannot {do}: the supervisor that watches this document runs in another environment, and would take back what differs
 hint: let it apply (it does when the document is saved, and at `kill -HUP`), start it anew in this environment, or end it first
 """
 
@@ -67,7 +68,7 @@ def ask(
     """Has the supervisor at the socket `path` carry out a command line, and prints what it prints.
 
     Returns the exit code, or None when no supervisor serves `document` with the same environment: then nothing was done
-    and nothing was printed but, where a person should know it, one line on stderr. An apply in another environment is
+    and nothing was printed but, where a person should know it, one line on stderr. A change in another environment is
     refused: what differs by it the supervisor would take back. A first Ctrl-C asks the supervisor to finish its step, a
     second one is a KeyboardInterrupt.
     """
@@ -81,8 +82,8 @@ def ask(
         if _accepted(exchange, command, argv, document, directory, environ, terminal):
             return _follow(exchange, path, command)
     except _ElsewhereError:
-        if command == "apply":
-            sys.stderr.write(_REFUSED)
+        if command in _CHANGING:
+            sys.stderr.write(_REFUSED.format(do=_CHANGING[command]))
             return BLOCKED
         sys.stderr.write("openclaw: the supervisor runs in another environment; going on without it\n")
     finally:

@@ -39,7 +39,7 @@ ROUTES: Final = (
     Route("POST", "/v1/stop", "stop", accepted=True),
 )
 
-COMMANDS: Final = frozenset({"plan", "apply", "status"})
+COMMANDS: Final = frozenset({"plan", "apply", "rollback", "status"})
 
 
 @dataclass(frozen=True, slots=True)

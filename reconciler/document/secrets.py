@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from reconciler.desired import SecretRef
 from reconciler.document.references import references
-from reconciler.errors import DocumentError
+from reconciler.errors import DocumentError, TerminalError
 from reconciler.model import DocumentPath, Position, Secret
 from reconciler.values import join_path
 
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from reconciler.document.load import Loaded
     from reconciler.document.problems import Problem
 
-__all__ = ["EXEC_SECONDS", "MAX_SECRET_BYTES", "SecretValues", "references", "resolve", "resolve_references"]
+__all__ = [
+    "EXEC_SECONDS",
+    "MAX_SECRET_BYTES",
+    "RecordedSecrets",
+    "SecretValues",
+    "references",
+    "resolve",
+    "resolve_references",
+]
 
 # The longest private key chains are some 20 KiB; a log file named by mistake is not.
 MAX_SECRET_BYTES: Final = 64 * 1024
@@ -59,6 +67,30 @@ class SecretValues:
     def salted(self, salt: bytes) -> SecretValues:
         """The same values with digests under another salt."""
         return SecretValues(self._values, salt)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSecrets:
+    """What a generation recorded of its secrets (`reconciler.kinds.Secrets`): enough to compare with, and no value."""
+
+    _digests: Mapping[SecretRef, str] = field(repr=False)
+    _salt: bytes = field(repr=False)
+
+    def digest(self, reference: SecretRef) -> Secret:
+        """The digest that was recorded; KeyError for a reference that the generation did not have."""
+        return Secret(self._digests[reference])
+
+    def digest_text(self, value: str) -> Secret:
+        """The digest of a secret that was found on the host, comparable with a recorded one."""
+        return SecretValues({}, self._salt).digest_text(value)
+
+    def reveal(self, reference: SecretRef) -> str:
+        """There is no value.
+
+        Raises:
+            TerminalError: always.
+        """
+        raise TerminalError(f"cannot use the secret {reference}: it gives nothing now")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ watches a window holds a lock of its own (`verify.lock`), by which others see th
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,12 +24,13 @@ from reconciler.engine.goal import Goal, located, unmanaged_notes
 from reconciler.engine.lock import WriterLock, holder
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
-from reconciler.engine.rollback import GoalOf, Window, roll_back
+from reconciler.engine.rollback import GoalOf, Window, end_run
+from reconciler.engine.settle import settle
 from reconciler.engine.steps import Steps, frees
-from reconciler.engine.verify import Verdict, verify
-from reconciler.errors import BlockedError, RollbackFailedError, StaleError
+from reconciler.engine.verify import verify
+from reconciler.errors import BlockedError, StaleError
 from reconciler.host import Host
-from reconciler.journal import Journal, JournalError, JournalFullError
+from reconciler.journal import UNDECIDED, Journal, JournalFullError
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Action, Condition, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
@@ -92,7 +93,7 @@ class Engine:
         self._journal: Journal | None = None
         self._watch_lock = WriterLock(host.state.ours / "verify.lock", command=command, now=now)
         self._watchers = 0
-        self._ballast = Ballast(host.state.ours / "ballast")
+        self.ballast = Ballast(host.state.ours / "ballast")
 
     def world(self, goal: Goal, run: str = "") -> World:
         """What the kinds act in for `goal`."""
@@ -108,7 +109,7 @@ class Engine:
         if self._journal is None:
             opened = partial(Journal.open_writer, self.host.state.journal, now=self.now())
             # Whether the disk may be full is known by what is planned, and that only once the journal is read.
-            journal = self._ballast.spend_on(opened)
+            journal = self.ballast.spend_on(opened)
             refuse_stranger(journal, str(self.document), self.host.state.root)
             journal.set_document(str(self.document))
             self._journal = journal
@@ -141,7 +142,7 @@ class Engine:
             self._journal.close()
             self._journal = None
             # What was given up and not needed is taken back before anybody else takes it.
-            self._ballast.take_on(0 if self._ballast.spent else SPARE_BYTES)
+            self.ballast.take_on(0 if self.ballast.spent else SPARE_BYTES)
 
     async def plan(self, goal: Goal, journal: Journal | None, notes: tuple[Note, ...] = ()) -> Planned:
         """Observes everything and plans. Changes nothing.
@@ -179,9 +180,16 @@ class Engine:
         return outcome if window is None else await self.finish(window)
 
     async def begin(
-        self, source: Source, request: Request, *, wait_seconds: float = 0.0
+        self,
+        source: Source,
+        request: Request,
+        *,
+        wait_seconds: float = 0.0,
+        first: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[Outcome, Window | None]:
         """The effects of an apply. With a window, they are done and it is the caller's to `finish` it.
+
+        `first` is what a person wants done to the host before it is planned, under the same lock.
 
         Raises: as `apply`.
         """
@@ -190,12 +198,15 @@ class Engine:
             # Nothing may be written before it is known that nothing forbids it, and a journal is something.
             await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
             compared = True
-        elif not await self._may_take_ballast() and (outcome := await self._already(source, request)) is not None:
+        elif first is None and (outcome := await self._already(source, request)) is not None:
             return outcome, None
         async with self._writer(wait_seconds):
             journal = self.journal()
             goal = source(journal.salt)
-            await recovery.recover(self, goal)
+            if (stopped := await recovery.recover(self, goal)) is not None:
+                return stopped, None
+            if first is not None:
+                await first()
             planned = await self.plan(goal, journal)
             # A plan made before there was a journal has other digests of secrets; it was compared above.
             await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
@@ -231,56 +242,11 @@ class Engine:
                     reason = "another run took its place" if kept else "another document took its place"
                     # Another try of the same generation goes on with it.
                     its = kept and last is not None and last.number == window.generation
-                    await self.end_run(replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)
+                    await end_run(self, replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)
                     outcome = replace(window.outcome(Result.SUPERSEDED, reason), in_force=kept)
                 else:
-                    outcome = await self.settle(window, verdict)
+                    outcome = await settle(self, window, verdict)
         return outcome
-
-    async def settle(self, window: Window, verdict: Verdict) -> Outcome:
-        """Confirms a run or goes back, by what its window showed. The caller holds the writer lock."""
-        journal, reason = self.journal(), verdict.reason
-        try:
-            await _thread(partial(account.record_health, journal, window, verdict, self.now()))
-        except JournalFullError:
-            # Whatever filled the disk came with this run or during its window: as good as sick.
-            if not (window.left_seconds > 0 and self._ballast.give_up()):
-                raise
-            await _thread(journal.fold)
-            reason = "; ".join(filter(None, (reason, "the disk of the state directory ran full meanwhile")))
-        failed = [step for step in window.steps if step.result != "done"]
-        # Without another document there is nowhere to go back to: what is sick now was well with this one.
-        if reason and window.recorded and window.goal.desired.policy.rollback:
-            return await self._back(window, reason)
-        if reason:
-            return await self._end(window, Result.FAILED, reason)
-        if failed or window.plan.unknown:
-            # What was not seen was not led anywhere: that is no generation to go back to.
-            return await self._end(window, Result.PARTIAL, (failed[0].error or "") if failed else window.plan.unseen)
-        await _thread(partial(journal.release, window.goal.digest))
-        await _thread(partial(journal.set_history_lost, None))
-        return await self._end(window, Result.CONFIRMED, "")
-
-    async def _back(self, window: Window, reason: str) -> Outcome:
-        try:
-            return await roll_back(self, window, reason)
-        except JournalError as err:
-            more = "free some space: " if isinstance(err, JournalFullError) else ""
-            raise RollbackFailedError(
-                f"cannot go back: {reason}; {err.message}", hint=f"{more}the next run goes on from there"
-            ) from err
-
-    async def end_run(self, window: Window, result: Result, reason: str) -> None:
-        """Writes the end of a run and of its generation into the journal, in one commit."""
-        journal, at = self.journal(), self.now()
-
-        def write() -> None:
-            with journal.transaction():
-                if window.recorded:
-                    journal.set_generation_result(window.generation, result, reason)
-                journal.set_run(window.run, result, at, reason=reason)
-
-        await _thread(write)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -300,11 +266,11 @@ class Engine:
         async with WriterLock(self.host.state.lock, command=self.command, now=self.now).hold(wait_seconds):
             yield
             if self._journal is not None:
-                await _thread(self._ballast.take_on)
+                await _thread(self.ballast.take_on)
 
     async def _may_take_ballast(self) -> bool:
         """True where this process keeps the journal open and the ballast that it once gave up has room again."""
-        return self._journal is not None and await _thread(lambda: self._ballast.wanting)
+        return self._journal is not None and await _thread(lambda: self.ballast.wanting)
 
     def _keep_room(self, plan: Plan) -> None:
         """Refuses on a full disk whatever makes no room: the ballast is for what does.
@@ -312,10 +278,10 @@ class Engine:
         Raises:
             JournalFullError: there was no room but the ballast's.
         """
-        if not self._ballast.spent or any(frees(action) for action in plan.actions):
+        if not self.ballast.spent or any(frees(action) for action in plan.actions):
             return
         # What was given up once says nothing of today: where its own room is there again, the disk is full no longer.
-        if not self._ballast.take_on(0):
+        if not self.ballast.take_on(0):
             raise JournalFullError("cannot apply: the disk is full", hint="free some space, then try again")
 
     async def _refuse(self, planned: Planned, request: Request, journal: Journal | None) -> None:
@@ -335,6 +301,8 @@ class Engine:
 
     async def _already(self, source: Source, request: Request) -> Outcome | None:
         """The outcome where there is nothing to do and nothing to record, found without the lock and without any write."""
+        if await self._may_take_ballast():
+            return None
         reader = self._journal or await _thread(partial(Journal.open_reader, self.host.state.journal))
         if reader is None:
             return None
@@ -348,43 +316,48 @@ class Engine:
             left_open = await _thread(reader.open_runs)
             if left_open and holder(self.host.state.ours / "verify.lock") is None:
                 return None
-            if not await self._is_known(goal, reader) or account.outdated(planned.wanted, planned.observations):
+            known = await self._known(planned, reader)
+            if known is None or account.outdated(planned.wanted, planned.observations):
                 return None
             if await _thread(partial(reader.quarantined, goal.digest)) is not None:
                 return None
-            seen = _seen(planned)
-            return Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation, conditions=seen)
+            return replace(known, conditions=_seen(planned))
         finally:
             if reader is not self._journal:
                 reader.close()
 
-    async def _is_known(self, goal: Goal, journal: Journal) -> bool:
-        """True when this very document is in force, or applied and being watched."""
+    async def _known(self, planned: Planned, journal: Journal) -> Outcome | None:
+        """The outcome where this very document is in force already, or applied and being watched; else None."""
+        plan, digest = planned.plan, planned.goal.digest
+        known = Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation)
         last = await _thread(journal.last_generation)
+        if last is not None and last.result in UNDECIDED and last.digest == digest:
+            if last.result is Result.UNCONFIRMED and _is_suspended(planned):
+                return replace(known, result=last.result, generation=last.number, reason=last.reason)
+            return known if last.result is Result.VERIFYING else None
         confirmed = await _thread(journal.last_confirmed)
-        watched = last is not None and last.result is Result.VERIFYING and last.digest == goal.digest
-        return watched or (confirmed is not None and confirmed.digest == goal.digest)
+        # What came after it and never was confirmed is still the one in force.
+        replaced = last is not None and last.result in (Result.UNCONFIRMED, Result.PARTIAL)
+        return known if confirmed is not None and confirmed.digest == digest and not replaced else None
 
     async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
         """No action: at most there is a generation to record, because the document says something new that is true already."""
-        number = planned.plan.generation
+        done = Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=planned.plan.generation)
         if planned.plan.unknown:
-            return Outcome(
-                run="", result=Result.FAILED, plan=planned.plan, generation=number, reason=planned.plan.unseen
-            )
-        known = await self._is_known(planned.goal, journal)
+            return replace(done, result=Result.FAILED, reason=planned.plan.unseen)
+        known = await self._known(planned, journal)
         if not planned.plan.actions and account.outdated(planned.wanted, planned.observations):
             record = partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
             await _thread(record)
-        if not known and not planned.plan.actions:
-            # Nothing is to be done, but a generation that does not serve is none to go back to.
-            verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)
-            if not verdict.healthy:
-                return Outcome(
-                    run="", result=Result.FAILED, plan=planned.plan, generation=number, reason=verdict.reason
-                )
-            number = await _thread(partial(self._accept, planned, request, journal))
-        return Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=number)
+        if known is not None or planned.plan.actions:
+            return known or done
+        # Nothing is to be done, but a generation that does not serve is none to go back to.
+        verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)
+        if not verdict.healthy:
+            return replace(done, result=Result.FAILED, reason=verdict.reason)
+        result = Result.UNCONFIRMED if verdict.unseen else Result.CONFIRMED
+        number = await _thread(partial(self._accept, planned, request, journal, result, verdict.unseen))
+        return replace(done, result=result, generation=number, reason=verdict.unseen)
 
     async def start_run(
         self,
@@ -415,7 +388,7 @@ class Engine:
             target_generation=target,
         )
         makes_room = any(frees(action) for action in plan.actions)
-        await _thread(partial(self._ballast.spend_on, begin) if makes_room else begin)
+        await _thread(partial(self.ballast.spend_on, begin) if makes_room else begin)
         return Steps(
             run=run,
             journal=journal,
@@ -425,7 +398,7 @@ class Engine:
             world=self.world(goal, run),
             report=self.report,
             begun={plan.actions[0].id},
-            ballast=self._ballast,
+            ballast=self.ballast,
         )
 
     async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
@@ -463,9 +436,8 @@ class Engine:
                 run=steps.run, result=ended, plan=planned.plan, steps=results, reason=reason,
                 generation=planned.plan.generation,
             ), None  # fmt: skip
-        confirmed = await _thread(journal.last_confirmed)
         # A cure of drift is no new desired state: the generation in force stays the one that it is.
-        recorded = confirmed is None or confirmed.digest != goal.digest
+        recorded = await _thread(partial(_is_new, journal, goal.digest))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
         window = Window(
             run=steps.run,
@@ -498,23 +470,21 @@ class Engine:
             )
         return number
 
-    def _accept(self, planned: Planned, request: Request, journal: Journal) -> int:
+    def _accept(self, planned: Planned, request: Request, journal: Journal, result: Result, reason: str) -> int:
         """Records in one commit a generation that is in force without any action; returns its number."""
         goal = planned.goal
         with journal.transaction():
             account.record_applied(journal, goal, planned.wanted, planned.observations, ())
             journal.release(goal.digest)
             journal.set_history_lost(None)
-            return self._record(goal, request, journal, Result.CONFIRMED)
+            return self._record(goal, request, journal, result, reason)
 
-    def _record(self, goal: Goal, request: Request, journal: Journal, result: Result) -> int:
+    def _record(self, goal: Goal, request: Request, journal: Journal, result: Result, reason: str = "") -> int:
         newest = journal.last_generation()
-        tried = (
-            newest is not None and newest.result in (Result.PARTIAL, Result.VERIFYING) and newest.digest == goal.digest
-        )
+        tried = newest is not None and newest.result in UNDECIDED and newest.digest == goal.digest
         if newest is not None and tried and newest.texts == goal.texts:
             # Another try of the same: a failure that lasts must not push what was good out of the history.
-            journal.set_generation_result(newest.number, result)
+            journal.set_generation_result(newest.number, result, reason)
             return newest.number
         return journal.record_generation(
             digest=goal.digest,
@@ -523,16 +493,11 @@ class Engine:
             author=request.author,
             commit=request.commit,
             result=result,
-            reason="",
+            reason=reason,
             texts=goal.texts,
             canonical=goal.stored,
             secrets=goal.secret_digests,
         )
-
-    async def _end(self, window: Window, result: Result, reason: str) -> Outcome:
-        await self.end_run(window, result, reason)
-        self.report(Progress(what=result.value, text=reason))
-        return window.outcome(result, reason)
 
 
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
@@ -563,6 +528,18 @@ def _harmless(plan: Plan) -> Plan:
 
 def _seen(planned: Planned) -> tuple[tuple[Key, Condition], ...]:
     return tuple((key, item) for key, found in sorted(planned.observations.items()) for item in found.conditions)
+
+
+def _is_suspended(planned: Planned) -> bool:
+    return any(item.type == "Suspended" for _key, item in _seen(planned))
+
+
+def _is_new(journal: Journal, digest: str) -> bool:
+    """Whether the document with this digest is another one than that in force."""
+    confirmed, last = journal.last_confirmed(), journal.last_generation()
+    if last is not None and last.result in (Result.UNCONFIRMED, Result.PARTIAL):
+        return True
+    return confirmed is None or confirmed.digest != digest
 
 
 def _retried(planned: Planned) -> frozenset[Key]:

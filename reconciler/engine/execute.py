@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
 from reconciler.model import Action
+
+T = TypeVar("T")
 
 # More at once would only wait for the same disk and the same two flushes each.
 MAX_AT_ONCE = 8
@@ -62,3 +65,19 @@ async def execute(
         for action in actions:
             nursery.start_soon(one, action)
     return tuple(ended[action.id] for action in actions)
+
+
+async def unless_stopping(stopping: trio.Event, call: Callable[[], Awaitable[T]]) -> T | None:
+    """What `call` returns; None where somebody wished to stop before it was over: then it is cancelled, or never begun."""
+
+    async def give_up(scope: trio.CancelScope) -> None:
+        await stopping.wait()
+        scope.cancel()
+
+    result: T | None = None
+    if not stopping.is_set():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up, nursery.cancel_scope)
+            result = await call()
+            nursery.cancel_scope.cancel()
+    return result

@@ -182,7 +182,7 @@ class Loop:
         if invalid is not None:
             # Where it was as well: one that is gone is looked for elsewhere, and may come back to its place.
             self._files = tuple(dict.fromkeys((*invalid.files, *self._files)))
-            good = self._good if self._good is not None else await self._last_confirmed()
+            good = self._good if self._good is not None else await self._in_force()
             if good is None:
                 raise invalid
             self._invalid(invalid)
@@ -198,7 +198,7 @@ class Loop:
         self._files = found.files
         return found, cause
 
-    async def _last_confirmed(self) -> Found | None:
+    async def _in_force(self) -> Found | None:
         """What was in force before this process began, for a start with a document that is not valid."""
         engine = self.engine
         if not await trio.to_thread.run_sync(Journal.is_there, engine.host.state.journal):
@@ -206,7 +206,7 @@ class Loop:
         await engine.open_journal(LOCK_SECONDS)
 
         def found() -> Found | None:
-            generation = engine.journal().last_confirmed()
+            generation = engine.journal().in_force()
             if generation is None:
                 return None
             goal = engine.goal_of(generation)[0]
@@ -403,7 +403,7 @@ class Loop:
         values = {"run": outcome.run, "result": outcome.result.value, "generation": outcome.generation}
         if outcome.reason:
             values["reason"] = outcome.reason
-        good = outcome.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
+        good = outcome.result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
         told = f"{outcome.result.value} {outcome.generation} {outcome.reason}"
         if not good and self._told.get("run") == told:
             return

@@ -15,11 +15,12 @@ import trio
 
 from reconciler.engine import account
 from reconciler.engine.aftermath import NOTHING, aftermath
-from reconciler.engine.execute import StepResult
+from reconciler.engine.execute import StepResult, unless_stopping
 from reconciler.engine.goal import Goal
 from reconciler.engine.lock import holder
-from reconciler.engine.requests import Progress
+from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import Window, resume_roll_back
+from reconciler.engine.settle import settle
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
 from reconciler.model import Result
@@ -32,8 +33,10 @@ T = TypeVar("T")
 DIED = "its writer died before its end was recorded"
 
 
-async def recover(engine: Engine, goal: Goal) -> None:
+async def recover(engine: Engine, goal: Goal) -> Outcome | None:
     """Ends every run that its writer left open. The caller holds the writer lock and is about to lead to `goal`.
+
+    Returns how it stands where a person wished to stop while a window was waited out: then that is left open again.
 
     A window that nobody watches any more is waited out and confirmed or rolled back, unless the caller brings another
     document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
@@ -49,8 +52,11 @@ async def recover(engine: Engine, goal: Goal) -> None:
             await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
         elif found.run.state is Result.ROLLING_BACK:
             await resume_roll_back(engine, found.run)
-        elif holder(engine.host.state.ours / "verify.lock") is None:
-            await _go_on_watching(engine, found, goal)
+        elif holder(engine.host.state.ours / "verify.lock") is not None:
+            continue
+        elif (stopped := await _go_on_watching(engine, found, goal)) is not None:
+            return stopped
+    return None
 
 
 def boot_id() -> str:
@@ -85,8 +91,8 @@ async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
     await _thread(partial(write, applied=left.fields, forgotten=left.forgotten))
 
 
-async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
-    """Finishes a window that nobody watches any more."""
+async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | None:
+    """Finishes a window that nobody watches any more; how it stands where a person wished to stop before its end."""
     run, journal = found.run, engine.journal()
     generation = await _thread(partial(journal.generation, run.generation or 0))
     recorded = generation is not None and generation.result is Result.VERIFYING
@@ -96,7 +102,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
                 partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, "another document came")
             )
         await _end(engine, run, Result.SUPERSEDED, "another document came before its window was over")
-        return
+        return None
     present = (await engine.plan(goal, journal)).plan
     if present.actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
@@ -105,7 +111,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
         if recorded:
             await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
         await _end(engine, run, Result.SUPERSEDED, reason)
-        return
+        return None
     steps = tuple(
         StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
         for intent in await _thread(partial(journal.actions_of, run.id))
@@ -121,8 +127,13 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> None:
         left_seconds=seconds_left(run, engine.now(), boot_id()),
     )
     engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
-    verdict = await window.verdict(engine.kinds, engine.world(goal, run.id))
-    await engine.settle(window, verdict)
+    async with engine.watching():
+        look = partial(window.verdict, engine.kinds, engine.world(goal, run.id))
+        verdict = await unless_stopping(engine.stopping, look)
+    if verdict is None:
+        return replace(window.outcome(Result.VERIFYING, ""), stopped=True)
+    await settle(engine, window, verdict)
+    return None
 
 
 async def _end(engine: Engine, run: Run, result: Result, reason: str) -> None:

@@ -60,7 +60,7 @@ class Outcome:
             return 4
         if self.stopped or any(step.result == "stopped" for step in self.steps):
             return 130
-        good = self.result in (Result.CONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
+        good = self.result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
         whole = all(step.result == "done" for step in self.steps)
         return 0 if good and self.in_force and whole else 1
 

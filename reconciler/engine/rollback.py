@@ -97,9 +97,22 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED
     told = reason if failure is None else f"{reason}; going back failed too: {failure}"
     await _thread(partial(_record, engine, window, result, told, number))
-    await engine.end_run(window, result, told)
+    await end_run(engine, window, result, told)
     engine.report(Progress(what=result.value, text=told))
     return window.outcome(result, told, rolled_back_to=number if failure is None else None)
+
+
+async def end_run(engine: Engine, window: Window, result: Result, reason: str) -> None:
+    """Writes the end of a run and of its generation into the journal, in one commit."""
+    journal, at = engine.journal(), engine.now()
+
+    def write() -> None:
+        with journal.transaction():
+            if window.recorded:
+                journal.set_generation_result(window.generation, result, reason)
+            journal.set_run(window.run, result, at, reason=reason)
+
+    await _thread(write)
 
 
 async def resume_roll_back(engine: Engine, run: Run) -> None:

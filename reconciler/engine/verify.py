@@ -35,6 +35,15 @@ class Verdict:
             f"{key} is not ready: {self.health[key].message or self.health[key].reason}" for key in self.sick
         )
 
+    @property
+    def unseen(self) -> str:
+        """What could not show whether it serves, because a person keeps it from serving, in one line; empty for nothing."""
+        return "; ".join(
+            f"{key} is not running: {found.message or found.reason}"
+            for key, found in sorted(self.health.items())
+            if found.excused
+        )
+
 
 async def verify(
     gates: Mapping[Key, Resource],

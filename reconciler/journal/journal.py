@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reconciler.journal import store as stores
-from reconciler.journal.rows import OPEN_STATES, Event, Intent, OpenRun, Quarantined, Run, rfc3339
+from reconciler.journal.rows import OPEN_STATES, UNDECIDED, Event, Intent, OpenRun, Quarantined, Run, rfc3339
 from reconciler.journal.store import Store
 from reconciler.journal.witness import Witness, read_witness, write_witness
 from reconciler.kinds import AppliedField
@@ -221,9 +221,8 @@ class Journal:
     def in_force(self) -> Generation | None:
         """The generation that the host is kept at by whoever watches; None where none was ever confirmed."""
         newest = self.last_generation()
-        # One that is still watched, or still tried, took the place of the one before it, unless it is held back already.
-        applied = newest is not None and newest.result in (Result.VERIFYING, Result.PARTIAL)
-        if newest is not None and applied and self.quarantined(newest.digest) is None:
+        # One that is to be watched, or still tried, took the place of the one before it, unless it is held back already.
+        if newest is not None and newest.result in UNDECIDED and self.quarantined(newest.digest) is None:
             return newest
         return self.last_confirmed()
 

@@ -15,6 +15,10 @@ from reconciler.model import Action, Key, Result
 # A run in one of these states has no end yet: whoever writes next finishes or undoes it.
 OPEN_STATES = frozenset({Result.APPLYING, Result.VERIFYING, Result.ROLLING_BACK})
 
+# A generation that is in force, and neither confirmed nor taken back: its window goes on, a person keeps it from serving, or a
+# step of it is still to be done.
+UNDECIDED = frozenset({Result.VERIFYING, Result.UNCONFIRMED, Result.PARTIAL})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:

@@ -45,6 +45,15 @@ async def start(world: World) -> dict[str, Any]:
     return await service_status(world)
 
 
+async def release(host: Host) -> None:
+    """Lifts a hold and starts nothing: whoever plans next finds the service down and leads it to where it is declared.
+
+    Raises:
+        TemporaryError: the keeper ended meanwhile.
+    """
+    await operate.bring_down(host, None)
+
+
 async def restart(world: World) -> dict[str, Any]:
     """Ends the gateway with its drain and starts it; returns its status once it is Ready.
 

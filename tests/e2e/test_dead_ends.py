@@ -11,7 +11,8 @@ import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
-from tests.e2e.test_rollback import Meanwhile, mismatch, with_tls
+from tests.beds.tls import mismatch, with_tls
+from tests.e2e.test_rollback import Meanwhile
 
 pytestmark = pytest.mark.real
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ pytestmark = pytest.mark.real
 
 APPLIED = (
     ["status"],
+    ["drift"],
     ["why", "service/gateway"],
     ["service", "status"],
     ["service", "restart"],
@@ -49,7 +54,7 @@ def test_what_was_applied_can_be_asked_for_and_served_from_anywhere(site: Site, 
 
 
 @pytest.mark.req("DOC-9", "PLAN-17")
-@pytest.mark.parametrize("argv", [["plan"], ["apply", "--yes"], ["drift"], ["validate"], ["config", "get", "version"]])
+@pytest.mark.parametrize("argv", [["plan"], ["apply", "--yes"], ["validate"], ["config", "get", "version"]])
 def test_what_needs_the_document_names_the_one_of_the_state_directory(
     site: Site, tmp_path: Path, argv: list[str]
 ) -> None:
@@ -80,3 +85,55 @@ def test_a_secret_of_a_generation_that_cannot_be_had_is_named_with_it(site: Site
     answer = site.run("rollback", "1", "--yes")
     assert answer.code == 78
     assert answer.err.startswith("generation 1: cannot read the secret file 'token'")
+
+
+@pytest.mark.req("PLAN-8", "PLAN-17")
+def test_a_person_in_another_environment_than_the_supervisor_changes_nothing(site: Site) -> None:
+    text = site.write(verify="0s")
+    site.extra["OPENCLAW_LOG_LEVEL"] = "debug"
+    site.apply()
+    site.write(text.replace("drain: 2s", "drain: 3s"))
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.extra["OPENCLAW_LOG_LEVEL"] = "warn"
+    for argv in (["rollback", "1", "--yes"], ["apply", "--yes"]):
+        refused = site.run(*argv)
+        assert refused.code == 3, refused
+        assert "the supervisor that watches this document runs in another environment" in refused.err
+    assert len(site.generations()) == 2
+    assert site.level() == "debug"
+    # In the same one the supervisor carries it out, as it does an apply.
+    site.extra["OPENCLAW_LOG_LEVEL"] = "debug"
+    back = site.run("rollback", "1", "--yes")
+    assert back.code == 0, back
+    assert "Generation 3: confirmed" in back.out
+    assert "held back" in site.run("status").out
+
+
+@pytest.mark.req("PLAN-17", "OPS-1")
+def test_the_control_api_tells_why_an_apply_was_refused(site: Site, free_port: Callable[[], int]) -> None:
+    site.write(verify="0s")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop")
+    taken = free_port()
+    with socket.create_server(("127.0.0.1", taken)):
+        site.edit(f"port: {site.port}", f"port: {taken}")
+        supervisor.wait_event(lambda event: event["event"] == "not_applied", "it is refused")
+        asked = [
+            "curl",
+            "-s",
+            "-w",
+            "\n%{http_code}",
+            "--json",
+            "{}",
+            "--unix-socket",
+            str(site.state / "reconciler/control.sock"),
+        ]
+        answer = subprocess.run(
+            [*asked, "http://openclaw/v1/apply"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
+    body, _, status = answer.rpartition("\n")
+    assert status == "409", answer
+    error = json.loads(body)["error"]
+    assert error["exit"] == 3
+    assert str(taken) in error["message"]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 
 import pytest
 
-from reconciler.journal import Journal
+from reconciler.engine.lock import holder, started
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
 
@@ -17,14 +16,6 @@ pytestmark = pytest.mark.real
 
 STAYS = "no longer watching: what was applied stays, and is not confirmed yet"
 signals = pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-
-
-def running_step(site: Site) -> str | None:
-    """The verb of the step that is on its way."""
-    journal = Journal.open_reader(site.state / "reconciler" / "journal.sqlite")
-    assert journal is not None
-    with journal:
-        return next((intent.action.verb for found in journal.open_runs() for intent in found.intents), None)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
@@ -42,10 +33,9 @@ def test_in_the_last_step_it_ends_with_that_step(site: Site, number: signal.Sign
     site.write(
         site.document.read_text().replace("service: {", "service: {environment: {A: b}, ").replace("300ms}", "30s}")
     )
-    # It hangs, so that ending it takes as long as the grace.
-    os.kill(pid, signal.SIGSTOP)
     process = site.start("apply", "--yes", "--json")
-    wait_until(lambda: running_step(site) == "restart", 20, "the restart is on its way")
+    # The old one is gone, and until the new one serves the step is not over.
+    wait_until(lambda: started(pid) is None, 20, "the restart is on its way")
     process.send_signal(number)
     found, out, err = ended(process)
     assert (found, json.loads(out)["result"], json.loads(out)["generation"]) == (code, "verifying", 2)
@@ -72,3 +62,21 @@ def test_in_the_window_it_ends_at_once(site: Site, number: signal.Signals, code:
     assert out.startswith("Generation 1: applied, not confirmed yet; 2 of 2 actions done.\n")
     assert site.health()[0] == 200
     assert "nobody watches it" in site.run("status").out
+
+
+@pytest.mark.req("PLAN-5", "PLAN-13")
+def test_in_a_window_that_is_waited_out_for_one_who_died_it_ends_at_once(site: Site) -> None:
+    site.write(verify="30s")
+    first = site.start("apply", "--yes")
+    wait_until(lambda: bool(site.generations()), 20, "its window")
+    first.kill()
+    first.wait()
+    second = site.start("apply", "--yes", "--json")
+    wait_until(lambda: holder(site.state / "reconciler/verify.lock") is not None, 20, "it watches on")
+    second.send_signal(signal.SIGINT)
+    found, out, err = ended(second)
+    assert (found, json.loads(out)["result"], json.loads(out)["generation"]) == (130, "verifying", 1)
+    assert err == STAYS + "\n"
+    assert [item["result"] for item in site.generations()] == ["verifying"]
+    site.write(site.document.read_text().replace("30s}", "300ms}"))
+    assert site.apply()["result"] == "confirmed"

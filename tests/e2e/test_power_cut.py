@@ -10,7 +10,7 @@ import pytest
 
 from tests.beds.boxed_site import CHECKOUT, PORT, UNITS, BoxedSite, give, make_boxed_site
 from tests.beds.processes import Spawned, wait_until
-from tests.e2e.test_rollback import certificate, with_tls
+from tests.beds.tls import certificate, with_tls
 
 pytestmark = pytest.mark.real
 

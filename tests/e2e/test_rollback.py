@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,31 +15,9 @@ import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
+from tests.beds.tls import certificate, mismatch, with_tls
 
 pytestmark = pytest.mark.real
-
-
-def certificate(site: Site, name: str = "one") -> tuple[Path, Path]:
-    """A new certificate and its key."""
-    key, cert = site.home / f"{name}.key", site.home / f"{name}.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-keyout", key, "-out", cert],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return cert, key
-
-
-def mismatch(site: Site) -> tuple[Path, Path]:
-    """A certificate whose key cannot be used: it belongs to another one."""
-    return certificate(site, "one")[0], certificate(site, "two")[1]
-
-
-def with_tls(site: Site, text: str, cert: Path, key: Path) -> str:
-    return text.replace(
-        f"port: {site.port}\n", f"port: {site.port}\n  tls: {{enabled: true, cert: {cert}, key: {key}}}\n"
-    )
 
 
 @pytest.mark.req("PLAN-7", "PLAN-15", "PLAN-8", "PLAN-18")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -12,11 +13,12 @@ from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from reconciler.cli.runtime import Runtime
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
-    from reconciler.engine.rollback import Window
     from reconciler.model import Plan
     from reconciler.planning.policy import Approvals
 
@@ -141,12 +143,17 @@ async def rollback(
     session.check_owner()
     journal = session.journal()
     with journal:
-        good = [item for item in journal.generations() if item.result is Result.CONFIRMED]
-        if number is None and len(good) < 2:
+        present = journal.in_force()
+        good = [
+            item
+            for item in journal.generations()
+            if item.result is Result.CONFIRMED and present is not None and item.number != present.number
+        ]
+        if number is None and not good:
             raise UsageError(
                 "cannot go back: there is no earlier confirmed generation", hint="`openclaw history` lists them"
             )
-        target = good[1] if number is None else journal.generation(number)
+        target = good[0] if number is None else journal.generation(number)
         if target is None:
             raise UsageError(
                 f"cannot go back to generation {number}: there is none", hint="`openclaw history` lists them"
@@ -173,7 +180,7 @@ async def rollback(
         holds_back=(held, reason) if held is not None and held != target.digest else None,
     )
     try:
-        outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request, no_wait=False)
+        outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request)
         # Who only watches no longer, or could not do all of it yet, has gone back all the same.
         gave_up = outcome.result in (Result.FAILED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED, Result.INTERRUPTED)
         if (gave_up or not outcome.in_force) and request.holds_back is not None:
@@ -184,46 +191,44 @@ async def rollback(
 
 
 def present_digest(session: Session, runtime: Runtime) -> str | None:
-    """The digest of what a supervisor keeps in force: the document, or the last confirmed one while that is not valid."""
+    """The digest of what a supervisor keeps in force: the document, or the generation in force while that is not valid."""
     from reconciler.errors import DocumentError
 
     try:
         return runtime.source(session.load())(runtime.salt()).digest
     except DocumentError:
-        last = session.last_confirmed()
+        last = session.in_force()
         return last.digest if last is not None else None
 
 
-async def carry_out(session: Session, engine: Engine, source: Source, request: Request, *, no_wait: bool) -> Outcome:
+async def carry_out(
+    session: Session,
+    engine: Engine,
+    source: Source,
+    request: Request,
+    *,
+    no_wait: bool = False,
+    wait_seconds: float = LOCK_SECONDS,
+    first: Callable[[], Awaitable[None]] | None = None,
+) -> Outcome:
     """The effects, then the window. The first wish to stop (Ctrl-C, SIGTERM) finishes the step and leaves the window to whoever
-    comes next, a second one ends everything.
+    comes next, a second one ends everything. `wait_seconds` for another writer; `first` as in `Engine.begin`.
     """
+    from reconciler.engine.execute import unless_stopping
+
     async with session.stoppable(engine):
-        outcome, window = await engine.begin(source, request, wait_seconds=LOCK_SECONDS)
-        if window is None:
+        outcome, window = await engine.begin(source, request, wait_seconds=wait_seconds, first=first)
+        if window is None and not outcome.stopped:
             return outcome
-        if not no_wait and not engine.stopping.is_set() and (verdict := await watched(engine, window)) is not None:
-            return verdict
+        if window is not None and not no_wait:
+            verdict = await unless_stopping(engine.stopping, partial(engine.finish, window))
+            if verdict is not None:
+                return verdict
         if engine.stopping.is_set():
             outcome = replace(outcome, stopped=True)
             session.console.err("no longer watching: what was applied stays, and is not confirmed yet\n")
-        session.hand_over(window)
-    return outcome
-
-
-async def watched(engine: Engine, window: Window) -> Outcome | None:
-    """How `window` ended; None where somebody wished to stop before."""
-    import trio
-
-    async def give_up(scope: trio.CancelScope) -> None:
-        await engine.stopping.wait()
-        scope.cancel()
-
-    outcome = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(give_up, nursery.cancel_scope)
-        outcome = await engine.finish(window)
-        nursery.cancel_scope.cancel()
+        if window is not None:
+            session.hand_over(window)
     return outcome
 
 
@@ -247,6 +252,11 @@ def told(session: Session, outcome: Outcome, as_json: bool) -> int:
         session.console.out(json_text(outcome_json(outcome)))
     else:
         session.console.out(outcome_text(outcome, colour=session.console.terminal.colour))
+    return exit_code(session, outcome)
+
+
+def exit_code(session: Session, outcome: Outcome) -> int:
+    """What the command ends with."""
     return 128 + session.stopped_by if outcome.exit_code == INTERRUPTED else outcome.exit_code
 
 

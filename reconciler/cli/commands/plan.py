@@ -66,14 +66,24 @@ def drift_command(session: Session, as_json: bool) -> int:
 
 async def drift(session: Session, *, as_json: bool) -> int:
     """Shows the actions that the system's own moves ask for, and returns the exit code."""
+    from reconciler.cli.commands.status import goal_in_force
     from reconciler.cli.render.plan import diagnostics_text, plan_json, plan_text
     from reconciler.cli.render.text import json_text
     from reconciler.model import Cause
 
-    planned, _blocked = await make(session)
+    session.settle()
+    journal = session.own_reader()
+    try:
+        # While the document is not valid, what moved is told by the generation that stays in force.
+        goal, notes = goal_in_force(session, journal)
+        planned = await session.runtime().engine().plan(goal, journal, notes=notes)
+    finally:
+        if journal is not None:
+            journal.close()
     moved = tuple(action for action in planned.plan.actions if action.cause in (Cause.DRIFT, Cause.OWED))
-    # Of what is told beside a plan only what a person did to the host belongs here.
-    notes = tuple(note for note in planned.plan.notes if note.code == "suspended")
+    # Of what is told beside a plan only what it was compared with, and what a person did to the host, belong here.
+    told = ("suspended", "document_invalid", "quarantined")
+    notes = tuple(note for note in planned.plan.notes if note.code in told)
     found = replace(planned.plan, actions=moved, blocked=(), notes=notes)
     console = session.console
     if as_json:
@@ -123,7 +133,7 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
 
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
-    """What the journal must tell beside any plan: runs that died, a window that nobody watches, a lost history."""
+    """What the journal must tell beside any plan: what a writer is at, or left when it died; a window; a lost history."""
     from reconciler.engine.lock import holder
     from reconciler.model import Note, Result
 
@@ -134,6 +144,7 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         notes.append(
             Note(code="history_lost", message=f"the earlier history is lost: {lost}; nothing is withdrawn in this run")
         )
+    writer = holder(session.host().state.lock)
     for found in journal.open_runs():
         run = found.run
         if run.state is Result.VERIFYING:
@@ -142,6 +153,11 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
                 "" if watched else "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
             )
             text = f"generation {run.generation} is applied and not confirmed yet (run {run.id}){nobody}"
+        elif writer is not None:
+            doing = (
+                f"taken back to generation {run.target_generation}" if run.state is Result.ROLLING_BACK else "applied"
+            )
+            text = f"run {run.id} is being {doing} now, by {writer}"
         elif run.state is Result.ROLLING_BACK:
             text = (
                 f"the rollback of run {run.id} to generation {run.target_generation} is not finished: it goes on first"
@@ -149,6 +165,13 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         else:
             text = f"run {run.id} did not come to its end; what it left is in this plan"
         notes.append(Note(code="open_run", message=text))
+    last = journal.in_force()
+    if last is not None and last.result is Result.PARTIAL:
+        text = f"generation {last.number} is applied in part: {last.reason}; the rest is in this plan"
+        notes.append(Note(code="partial", message=text))
+    if last is not None and last.result is Result.UNCONFIRMED:
+        text = f"generation {last.number} is applied and was never seen to serve: once the service is started it is watched"
+        notes.append(Note(code="unconfirmed", message=text))
     return tuple(notes)
 
 

@@ -50,7 +50,7 @@ async def run(session: Session, *, on_exit: str | None) -> int:
         session.load()
     except DocumentError:
         # With a generation to keep in force it begins all the same; without one there is nothing to run.
-        if journal is None or journal.last_confirmed() is None:
+        if journal is None or journal.in_force() is None:
             raise
     if journal is not None:
         journal.close()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from reconciler.cli.options import Line, file_option, json_option
 from reconciler.cli.session import Session
-from reconciler.errors import DocumentError, TerminalError
+from reconciler.errors import DocumentError, OpenClawError, TerminalError
 
 if TYPE_CHECKING:
     from reconciler.desired import SecretRef
+    from reconciler.engine.engine import Source
     from reconciler.kinds import World
     from reconciler.model import Secret
 
@@ -105,8 +107,10 @@ async def _drift(session: Session) -> list[str] | None:
 
 async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     """Starts, stops or restarts the service, under the writer lock and with an entry in the journal."""
-    from reconciler.cli.commands.apply import who
+    from reconciler.cli.commands.apply import carry_out, exit_code, reporter, who
+    from reconciler.cli.render.outcome import outcome_text
     from reconciler.engine.lock import WriterLock
+    from reconciler.engine.requests import Request
     from reconciler.model import Key
     from resources.service import control
 
@@ -115,27 +119,63 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     host = session.host()
     world = world_without_secrets(session)
     person = who(session)
-    engine = session.engine(lambda _progress: None, f"openclaw service {verb}")
-    lock = WriterLock(host.state.lock, command=f"openclaw service {verb}", now=engine.now)
+    engine = session.engine(reporter(session, as_json), f"openclaw service {verb}")
+    outcome = None
     try:
-        async with lock.hold(LOCK_SECONDS):
-            if verb == "stop":
-                found = await control.stop(world, person, why)
-            elif verb == "start":
-                found = await control.start(world)
-            else:
-                found = await control.restart(world)
-            reason = f": {why}" if why else ""
-            engine.journal().record_event(
-                engine.now(),
-                Key("service", "gateway"),
-                f"service_{verb}",
-                f"`openclaw service {verb}` by {person}{reason}",
+        untried = never_seen(session) if verb != "stop" else None
+        if untried is not None:
+            request = Request(cause=f"service {verb}", author=person)
+            outcome = await carry_out(
+                session, engine, untried, request, wait_seconds=LOCK_SECONDS, first=partial(control.release, host)
             )
+        else:
+            async with WriterLock(host.state.lock, command=engine.command, now=engine.now).hold(LOCK_SECONDS):
+                if verb == "stop":
+                    await control.stop(world, person, why)
+                elif verb == "start":
+                    await control.start(world)
+                else:
+                    await control.restart(world)
+        reason = f": {why}" if why else ""
+        engine.journal().record_event(
+            engine.now(),
+            Key("service", "gateway"),
+            f"service_{verb}",
+            f"`openclaw service {verb}` by {person}{reason}",
+        )
     finally:
         session.leave(engine)
-    _print(session, {**found, "drift": await _drift(session)}, as_json)
-    return 0
+    if outcome is not None and not as_json:
+        session.console.err(outcome_text(outcome, colour=session.console.terminal.colour))
+    _print(session, {**await control.service_status(world), "drift": await _drift(session)}, as_json)
+    return exit_code(session, outcome) if outcome is not None else 0
+
+
+def never_seen(session: Session) -> Source | None:
+    """The generation in force, where it was applied while the service was held stopped: to be watched once it runs.
+
+    None as well, with a note, where this shell's environment gives another document, or none: then it is started as it was
+    last applied.
+    """
+    from reconciler.model import Result
+
+    journal = session.reader()
+    if journal is None:
+        return None
+    with journal:
+        last = journal.in_force()
+    if last is None or last.result is not Result.UNCONFIRMED:
+        return None
+    runtime = session.runtime()
+    try:
+        found = runtime.goal_of(last)[0]
+        reason = "" if found.digest == last.digest else "its references give something else in this environment"
+    except OpenClawError as err:
+        reason = err.message
+    if reason:
+        session.console.err(f"note: generation {last.number} is not watched from here: {reason}\n")
+        return None
+    return lambda _salt: found
 
 
 def world_without_secrets(session: Session) -> World:

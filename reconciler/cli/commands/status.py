@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reconciler.cli.render.status import ResourceStatus
+    from reconciler.cli.runtime import Runtime
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
-    from reconciler.model import Condition, Key, Note, Result
+    from reconciler.model import Condition, Generation, Key, Note, Result
 
 # How much of the evidence `why` looks through and shows.
 RUNS, EVENTS = 50, 20
@@ -58,6 +59,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     journal = session.own_reader()
     try:
         goal, notes = goal_in_force(session, journal)
+        serving = serving_goal(runtime, journal, goal)
         engine = runtime.engine()
         planned = await engine.plan(goal, journal)
         kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
@@ -67,7 +69,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     finally:
         if journal is not None:
             journal.close()
-    health = await probe_all(goal.resources, runtime.kinds, engine.world(goal))
+    health = await probe_all(serving.resources, runtime.kinds, engine.world(serving))
     # A document that was changed since is another one: that the former was taken back, or not even that, is history.
     held = any(note.code == "quarantined" for note in notes)
     external = {kind.name: kind.external for kind in runtime.kinds}
@@ -122,18 +124,38 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
         last = journal.in_force() if journal is not None else None
         if last is None:
             raise
+        first = f", first {_told(err.problems[0])}" if err.problems else ""
         note = Note(
             code="document_invalid",
-            message=f"{err.message} (`openclaw validate` shows them); generation {last.number} stays in force",
+            message=f"{err.message}{first} (`openclaw validate` shows all); generation {last.number} stays in force",
         )
-        try:
-            return runtime.goal_of(last)[0], (note,)
-        except DocumentError:
-            # The same references give nothing in both; of the document it is known where they stand.
-            raise err from None
+        return lenient_goal(runtime, last), (note,)
     held = held_back(journal, goal) if journal is not None else ()
     instead = journal.in_force() if journal is not None and held else None
-    return runtime.goal_of(instead)[0] if instead is not None else goal, held
+    return lenient_goal(runtime, instead) if instead is not None else goal, held
+
+
+def _told(problem: object) -> str:
+    from reconciler.document.problems import Problem
+
+    assert isinstance(problem, Problem)
+    return f"{problem.place}: {problem.message}"
+
+
+def lenient_goal(runtime: Runtime, generation: Generation) -> Goal:
+    """The goal of a generation to look at; where its secrets give nothing now, with what was recorded of them."""
+    from reconciler.errors import DocumentError
+
+    try:
+        return runtime.goal_of(generation)[0]
+    except DocumentError:
+        return runtime.recorded_goal(generation)
+
+
+def serving_goal(runtime: Runtime, journal: Journal | None, goal: Goal) -> Goal:
+    """What the host serves by, and is asked by: the generation in force, until `goal` is applied."""
+    last = journal.in_force() if journal is not None else None
+    return goal if last is None or last.digest == goal.digest else lenient_goal(runtime, last)
 
 
 def supervisor_of(session: Session) -> str | None:

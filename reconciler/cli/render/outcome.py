@@ -11,6 +11,7 @@ from reconciler.model import Result
 _WORDS = {
     Result.CONFIRMED: "confirmed",
     Result.VERIFYING: "applied, not confirmed yet",
+    Result.UNCONFIRMED: "applied, not confirmed",
     Result.SUPERSEDED: "applied; another run took its place before it was confirmed",
     Result.PARTIAL: "partly applied",
     Result.FAILED: "failed",

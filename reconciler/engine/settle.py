@@ -1,0 +1,84 @@
+"""The end of a window: what it showed confirms a run, leaves it unconfirmed or partial, or takes it back.
+
+The caller holds the writer lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from reconciler.engine import account
+from reconciler.engine.requests import Outcome, Progress
+from reconciler.engine.rollback import Window, end_run, roll_back
+from reconciler.engine.verify import Verdict, verify
+from reconciler.errors import RollbackFailedError
+from reconciler.journal import JournalError, JournalFullError
+from reconciler.model import Result
+
+if TYPE_CHECKING:
+    from reconciler.engine.engine import Engine
+
+T = TypeVar("T")
+
+
+async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
+    """Confirms a run or goes back, by what its window showed.
+
+    Raises:
+        RollbackFailedError: it has to go back, and the journal cannot be written; the run stays open.
+        JournalError: its end cannot be written; the run stays open.
+    """
+    journal, reason = engine.journal(), verdict.reason
+    try:
+        await _thread(partial(account.record_health, journal, window, verdict, engine.now()))
+    except JournalFullError:
+        # Whatever filled the disk came with this run or during its window: as good as sick.
+        if not (window.left_seconds > 0 and engine.ballast.give_up()):
+            raise
+        await _thread(journal.fold)
+        reason = "; ".join(filter(None, (reason, "the disk of the state directory ran full meanwhile")))
+    failed = [step for step in window.steps if step.result != "done"]
+    # Without another document there is nowhere to go back to: what is sick now was well with this one.
+    if reason and window.recorded and window.goal.desired.policy.rollback:
+        return await _back(engine, window, reason)
+    if reason:
+        return await _end(engine, window, Result.FAILED, reason)
+    if failed or window.plan.unknown:
+        # What was not seen was not led anywhere: that is no generation to go back to.
+        return await _end(engine, window, Result.PARTIAL, (failed[0].error or "") if failed else window.plan.unseen)
+    if window.recorded and (unseen := verdict.unseen or await _unseen(engine, window, verdict)):
+        # It may be as sick as any that was never tried: nothing to go back to before it was seen to serve.
+        return await _end(engine, window, Result.UNCONFIRMED, unseen)
+    await _thread(partial(journal.release, window.goal.digest))
+    await _thread(partial(journal.set_history_lost, None))
+    return await _end(engine, window, Result.CONFIRMED, "")
+
+
+async def _unseen(engine: Engine, window: Window, verdict: Verdict) -> str:
+    """What else of this generation a person keeps from serving, though this run did not touch it."""
+    others = {key: item for key, item in window.goal.resources.items() if key not in verdict.health}
+    return (await verify(others, engine.kinds, engine.world(window.goal, window.run), 0.0)).unseen
+
+
+async def _back(engine: Engine, window: Window, reason: str) -> Outcome:
+    try:
+        return await roll_back(engine, window, reason)
+    except JournalError as err:
+        more = "free some space: " if isinstance(err, JournalFullError) else ""
+        raise RollbackFailedError(
+            f"cannot go back: {reason}; {err.message}", hint=f"{more}the next run goes on from there"
+        ) from err
+
+
+async def _end(engine: Engine, window: Window, result: Result, reason: str) -> Outcome:
+    await end_run(engine, window, result, reason)
+    engine.report(Progress(what=result.value, text=reason))
+    return window.outcome(result, reason)
+
+
+async def _thread(call: Callable[[], T]) -> T:
+    return await trio.to_thread.run_sync(call)

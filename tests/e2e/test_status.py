@@ -1,0 +1,90 @@
+"""`openclaw status` while things are not as they should be: it shows what is in force, and says why it is not what is wanted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.beds.processes import wait_until
+from tests.beds.site import Site
+from tests.beds.tls import certificate, with_tls
+
+pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-12")]
+
+
+def ready(site: Site) -> dict[str, Any]:
+    """The Ready condition of the gateway and of its config."""
+    return {
+        item["key"]: next(each["status"] for each in item["conditions"] if each["type"] == "Ready")
+        for item in site.run("status", "--json").json["resources"]
+        if item["key"] != "logs/gateway"
+    }
+
+
+def test_a_change_that_is_not_applied_yet_makes_nothing_sick(site: Site) -> None:
+    text = site.write(verify="300ms")
+    site.apply()
+    site.write(with_tls(site, text, *certificate(site)))
+    assert ready(site) == {"gateway-config/gateway": "True", "service/gateway": "True"}
+    shown = site.run("status").out
+    assert "not synced" in shown
+    assert "NoAnswer" not in shown
+
+
+def test_a_document_whose_certificate_is_missing_does_not_hide_how_the_gateway_is(site: Site) -> None:
+    text = site.write(verify="300ms")
+    site.apply()
+    site.write(with_tls(site, text, site.home / "none.pem", site.home / "none.key"))
+    assert site.run("apply", "--yes").code == 3
+    assert ready(site) == {"gateway-config/gateway": "True", "service/gateway": "True"}
+
+
+@pytest.mark.req("DOC-9")
+def test_a_document_that_is_not_valid_is_told_with_its_first_mistake(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    site.edit("level: info", "level: loud")
+    shown = site.run("status").out
+    assert "cannot use openclaw.yaml: 1 problem, first openclaw.yaml:7:10: " in shown
+    assert "generation 1 stays in force" in shown
+
+
+@pytest.mark.req("DOC-9")
+def test_a_secret_that_is_gone_hides_neither_status_nor_drift(site: Site) -> None:
+    (site.home / "token").write_text("e2e-token-0123456789abcdef0123456789abcdef\n")
+    site.write(site.write(verify="300ms").replace("{env: E2E_TOKEN}", "{file: token}"))
+    site.apply()
+    (site.home / "token").write_text("")
+    shown = site.run("status")
+    assert shown.code == 0, shown
+    assert "generation 1 stays in force" in shown.out
+    assert ready(site) == {"gateway-config/gateway": "True", "service/gateway": "True"}
+    still = site.run("drift")
+    assert (still.code, still.out) == (0, "No drift: nothing moved on the host since it was applied.\n")
+    assert "generation 1 stays in force" in still.err
+    config = site.state / "openclaw.json"
+    config.write_text(config.read_text().replace('"level": "info"', '"level": "trace"'))
+    moved = site.run("drift")
+    assert moved.code == 2
+    assert 'logging.level was "info" and is "trace"' in moved.out
+    assert site.run("plan").code == 78
+
+
+def test_a_run_that_is_at_work_is_no_run_that_died(site: Site, free_port: Callable[[], int]) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    port = free_port()
+    site.edit(f"port: {site.port}", f"port: {port}")
+    process = site.start("apply", "--yes")
+    wait_until(lambda: f'"port": {port}' in (site.state / "openclaw.json").read_text(), 20, "its first effect")
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        said = site.run("status").out
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert f"is being applied now, by pid {process.pid} (`openclaw apply`)" in said
+    assert process.wait(30) == 0

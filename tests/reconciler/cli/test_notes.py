@@ -1,0 +1,51 @@
+"""What `plan` and `status` tell beside the plan, from the journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.commands.plan import notes_of
+from reconciler.cli.session import Session
+from reconciler.cli.supervisor import Silent
+from reconciler.journal import Journal
+from reconciler.model import Result
+
+pytestmark = pytest.mark.req("PLAN-12")
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    environ = {"OPENCLAW_STATE_DIR": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    return Session(environ=environ, directory=str(tmp_path), console=Silent(), kinds=lambda: ())
+
+
+def journal_of(session: Session, *results: tuple[Result, str]) -> Journal:
+    journal = Journal.open_writer(session.host().state.journal, now=1.0)
+    for number, (result, reason) in enumerate(results):
+        journal.record_generation(digest=f"{number}", at=1.0, cause="apply", result=result, reason=reason)
+    return journal
+
+
+@pytest.mark.parametrize(
+    ("newest", "told"),
+    [
+        ((Result.CONFIRMED, ""), ""),
+        ((Result.ROLLED_BACK, "it did not serve"), ""),
+        ((Result.PARTIAL, "cannot write a: no space left on device"), "no space left on device"),
+        ((Result.UNCONFIRMED, "service/gateway is not running"), "generation 2 is applied and was never seen to serve"),
+    ],
+)
+def test_the_newest_generation_is_told_where_it_is_in_force_and_not_confirmed(
+    session: Session, newest: tuple[Result, str], told: str
+) -> None:
+    with journal_of(session, (Result.CONFIRMED, ""), newest) as journal:
+        notes = notes_of(session, journal)
+    assert [told in note.message for note in notes] == ([True] if told else [])
+
+
+def test_one_that_is_held_back_is_not_in_force(session: Session) -> None:
+    with journal_of(session, (Result.CONFIRMED, ""), (Result.PARTIAL, "half")) as journal:
+        journal.quarantine("1", "by a person", "", 1.0)
+        assert notes_of(session, journal) == ()
