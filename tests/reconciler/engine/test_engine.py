@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from reconciler.cli.render.outcome import outcome_text
+from reconciler.engine.lock import holder
 from reconciler.errors import (
     BlockedError,
     LockedError,
@@ -20,7 +21,7 @@ from reconciler.errors import (
 )
 from reconciler.journal import Journal, JournalError
 from reconciler.kinds import Health, Wanted
-from reconciler.model import Action, Key, Result
+from reconciler.model import Action, Condition, Key, Result, Status
 from reconciler.serial import plan_digest, plan_from_json, plan_to_json
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 
@@ -496,3 +497,62 @@ async def test_a_journal_that_fails_on_the_way_back_leaves_a_failed_rollback_tha
     assert (await host.apply({"a": fake("good", impact="restart")})).result is Result.CONFIRMED
     assert host.kind.state == {"a": {"v": "good"}}
     assert reader(host).open_runs() == ()
+
+
+def stopped_by_hand(host: Harness, name: str) -> None:
+    """A person keeps `name` from serving."""
+    host.kind.health[name] = Health(ready=False, reason="Suspended", message="stopped by hand", excused=True)
+    host.kind.conditions[name] = (
+        Condition(type="Suspended", status=Status.TRUE, reason="StoppedByOperator", message="stopped by hand"),
+    )
+
+
+@pytest.mark.req("PLAN-7", "SVC-9")
+async def test_what_a_person_keeps_from_serving_confirms_nothing_though_the_run_did_not_touch_it(host: Harness) -> None:
+    await host.apply({"a": fake(1), "b": fake(1)})
+    stopped_by_hand(host, "a")
+    outcome = await host.apply({"a": fake(1), "b": fake(2)})
+    assert (outcome.result, outcome.exit_code, outcome.generation) == (Result.UNCONFIRMED, 0, 2)
+    assert outcome.reason == "fake/a is not running: stopped by hand"
+    journal = reader(host)
+    assert [item.result for item in journal.generations()] == [Result.UNCONFIRMED, Result.CONFIRMED]
+    again = await host.apply({"a": fake(1), "b": fake(2)})
+    assert (again.run, again.result, again.reason) == ("", Result.UNCONFIRMED, outcome.reason)
+    # What was in force before is another document now, and no way around it.
+    back = await host.apply({"a": fake(1), "b": fake(1)})
+    assert (back.result, back.generation) == (Result.UNCONFIRMED, 3)
+    host.kind.health.clear()
+    host.kind.conditions.clear()
+    assert (await host.apply({"a": fake(1), "b": fake(1)})).result is Result.CONFIRMED
+    assert [item.result for item in journal.generations()] == [
+        Result.CONFIRMED,
+        Result.UNCONFIRMED,
+        Result.CONFIRMED,
+    ]
+
+
+@pytest.mark.req("PLAN-7", "SVC-9")
+async def test_a_document_that_is_true_already_is_not_confirmed_while_it_cannot_be_seen_to_serve(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    stopped_by_hand(host, "a")
+    host.kind.state["b"] = {"v": 1}
+    outcome = await host.apply({"a": fake(1), "b": fake(1)})
+    assert (outcome.run, outcome.result, outcome.generation) == ("", Result.UNCONFIRMED, 2)
+    in_force = reader(host).in_force()
+    assert in_force is not None
+    assert in_force.number == 2
+
+
+@pytest.mark.req("PLAN-7", "SVC-9")
+async def test_what_a_person_wants_first_is_done_under_the_lock_and_before_the_plan(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+
+    async def first() -> None:
+        assert holder(host.world.host.state.lock) is not None
+        host.kind.state["a"] = {"v": 0}
+        await trio.lowlevel.checkpoint()
+
+    outcome, window = await host.engine.begin(host.source({"a": fake(1)}), APPLY, first=first)
+    assert [step.action.key.name for step in outcome.steps] == ["a"]
+    assert window is not None
+    assert (await host.engine.finish(window)).result is Result.CONFIRMED

@@ -132,6 +132,14 @@ class Campaign(RuleBasedStateMachine):
     def sicken(self, name: str) -> None:
         self.kind.sick.add(name)
 
+    @rule(name=names)
+    def rest(self, name: str) -> None:
+        self.kind.rest(name)
+
+    @rule()
+    def wake(self) -> None:
+        self.kind.wake()
+
     @rule()
     def cure(self) -> None:
         self.kind.failures.clear()
@@ -290,6 +298,8 @@ class Campaign(RuleBasedStateMachine):
         confirmed = journal.generation(number)
         assert confirmed is not None
         declared = confirmed.canonical["canonical"]["x-fakes"]
+        asleep = self.kind.resting & declared.keys()
+        assert not asleep, f"generation {number} was confirmed, and nobody saw whether {asleep} serves"
         for run in journal.runs():
             if run.generation == number and run.state is Result.CONFIRMED:
                 done = [intent.action for intent in journal.actions_of(run.id) if intent.result == "done"]
@@ -312,7 +322,7 @@ class Campaign(RuleBasedStateMachine):
         """What an apply that came to its end must have led to."""
         if outcome is None:
             return
-        if outcome.result is Result.CONFIRMED and not outcome.plan.unknown:
+        if outcome.result in (Result.CONFIRMED, Result.UNCONFIRMED) and not outcome.plan.unknown:
             assert as_declared(self.kind.state, self.document)
         with self._reader() as journal:
             if wait:
@@ -344,6 +354,7 @@ class Campaign(RuleBasedStateMachine):
     def _end(self) -> None:
         """Without faults one more process reaches the document, the next does nothing, and a last one gives everything back."""
         self.cure()
+        self.kind.wake()
         self.kind.well = True
         self._converge(self.document)
         effects = self.kind.effects

@@ -13,7 +13,7 @@ from reconciler.engine.aftermath import UNDO
 from reconciler.errors import TemporaryError, TerminalError
 from reconciler.journal import Journal
 from reconciler.kinds import Health, Resource, World
-from reconciler.model import ABSENT, Action, Key, Value
+from reconciler.model import ABSENT, Action, Condition, Key, Status, Value
 from reconciler.values import decode, same
 from resources.testing import FakeKind
 from tests.reconciler.engine.mortal import Fate
@@ -54,6 +54,7 @@ class Witness(FakeKind):
         unsure: those of them where nothing was ours before.
         failures: which resources fail, and how.
         sick: which resources are not well, whatever their fields say.
+        resting: which resources a person keeps from serving, so that nothing can be seen of them.
         well: True where even a bad value makes nobody sick.
         fate: that of the process which lives now.
         effects: how many there were.
@@ -73,6 +74,7 @@ class Witness(FakeKind):
         self.unsure: set[Place] = set()
         self.failures: dict[str, Failure] = {}
         self.sick: set[str] = set()
+        self.resting: set[str] = set()
         self.well = False
         self.fate = Fate()
         self.effects = 0
@@ -183,10 +185,26 @@ class Witness(FakeKind):
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
         """Sick are those that the test made sick, and those with a bad value."""
         health = await FakeKind.probe(self, key, resource, world)
+        if key.name in self.resting:
+            return Health(ready=False, reason="Suspended", message="it rests", excused=True)
         return Health(ready=False, reason="Sick", message="no answer") if self.ails(key.name) else health
 
+    def rest(self, name: str) -> None:
+        """A person stops it."""
+        self.resting.add(name)
+        self.conditions[name] = (
+            Condition(type="Suspended", status=Status.TRUE, reason="StoppedByOperator", message="it rests"),
+        )
+
+    def wake(self) -> None:
+        """Nobody keeps anything from serving any more."""
+        self.resting.clear()
+        self.conditions.clear()
+
     def ails(self, name: str) -> bool:
-        """Whether a resource is not well."""
+        """Whether a resource is seen not to be well."""
+        if name in self.resting:
+            return False
         return name in self.sick or (BAD in self.state.get(name, {}).values() and not self.well)
 
     def compare(self, journal: Journal) -> None:
