@@ -45,13 +45,16 @@ async def start(world: World) -> dict[str, Any]:
     return await service_status(world)
 
 
-async def release(host: Host) -> None:
+async def release(host: Host, *, end: bool = False) -> None:
     """Lifts a hold and starts nothing: whoever plans next finds the service down and leads it to where it is declared.
 
+    One that runs is ended only where `end`.
+
     Raises:
-        TemporaryError: the keeper ended meanwhile.
+        TemporaryError: the keeper ended meanwhile, or cannot be understood.
     """
-    await operate.bring_down(host, None)
+    if end or (await child_of(host)).pid is None:
+        await operate.bring_down(host, None)
 
 
 async def restart(world: World) -> dict[str, Any]:

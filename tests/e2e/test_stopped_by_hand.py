@@ -134,6 +134,22 @@ def test_a_stop_within_the_window_leaves_it_unconfirmed(site: Site) -> None:
     assert results(site)[0] == (2, "confirmed")
 
 
+def test_one_that_runs_already_is_not_started_again(stopped: Site) -> None:
+    site = stopped
+    site.edit("level: info", "level: debug")
+    site.apply()
+    site.extra["E2E_TOKEN"] = ""
+    assert site.run("service", "start").code == 0
+    del site.extra["E2E_TOKEN"]
+    assert results(site)[0] == (2, "unconfirmed")
+    pid = site.gateway_pid()
+    assert pid is not None
+    started = site.run("service", "start")
+    assert started.code == 0, started.err
+    assert site.gateway_pid() == pid
+    assert results(site)[0] == (2, "confirmed")
+
+
 @pytest.mark.req("PLAN-8")
 def test_rollback_without_a_number_goes_back_to_the_last_that_was_confirmed(stopped: Site) -> None:
     site = stopped

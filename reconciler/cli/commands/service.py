@@ -125,9 +125,8 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
         untried = never_seen(session) if verb != "stop" else None
         if untried is not None:
             request = Request(cause=f"service {verb}", author=person)
-            outcome = await carry_out(
-                session, engine, untried, request, wait_seconds=LOCK_SECONDS, first=partial(control.release, host)
-            )
+            first = partial(control.release, host, end=verb == "restart")
+            outcome = await carry_out(session, engine, untried, request, wait_seconds=LOCK_SECONDS, first=first)
         else:
             async with WriterLock(host.state.lock, command=engine.command, now=engine.now).hold(LOCK_SECONDS):
                 if verb == "stop":
