@@ -20,15 +20,15 @@ import trio
 from reconciler.engine import account, recovery
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
-from reconciler.engine.goal import Goal, located, unmanaged_notes
+from reconciler.engine.goal import Goal, lacks_section, located, unmanaged_notes
 from reconciler.engine.lock import WriterLock, holder
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
-from reconciler.engine.rollback import GoalOf, Window, end_run
+from reconciler.engine.rollback import GoalOf, Window, end_run, left_of
 from reconciler.engine.settle import settle
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import verify
-from reconciler.errors import BlockedError, StaleError
+from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.host import Host
 from reconciler.journal import UNDECIDED, Journal, JournalFullError
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
@@ -38,6 +38,9 @@ from reconciler.planning.policy import check, window_seconds
 from reconciler.serial import plan_digest
 
 T = TypeVar("T")
+
+# Does something to the host, and returns what takes it back.
+First: TypeAlias = "Callable[[], Awaitable[Callable[[], Awaitable[None]]]]"
 
 # Makes the goal with the digests of its secrets under a salt: that of the journal, once there is one.
 Source: TypeAlias = "Callable[[bytes], Goal]"
@@ -91,6 +94,8 @@ class Engine:
         self.command = command
         self.stopping = trio.Event()
         self._journal: Journal | None = None
+        # Files that are no longer where the journal has its place.
+        self._astray: list[Journal] = []
         self._watch_lock = WriterLock(host.state.ours / "verify.lock", command=command, now=now)
         self._watchers = 0
         self.ballast = Ballast(host.state.ours / "ballast")
@@ -106,7 +111,11 @@ class Engine:
             BlockedError: the state directory belongs to another document.
             OpenClawError: it cannot be written.
         """
-        if self._journal is None:
+        if self._journal is None or not self._journal.in_place:
+            if self._journal is not None:
+                # Somebody may be reading in it.
+                self._astray.append(self._journal)
+                self._journal = None
             opened = partial(Journal.open_writer, self.host.state.journal, now=self.now())
             # Whether the disk may be full is known by what is planned, and that only once the journal is read.
             journal = self.ballast.spend_on(opened)
@@ -122,7 +131,7 @@ class Engine:
             LockedError: another writer holds the lock for longer than `wait_seconds`.
             OpenClawError: as `journal`.
         """
-        if self._journal is None:
+        if self._journal is None or not self._journal.in_place:
             async with self._writer(wait_seconds):
                 await _thread(self.journal)
 
@@ -138,6 +147,8 @@ class Engine:
 
     def close(self) -> None:
         """Closes the journal, if it was opened."""
+        while self._astray:
+            self._astray.pop().close()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -154,6 +165,7 @@ class Engine:
         # On the word of an older journal nothing is withdrawn: what it knows may have been given back since.
         applied: Mapping[Key, Applied] = await _thread(journal.applied) if journal is not None and not lost else {}
         last = await _thread(journal.last_confirmed) if journal is not None else None
+        present = await _thread(journal.in_force) if journal is not None else None
         wanted = wanted_of(goal.resources, applied, self.kinds)
         observations = await observe(wanted, self.kinds, self.world(goal))
         plan = make_plan(
@@ -163,6 +175,7 @@ class Engine:
             generation=last.number if last is not None else 0,
             document_digest=goal.digest,
             notes=(*unmanaged_notes(goal.desired), *notes),
+            shrunk=present is not None and lacks_section(goal, present),
         )
         if lost is not None:
             plan = _harmless(plan)
@@ -185,11 +198,12 @@ class Engine:
         request: Request,
         *,
         wait_seconds: float = 0.0,
-        first: Callable[[], Awaitable[None]] | None = None,
+        first: First | None = None,
     ) -> tuple[Outcome, Window | None]:
         """The effects of an apply. With a window, they are done and it is the caller's to `finish` it.
 
-        `first` is what a person wants done to the host before it is planned, under the same lock.
+        `first` is what a person wants done to the host before it is planned, under the same lock. What it returns takes that
+        back, where something forbids the plan.
 
         Raises: as `apply`.
         """
@@ -203,25 +217,36 @@ class Engine:
         async with self._writer(wait_seconds):
             journal = self.journal()
             goal = source(journal.salt)
-            if (stopped := await recovery.recover(self, goal)) is not None:
-                return stopped, None
-            if first is not None:
-                await first()
-            planned = await self.plan(goal, journal)
-            # A plan made before there was a journal has other digests of secrets; it was compared above.
-            await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
+            if left_open := await _thread(journal.open_runs):
+                if (stopped := await recovery.recover(self, goal, left_open)) is not None:
+                    return stopped, None
+                # This very document may have been taken back just now.
+                goal = source(journal.salt)
+            back = await first() if first is not None else None
+            try:
+                planned = await self.plan(goal, journal)
+                # A plan made before there was a journal has other digests of secrets; it was compared above.
+                await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
+            except OpenClawError:
+                if back is not None:
+                    with trio.CancelScope(shield=True):
+                        await back()
+                raise
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
                 await _thread(partial(journal.release, goal.digest))
             if request.holds_back is not None:
                 await _thread(partial(journal.quarantine, *request.holds_back, "", self.now()))
-            waiting = request.waiting if request.approvals.person else request.waiting | _retried(planned)
+            tried = request.approvals.person or await _thread(partial(_is_unknown, journal, goal.digest))
+            waiting = request.waiting if tried else request.waiting | _retried(planned)
             plan = _without(_as_agreed(planned.plan, request.expected), waiting)
             if plan.actions:
                 self._keep_room(plan)
                 outcome, window = await self._effects(replace(planned, plan=plan), request, journal)
+            elif (window := await self._unfinished(planned, request, journal)) is not None:
+                outcome = window.outcome(Result.VERIFYING, "")
             else:
-                outcome, window = await self._nothing(planned, request, journal), None
+                outcome = await self._nothing(planned, request, journal)
         return replace(outcome, conditions=_seen(planned)), window
 
     async def finish(self, window: Window) -> Outcome:
@@ -236,9 +261,12 @@ class Engine:
         with trio.CancelScope(shield=True):
             async with self._writer(HOUR_SECONDS):
                 newest = await _thread(partial(self.journal().runs, 1))
-                if newest and newest[0].id != window.run:
-                    last = await _thread(self.journal().last_generation)
-                    kept = last is not None and last.digest == window.goal.digest
+                last = await _thread(self.journal().last_generation)
+                later = newest[0].document_digest if newest and newest[0].id != window.run else None
+                if later is None and window.recorded and last is not None and last.number != window.generation:
+                    later = last.digest
+                if later is not None:
+                    kept = later == window.goal.digest
                     reason = "another run took its place" if kept else "another document took its place"
                     # Another try of the same generation goes on with it.
                     its = kept and last is not None and last.number == window.generation
@@ -301,7 +329,7 @@ class Engine:
 
     async def _already(self, source: Source, request: Request) -> Outcome | None:
         """The outcome where there is nothing to do and nothing to record, found without the lock and without any write."""
-        if await self._may_take_ballast():
+        if await self._may_take_ballast() or (self._journal is not None and not self._journal.in_place):
             return None
         reader = self._journal or await _thread(partial(Journal.open_reader, self.host.state.journal))
         if reader is None:
@@ -321,23 +349,28 @@ class Engine:
                 return None
             if await _thread(partial(reader.quarantined, goal.digest)) is not None:
                 return None
+            unnamed = request.commit is not None and known.result is not Result.VERIFYING
+            if unnamed and await _thread(partial(_lacks_commit, reader, known.generation)):
+                return None
             return replace(known, conditions=_seen(planned))
         finally:
             if reader is not self._journal:
                 reader.close()
 
     async def _known(self, planned: Planned, journal: Journal) -> Outcome | None:
-        """The outcome where this very document is in force already, or applied and being watched; else None."""
+        """The outcome where this very document is in force already, or (VERIFYING) applied and being watched; else None."""
         plan, digest = planned.plan, planned.goal.digest
         known = Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation)
         last = await _thread(journal.last_generation)
         if last is not None and last.result in UNDECIDED and last.digest == digest:
             if last.result is Result.UNCONFIRMED and _is_suspended(planned):
                 return replace(known, result=last.result, generation=last.number, reason=last.reason)
-            return known if last.result is Result.VERIFYING else None
+            left_open = await _thread(journal.open_runs)
+            watched = any(found.run.generation == last.number for found in left_open)
+            return replace(known, result=Result.VERIFYING, generation=last.number) if watched else None
         confirmed = await _thread(journal.last_confirmed)
         # What came after it and never was confirmed is still the one in force.
-        replaced = last is not None and last.result in (Result.UNCONFIRMED, Result.PARTIAL)
+        replaced = last is not None and last.result in UNDECIDED
         return known if confirmed is not None and confirmed.digest == digest and not replaced else None
 
     async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
@@ -349,6 +382,9 @@ class Engine:
         if not planned.plan.actions and account.outdated(planned.wanted, planned.observations):
             record = partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
             await _thread(record)
+        if known is not None and request.commit is not None:
+            # Who watches may have been quicker than the hook that says where it comes from.
+            await _thread(partial(journal.attribute, known.generation, request.author, request.commit))
         if known is not None or planned.plan.actions:
             return known or done
         # Nothing is to be done, but a generation that does not serve is none to go back to.
@@ -452,6 +488,28 @@ class Engine:
         window = replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
         return window.outcome(Result.VERIFYING, ""), window
 
+    async def _unfinished(self, planned: Planned, request: Request, journal: Journal) -> Window | None:
+        """The window of a run to this document that died after its last effect, and before its window was opened."""
+        goal = planned.goal
+        newest = await _thread(partial(journal.runs, 1))
+        if planned.plan.actions or planned.plan.unknown or not newest or newest[0].state is not Result.INTERRUPTED:
+            return None
+        run = newest[0]
+        if run.document_digest != goal.digest or not await _thread(partial(_is_unknown, journal, goal.digest)):
+            return None
+        steps = left_of(await _thread(partial(journal.actions_of, run.id)))
+        window = Window(
+            run=run.id,
+            goal=goal,
+            plan=planned.plan,
+            steps=tuple(replace(step, result="done") for step in steps),
+            generation=planned.plan.generation,
+            inherited=True,
+            gates=await _thread(partial(account.gates, journal, goal, steps)),
+            left_seconds=window_seconds([step.action for step in steps], goal.desired.policy),
+        )
+        return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
+
     def _open_window(self, window: Window, request: Request, journal: Journal) -> int:
         """Records in one commit that a run is applied and is being watched; returns the number of its generation."""
         number = window.generation
@@ -486,6 +544,9 @@ class Engine:
             # Another try of the same: a failure that lasts must not push what was good out of the history.
             journal.set_generation_result(newest.number, result, reason)
             return newest.number
+        if newest is not None and newest.result is Result.VERIFYING:
+            # Whoever watches it may be dead; whoever lives says the same once more.
+            journal.set_generation_result(newest.number, Result.SUPERSEDED, "another document took its place")
         return journal.record_generation(
             digest=goal.digest,
             at=self.now(),
@@ -534,12 +595,23 @@ def _is_suspended(planned: Planned) -> bool:
     return any(item.type == "Suspended" for _key, item in _seen(planned))
 
 
+def _lacks_commit(journal: Journal, number: int) -> bool:
+    generation = journal.generation(number)
+    return generation is not None and generation.commit is None
+
+
 def _is_new(journal: Journal, digest: str) -> bool:
     """Whether the document with this digest is another one than that in force."""
     confirmed, last = journal.last_confirmed(), journal.last_generation()
-    if last is not None and last.result in (Result.UNCONFIRMED, Result.PARTIAL):
+    if last is not None and last.result in UNDECIDED:
         return True
     return confirmed is None or confirmed.digest != digest
+
+
+def _is_unknown(journal: Journal, digest: str) -> bool:
+    """Whether neither the generation in force nor the newest one is of the document with this digest."""
+    known = (journal.last_confirmed(), journal.last_generation())
+    return all(generation is None or generation.digest != digest for generation in known)
 
 
 def _retried(planned: Planned) -> frozenset[Key]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reconciler.desired import Desired, SecretRef, from_canonical
+from reconciler.desired import MANAGED, Desired, SecretRef, from_canonical
 from reconciler.host import Host
 from reconciler.kinds import Kind, Resource, Secrets
 from reconciler.model import Action, DocumentPath, Generation, Key, Note, Plan, Position
@@ -71,6 +71,12 @@ def desired_of(generation: Generation) -> Desired:
     """The desired state that a generation recorded."""
     stored = generation.canonical
     return from_canonical(stored["canonical"], frozenset(tuple(path) for path in stored["declared"]))
+
+
+def lacks_section(goal: Goal, present: Generation) -> bool:
+    """Whether a section from which something on the host follows has gone since `present`."""
+    before = {path[0] for path in present.canonical["declared"]}
+    return not before & (MANAGED - {"version", "policy"}) <= {path[0] for path in goal.desired.declared}
 
 
 def goal_of(generation: Generation, *, desired: Desired, secrets: Secrets, kinds: Sequence[Kind], host: Host) -> Goal:

@@ -5,7 +5,7 @@ Called under the writer lock, before a new plan is made: the plan itself does th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,8 +33,8 @@ T = TypeVar("T")
 DIED = "its writer died before its end was recorded"
 
 
-async def recover(engine: Engine, goal: Goal) -> Outcome | None:
-    """Ends every run that its writer left open. The caller holds the writer lock and is about to lead to `goal`.
+async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> Outcome | None:
+    """Ends the runs that their writers left open. The caller holds the writer lock and is about to lead to `goal`.
 
     Returns how it stands where a person wished to stop while a window was waited out: then that is left open again.
 
@@ -42,7 +42,6 @@ async def recover(engine: Engine, goal: Goal) -> Outcome | None:
     document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
     confirmed generation.
     """
-    left_open = await _thread(engine.journal().open_runs)
     # All accounts first: what is done below changes the world that they are settled by.
     for found in left_open:
         for intent in found.intents:
@@ -123,6 +122,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         steps=steps,
         generation=generation.number,
         recorded=recorded,
+        inherited=True,
         gates=await _thread(partial(account.gates, journal, goal, steps)),
         left_seconds=seconds_left(run, engine.now(), boot_id()),
     )

@@ -20,7 +20,7 @@ from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import Steps
 from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import OpenClawError
-from reconciler.journal import JournalError, Run
+from reconciler.journal import Intent, Journal, JournalError, Run
 from reconciler.kinds import Kind, Resource, World
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
 
@@ -38,7 +38,8 @@ GoalOf: TypeAlias = "Callable[[Generation], tuple[Goal, tuple[Note, ...]]]"
 class Window:
     """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched.
 
-    `recorded` says that `generation` is this run's own, and not the one that was in force before and still is.
+    `recorded` says that `generation` is this run's own, and not the one that was in force before and still is. `inherited`: a
+    process that died did its steps, and this one none of them.
     """
 
     run: str
@@ -47,6 +48,7 @@ class Window:
     steps: tuple[StepResult, ...]
     generation: int
     recorded: bool = True
+    inherited: bool = False
     gates: Mapping[Key, Resource]
     left_seconds: float
 
@@ -61,7 +63,7 @@ class Window:
             run=self.run,
             result=result,
             plan=self.plan,
-            steps=self.steps,
+            steps=() if self.inherited else self.steps,
             generation=self.generation,
             rolled_back_to=rolled_back_to,
             reason=reason,
@@ -85,7 +87,7 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     )
     try:
         failure = await (
-            _undo_all(engine, window.run, window.steps, await _thread(partial(journal.generation, window.generation)))
+            _undo_document(engine, window.run, window.steps)
             if target is None
             else _restore(engine, window.run, window.gates, target, reason)
         )
@@ -125,15 +127,7 @@ async def resume_roll_back(engine: Engine, run: Run) -> None:
             touched = dict.fromkeys(intent.action.key for intent in intents)
             failure = await _restore(engine, run.id, touched, target, run.reason)
         else:
-            generation = await _thread(partial(journal.generation, run.generation or 0))
-            # What was taken back already is not ours any more: somebody else may have written there since.
-            over = {intent.action.id for intent in intents if intent.result == "done"}
-            steps = tuple(
-                StepResult(action=intent.action, result="failed")
-                for intent in intents
-                if not intent.action.id.endswith(UNDO) and intent.action.id + UNDO not in over
-            )
-            failure = await _undo_all(engine, run.id, steps, generation)
+            failure = await _undo_document(engine, run.id, left_of(intents))
     except JournalError:
         # An effect may be without its result. The run stays open, so that the next writer looks, and goes on from there.
         raise
@@ -188,9 +182,51 @@ async def _restore(
     return failure
 
 
-async def _undo_all(engine: Engine, run: str, done: Sequence[StepResult], generation: Generation | None) -> str | None:
-    """Takes back every action of a first apply that can be, in reverse; returns why one was not, or None."""
-    assert generation is not None
+def left_of(intents: Sequence[Intent]) -> tuple[StepResult, ...]:
+    """What a run did, as far as is known, and that was not taken back yet, as steps to be taken back."""
+    # What was taken back already is not ours any more: somebody else may have written there since.
+    over = {intent.action.id for intent in intents if intent.result == "done"}
+    return tuple(
+        StepResult(action=intent.action, result="failed")
+        for intent in intents
+        if not intent.action.id.endswith(UNDO) and intent.action.id + UNDO not in over
+    )
+
+
+async def _undo_document(engine: Engine, run: str, done: Sequence[StepResult]) -> str | None:
+    """Takes back this run, then those right before it that led to the same document; returns why one was not, or None."""
+    journal = engine.journal()
+    mine = await _thread(partial(journal.run, run))
+    rejected = await _thread(partial(_generation_of, journal, run))
+    assert rejected is not None
+    failures = await _undo_all(engine, run, done, rejected)
+    for earlier in await _thread(journal.runs):
+        if earlier.id == run:
+            continue
+        if mine is None or earlier.document_digest != mine.document_digest:
+            break
+        steps = left_of(await _thread(partial(journal.actions_of, earlier.id)))
+        # One that died before it recorded a generation led to none; what it did is taken back with the secrets of the last.
+        generation = await _thread(partial(_generation_of, journal, earlier.id)) or rejected
+        failed = await _undo_all(engine, earlier.id, steps, generation, earlier=True)
+        # What led to the state before us is as it was, whatever hindered a way back in between.
+        failures = {key: text for key, text in failures.items() if key not in {step.action.key for step in steps}}
+        failures |= failed
+    return next(iter(failures.values()), None)
+
+
+def _generation_of(journal: Journal, run_id: str) -> Generation | None:
+    run = journal.run(run_id)
+    return journal.generation(run.generation) if run is not None and run.generation is not None else None
+
+
+async def _undo_all(
+    engine: Engine, run: str, done: Sequence[StepResult], generation: Generation, *, earlier: bool = False
+) -> dict[Key, str]:
+    """Takes back every action of a run that can be, in reverse; returns why those were not that were not.
+
+    Of an `earlier` run only what still stands: since then somebody else may have written there.
+    """
     goal, _notes = await _thread(partial(engine.goal_of, generation))
     journal = engine.journal()
     steps = Steps(
@@ -202,16 +238,18 @@ async def _undo_all(engine: Engine, run: str, done: Sequence[StepResult], genera
         world=engine.world(goal, run),
         report=engine.report,
     )
-    failure = None
+    failures: dict[Key, str] = {}
     for step in reversed(done):
         # A step that failed may have had half of its effect: its undo is idempotent, so it is taken back as well.
         if step.action.undo is None or step.stale or step.result not in ("done", "failed"):
             continue
+        if earlier and not (await steps.left(step.action)).happened:
+            continue
         with trio.CancelScope(shield=True):
             back = await steps.undo(step.action)
         if back.result != "done":
-            failure = back.error
-    return failure
+            failures[step.action.key] = back.error or ""
+    return failures
 
 
 def _record(engine: Engine, window: Window, result: Result, reason: str, number: int) -> None:

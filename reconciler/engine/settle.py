@@ -1,32 +1,35 @@
-"""The end of a window: what it showed confirms a run, leaves it unconfirmed or partial, or takes it back.
-
-The caller holds the writer lock.
-"""
+"""The end of a window: what it showed confirms a run, leaves it unconfirmed or partial, or takes it back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from reconciler.engine import account
+from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import Window, end_run, roll_back
 from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import RollbackFailedError
-from reconciler.journal import JournalError, JournalFullError
-from reconciler.model import Result
+from reconciler.journal import Journal, JournalError, JournalFullError
+from reconciler.model import Generation, Result
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine
 
 T = TypeVar("T")
 
+# How often it is looked how the window of another stands.
+JOIN_SECONDS = 0.1
+
 
 async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
-    """Confirms a run or goes back, by what its window showed.
+    """Confirms a run or goes back, by what its window showed. The caller holds the writer lock.
 
     Raises:
         RollbackFailedError: it has to go back, and the journal cannot be written; the run stays open.
@@ -56,6 +59,38 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     await _thread(partial(journal.release, window.goal.digest))
     await _thread(partial(journal.set_history_lost, None))
     return await _end(engine, window, Result.CONFIRMED, "")
+
+
+async def joined(engine: Engine, found: Outcome) -> Outcome | None:
+    """How the window ended that `found` (VERIFYING, without a run of its own) met, which somebody else watches.
+
+    None where nobody watches it any more: the next `Engine.begin` goes on with it. The caller holds no lock.
+    """
+    engine.report(Progress(what="note", text=f"generation {found.generation} is applied already, and being watched"))
+    state = engine.host.state
+    with await _thread(partial(Journal.open_reader, state.journal)) or nullcontext() as reader:
+        while reader is not None:
+            # Looked at first: who has let go of both has written the end before.
+            left = holder(state.ours / "verify.lock") is None and holder(state.lock) is None
+            generation = await _thread(partial(reader.generation, found.generation))
+            if generation is None or generation.result is not Result.VERIFYING:
+                back = await _thread(reader.last_confirmed)
+                return _ended(found, generation, back)
+            if left:
+                break
+            await trio.sleep(JOIN_SECONDS)
+    return None
+
+
+def _ended(found: Outcome, generation: Generation | None, back: Generation | None) -> Outcome:
+    result = generation.result if generation is not None else Result.SUPERSEDED
+    return replace(
+        found,
+        result=result,
+        reason=generation.reason if generation is not None else "",
+        in_force=result is not Result.SUPERSEDED,
+        rolled_back_to=(back.number if back is not None else 0) if result is Result.ROLLED_BACK else None,
+    )
 
 
 async def _unseen(engine: Engine, window: Window, verdict: Verdict) -> str:

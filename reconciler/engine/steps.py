@@ -92,14 +92,15 @@ class Steps:
         except Exception as err:  # the one crash boundary of a resource: whatever its kind raises becomes its condition
             message, hint = described(err, action)
             stale = isinstance(err, StaleError)
-            left = NOTHING if stale else await self._left(action)
+            left = NOTHING if stale else await self.left(action)
             failed = partial(self.journal.done, self.run, action.id, "failed", now(), error=message)
             await self._write(failed, applied=left.fields, forgotten=left.forgotten)
             return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale)
         await self._write(self.journal.done, self.run, action.id, "done", now(), applied=fields, forgotten=forgotten)
         return StepResult(action=action, result="done")
 
-    async def _left(self, action: Action) -> Aftermath:
+    async def left(self, action: Action) -> Aftermath:
+        """What is there of an action, found by looking."""
         key = action.key
         return await aftermath(
             action, self.kinds[key.kind], self.resources.get(key), self.applied.get(key, {}), self.world

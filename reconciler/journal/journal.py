@@ -12,6 +12,7 @@ A reader has the same class; its writing methods raise.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,14 @@ def _of_the_lost(witness: Witness | None) -> dict[str, Any]:
     return {"lost": f"the journal is gone{last}", "salt": witness.salt}
 
 
+def _file_at(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _put_back(witness: Witness) -> str:
     return f"an older journal was put back: it does not know run {witness.run} of {witness.when}"
 
@@ -62,6 +71,7 @@ class Journal:
     def __init__(self, store: Store, path: Path) -> None:
         self._store = store
         self._path = path
+        self._file = _file_at(path)
         self._put_back: str | None = None
 
     @staticmethod
@@ -120,6 +130,11 @@ class Journal:
         if witness is not None and not journal._knows(witness):
             journal._put_back = _put_back(witness)
         return journal
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still the one at its path, and not removed or replaced since it was opened."""
+        return self._file == _file_at(self._path)
 
     def close(self) -> None:
         """Closes it; any later call fails."""
@@ -221,8 +236,10 @@ class Journal:
     def in_force(self) -> Generation | None:
         """The generation that the host is kept at by whoever watches; None where none was ever confirmed."""
         newest = self.last_generation()
+        if newest is None or newest.result is Result.CONFIRMED:
+            return newest
         # One that is to be watched, or still tried, took the place of the one before it, unless it is held back already.
-        if newest is not None and newest.result in UNDECIDED and self.quarantined(newest.digest) is None:
+        if newest.result in UNDECIDED and self.quarantined(newest.digest) is None:
             return newest
         return self.last_confirmed()
 
@@ -270,6 +287,14 @@ class Journal:
         with self._store.transaction() as write:
             write.execute(
                 "UPDATE generations SET result = ?, reason = ? WHERE number = ?", (result.value, reason, number)
+            )
+
+    def attribute(self, number: int, author: str | None, commit: str) -> None:
+        """Says by whom and by which commit a generation came, where that was not known when it was recorded."""
+        with self._store.transaction() as write:
+            write.execute(
+                "UPDATE generations SET author = coalesce(?, author), commit_id = ? WHERE number = ? AND commit_id IS NULL",
+                (author, commit, number),
             )
 
     def _generations(self, rest: str, *values: object) -> tuple[Generation, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.kinds import Kind, KindPlan, Observation, Step, Wanted
-from reconciler.model import ABSENT, Action, Blocked, Difference, Key, Note, Plan, Unknown
+from reconciler.model import ABSENT, Action, Blocked, Cause, Difference, Key, Note, Plan, Unknown
 from reconciler.planning.differences import differences
 from reconciler.planning.graph import order
 from reconciler.values import digest, digest_fields
@@ -24,8 +24,11 @@ def make_plan(
     generation: int,
     document_digest: str,
     notes: tuple[Note, ...] = (),
+    shrunk: bool = False,
 ) -> Plan:
     """The plan that leads from `observations` to what is `wanted`.
+
+    `shrunk`: a whole section has gone from the document. Then every change of a resource may be a withdrawal.
 
     The same input gives an equal plan, whatever the order of the mappings.
 
@@ -67,7 +70,12 @@ def make_plan(
         blocked=_blocked(answers, planned, wanted, unknown),
         notes=(*notes, *(note for answer in answers for note in answer.notes)),
         unknown=unknown,
-        withdrawals=tuple(key for key in keys if wanted[key].resource is None and found[key]),
+        withdrawals=tuple(
+            key
+            for key in keys
+            if (wanted[key].resource is None and found[key])
+            or (shrunk and any(item.cause is Cause.CHANGE for item in found[key]))
+        ),
     )
 
 

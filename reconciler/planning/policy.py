@@ -68,7 +68,7 @@ def _withdrawals(plan: Plan, approvals: Approvals) -> list[Blocked]:
         Blocked(
             key=key,
             code="withdrawal",
-            message=f"cannot withdraw {key} by itself: its section has gone from the document",
+            message=f"cannot change {key} by itself: a whole section has gone from the document",
             hint=f"say `openclaw apply --approve {key}`, or put the section back",
         )
         for key in plan.withdrawals

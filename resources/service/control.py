@@ -5,7 +5,7 @@ A stop is recorded with who and when, and suspends the resource until a start or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -45,16 +45,24 @@ async def start(world: World) -> dict[str, Any]:
     return await service_status(world)
 
 
-async def release(host: Host, *, end: bool = False) -> None:
+async def release(host: Host, *, end: bool = False) -> Callable[[], Awaitable[None]]:
     """Lifts a hold and starts nothing: whoever plans next finds the service down and leads it to where it is declared.
 
-    One that runs is ended only where `end`.
+    One that runs is ended only where `end`. Returns what puts the hold back.
 
     Raises:
         TemporaryError: the keeper ended meanwhile, or cannot be understood.
     """
-    if end or (await child_of(host)).pid is None:
+    child = await child_of(host)
+    hold = child.record["hold"] if child.record is not None else None
+
+    async def put_back() -> None:
+        if hold is not None:
+            await operate.bring_down(host, hold)
+
+    if end or child.pid is None:
         await operate.bring_down(host, None)
+    return put_back
 
 
 async def restart(world: World) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 
@@ -135,3 +136,24 @@ def test_a_withdrawn_section_waits_for_a_person(site: Site, how: str) -> None:
     done = site.apply("--approve", "service/gateway")
     assert done["result"] == "confirmed"
     wait_until(lambda: site.health()[0] == 0, 20, "the service is withdrawn")
+
+
+@pytest.mark.req("PLAN-3", "PLAN-16")
+@pytest.mark.parametrize("section", ["gateway", "logging"])
+def test_a_section_that_others_share_waits_for_a_person_too(site: Site, section: str) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    before, pid = (site.state / "openclaw.json").read_bytes(), site.gateway_pid()
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write(re.sub(rf"^{section}:\n(  .*\n)+", "", good, flags=re.MULTILINE))
+    assert f"{section}:" not in site.document.read_text()
+    said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
+    assert "a whole section has gone from the document" in said["reason"]
+    assert ((site.state / "openclaw.json").read_bytes(), site.gateway_pid()) == (before, pid)
+    # Back again it is a slip that nobody noticed; a person's apply means it.
+    site.write(good)
+    wait_until(lambda: site.plan()["actions"] == [], 20, "nothing to do")
+    assert len(site.generations()) == 1
+    site.write(re.sub(rf"^{section}:\n(  .*\n)+", "", good, flags=re.MULTILINE))
+    site.apply()
+    assert (site.state / "openclaw.json").read_bytes() != before

@@ -13,11 +13,9 @@ from reconciler.cli.session import Session
 from reconciler.errors import BlockedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from reconciler.cli.runtime import Runtime
     from reconciler.document.load import Loaded
-    from reconciler.engine.engine import Engine, Source
+    from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
     from reconciler.model import Plan
     from reconciler.planning.policy import Approvals
@@ -209,27 +207,46 @@ async def carry_out(
     *,
     no_wait: bool = False,
     wait_seconds: float = LOCK_SECONDS,
-    first: Callable[[], Awaitable[None]] | None = None,
+    first: First | None = None,
 ) -> Outcome:
     """The effects, then the window. The first wish to stop (Ctrl-C, SIGTERM) finishes the step and leaves the window to whoever
     comes next, a second one ends everything. `wait_seconds` for another writer; `first` as in `Engine.begin`.
     """
     from reconciler.engine.execute import unless_stopping
+    from reconciler.engine.settle import joined
 
     async with session.stoppable(engine):
         outcome, window = await engine.begin(source, request, wait_seconds=wait_seconds, first=first)
+        while not no_wait and window is None and _is_of_another(outcome) and not outcome.stopped:
+            ended = await unless_stopping(engine.stopping, partial(joined, engine, outcome))
+            if ended is not None:
+                if ended.exit_code == 0 and request.commit is not None:
+                    # What was applied by whoever was quicker is still to be named by its commit.
+                    await engine.begin(source, request, wait_seconds=wait_seconds)
+                return ended
+            if engine.stopping.is_set():
+                outcome = replace(outcome, stopped=True)
+            else:
+                outcome, window = await engine.begin(source, request, wait_seconds=wait_seconds)
         if window is None and not outcome.stopped:
             return outcome
         if window is not None and not no_wait:
-            verdict = await unless_stopping(engine.stopping, partial(engine.finish, window))
-            if verdict is not None:
-                return verdict
+            ended = await unless_stopping(engine.stopping, partial(engine.finish, window))
+            if ended is not None:
+                return ended
         if engine.stopping.is_set():
             outcome = replace(outcome, stopped=True)
             session.console.err("no longer watching: what was applied stays, and is not confirmed yet\n")
         if window is not None:
             session.hand_over(window)
     return outcome
+
+
+def _is_of_another(outcome: Outcome) -> bool:
+    """Whether there was nothing to do because another command did it, and still watches how that goes."""
+    from reconciler.model import Result
+
+    return outcome.result is Result.VERIFYING and not outcome.run
 
 
 def reporter(session: Session, as_json: bool) -> Report:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import trio
 
 from reconciler.cli.render.outcome import outcome_text
+from reconciler.engine.goal import Goal
 from reconciler.engine.lock import holder
 from reconciler.errors import (
     BlockedError,
@@ -22,8 +25,10 @@ from reconciler.errors import (
 from reconciler.journal import Journal, JournalError
 from reconciler.kinds import Health, Wanted
 from reconciler.model import Action, Condition, Key, Result, Status
+from reconciler.planning.policy import Approvals
 from reconciler.serial import plan_digest, plan_from_json, plan_to_json
 from tests.reconciler.engine.harness import APPLY, Harness, fake
+from tests.reconciler.engine.mortal import Died
 
 
 @pytest.fixture
@@ -164,7 +169,7 @@ async def test_a_run_that_died_after_its_effect_is_not_repeated_and_keeps_the_fo
     assert outcome.steps == ()
     journal = reader(host)
     assert journal.open_runs() == ()
-    assert journal.runs()[0].state is Result.INTERRUPTED
+    assert journal.runs()[0].state is Result.CONFIRMED
     assert journal.applied()[Key("fake", "a")]["v"].former == "theirs"
 
 
@@ -547,12 +552,133 @@ async def test_a_document_that_is_true_already_is_not_confirmed_while_it_cannot_
 async def test_what_a_person_wants_first_is_done_under_the_lock_and_before_the_plan(host: Harness) -> None:
     await host.apply({"a": fake(1)})
 
-    async def first() -> None:
+    async def back() -> None:
+        host.kind.state["a"] = {"v": "as before"}
+        await trio.lowlevel.checkpoint()
+
+    async def first() -> Callable[[], Awaitable[None]]:
         assert holder(host.world.host.state.lock) is not None
         host.kind.state["a"] = {"v": 0}
         await trio.lowlevel.checkpoint()
+        return back
 
     outcome, window = await host.engine.begin(host.source({"a": fake(1)}), APPLY, first=first)
     assert [step.action.key.name for step in outcome.steps] == ["a"]
     assert window is not None
     assert (await host.engine.finish(window)).result is Result.CONFIRMED
+
+    async def nothing() -> Callable[[], Awaitable[None]]:
+        await trio.lowlevel.checkpoint()
+        return back
+
+    forbidden = replace(APPLY, approvals=Approvals(person=False))
+    with pytest.raises(BlockedError):
+        await host.engine.begin(host.source({}), forbidden, first=nothing)
+    assert host.kind.state["a"] == {"v": "as before"}
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
+async def test_a_new_document_whose_writer_died_before_its_window_has_one_all_the_same(host: Harness) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+
+    async def die(action: Action) -> None:
+        raise Died
+
+    host.kind.after_apply = die
+    with pytest.raises(BaseExceptionGroup):
+        await host.apply({"a": fake("bad", impact="restart")})
+    host.kind.after_apply = None
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer")
+    host.kind.retried.add("a")
+
+    async def heal(action: Action) -> None:
+        host.kind.health.clear()
+
+    host.kind.before_apply = heal
+    host.fresh()
+    outcome = await host.apply({"a": fake("bad", impact="restart")}, replace(APPLY, approvals=Approvals(person=False)))
+    assert (outcome.result, outcome.rolled_back_to) == (Result.ROLLED_BACK, 1)
+    assert host.kind.state == {"a": {"v": "good"}}
+
+
+@pytest.mark.req("PLAN-7", "PLAN-15")
+async def test_what_a_recovery_took_back_is_not_tried_again_by_itself(host: Harness) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+    wanted = {"a": fake("bad", impact="restart")}
+    _outcome, window = await host.engine.begin(host.source(wanted), APPLY)
+    assert window is not None
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer")
+
+    async def heal(action: Action) -> None:
+        host.kind.health.clear()
+
+    host.kind.before_apply = heal
+    host.fresh()
+    asked = 0
+
+    def source(salt: bytes) -> Goal:
+        nonlocal asked
+        asked += 1
+        rejected = reader(host).quarantined(host.source(wanted)(salt).digest)
+        if rejected is not None:
+            raise TemporaryError("it is held back now")
+        return host.source(wanted)(salt)
+
+    with pytest.raises(TemporaryError, match="held back now"):
+        await host.engine.begin(source, replace(APPLY, approvals=Approvals(person=False)))
+    assert host.kind.state == {"a": {"v": "good"}}
+    assert [item.result for item in reader(host).generations()] == [Result.ROLLED_BACK, Result.CONFIRMED]
+
+
+@pytest.mark.req("PLAN-5")
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_journal_that_is_taken_away_while_it_is_open_is_begun_anew(host: Harness, how: str) -> None:
+    await host.apply({"a": fake(1)})
+    path = host.world.host.state.journal
+    for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        if how == "removed":
+            name.unlink(missing_ok=True)
+        elif name.exists():
+            name.rename(name.with_name("old-" + name.name))
+    outcome = await host.apply({"a": fake(2)})
+    assert outcome.result is Result.CONFIRMED
+    journal = reader(host)
+    assert [item.number for item in journal.generations()] == [outcome.generation]
+    assert outcome.generation > 1
+    host.engine.close()
+    assert (await host.apply({"a": fake(2)})).run == ""
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8")
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_way_back_inside_a_window_is_what_is_in_force(host: Harness, watched: bool) -> None:
+    await host.apply({"a": fake(1, impact="restart")})
+    first, window = await host.engine.begin(host.source({"a": fake(2, impact="restart")}), APPLY)
+    assert window is not None
+    async with host.engine.watching() if watched else nullcontext():
+        back = await host.apply({"a": fake(1, impact="restart")})
+    # Who died in its window left nothing that another generation could take the place of.
+    assert (back.result, back.generation) == (Result.CONFIRMED, 3 if watched else 1)
+    over = await host.engine.finish(window)
+    assert (over.result, over.in_force, over.exit_code) == (Result.SUPERSEDED, False, 1)
+    journal = reader(host)
+    second = journal.generation(2)
+    assert second is not None
+    assert second.result is Result.SUPERSEDED
+    in_force = journal.in_force()
+    assert in_force is not None
+    assert in_force.number == back.generation
+    assert first.generation == 2
+
+
+@pytest.mark.req("PLAN-8")
+async def test_a_commit_is_named_though_who_watches_was_quicker(host: Harness) -> None:
+    await host.apply({"a": fake(1)}, replace(APPLY, cause="save", author=None))
+    request = replace(APPLY, cause="commit", author="Ada", commit="c0ffee")
+    outcome = await host.apply({"a": fake(1)}, request)
+    assert outcome.run == ""
+    (generation,) = reader(host).generations()
+    assert (generation.cause, generation.author, generation.commit) == ("save", "Ada", "c0ffee")
+    await host.apply({"a": fake(1)}, replace(request, commit="later", author="Bob"))
+    (generation,) = reader(host).generations()
+    assert (generation.author, generation.commit) == ("Ada", "c0ffee")

@@ -88,3 +88,12 @@ def test_a_way_back_that_meets_a_full_disk_is_gone_on_with(full: int) -> None:
     with lived() as campaign:
         campaign.apply(document=one(1), wait=False)
         campaign.apply(document={"b": one(BAD, "restart")["a"]}, trouble=Trouble(full=full))
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize("trouble", [Trouble(die=6), Trouble(full=3)], ids=["died", "full"])
+def test_a_generation_whose_window_nobody_has_open_any_more_is_confirmed_by_the_next(trouble: Trouble) -> None:
+    with lived() as campaign:
+        fakes = {**one(0), "b": one(0, "restart")["a"], "c": {"fields": {"p": 0}, "needs": ["a"], "impact": "none"}}
+        campaign.supervise(document=fakes, looks=2, trouble=Trouble(stop=3), watch=True)
+        campaign.rescue(trouble=trouble)

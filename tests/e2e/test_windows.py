@@ -1,0 +1,152 @@
+"""What comes into a verify window from outside: another apply, the former document, a death, and a journal that is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.beds.processes import wait_until
+from tests.beds.site import TOKEN, Site
+
+pytestmark = pytest.mark.real
+
+
+def newest(site: Site) -> dict[str, Any]:
+    found: dict[str, Any] = site.generations()[0]
+    return found
+
+
+def standing(site: Site) -> tuple[int, str]:
+    return newest(site)["number"], newest(site)["result"]
+
+
+def in_force(site: Site) -> int:
+    found: int = site.run("history", "--json").json["in_force"]
+    return found
+
+
+def with_environment(site: Site, name: str, value: str) -> str:
+    """The document with a variable more, which restarts the gateway."""
+    return site.document.read_text().replace("service: {", f"service: {{environment: {{{name}: {value}}}, ")
+
+
+@pytest.mark.req("PLAN-6", "PLAN-7", "PLAN-8")
+@pytest.mark.parametrize("well", [True, False])
+def test_an_apply_of_what_is_being_watched_waits_for_how_that_ends(site: Site, well: bool) -> None:
+    site.write(verify="2s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    before = site.gateway_pid()
+    site.write(with_environment(site, "A", "b"))
+    wait_until(lambda: standing(site) == (2, "verifying"), 20, "its window")
+    pid = site.gateway_pid()
+    assert pid not in (None, before)
+    assert pid is not None
+    if not well:
+        os.kill(pid, signal.SIGSTOP)
+    done = site.run("apply", "--yes", "--json", "--author", "Ada", "--commit", "c0ffee")
+    assert done.code == (0 if well else 5), done
+    assert (done.json["run"], done.json["generation"]) == (None, 2)
+    assert done.json["result"] == ("confirmed" if well else "rolled-back")
+    assert newest(site)["result"] == done.json["result"]
+    assert (newest(site)["author"], newest(site)["commit"]) == (("Ada", "c0ffee") if well else (None, None))
+
+
+@pytest.mark.req("PLAN-3", "PLAN-7", "PLAN-8")
+def test_a_mistake_that_is_corrected_inside_its_window_is_over_for_good(
+    site: Site, free_port: Callable[[], int]
+) -> None:
+    good = site.write(verify="3s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    wrong = free_port()
+    site.write(good.replace(str(site.port), str(wrong)))
+    wait_until(lambda: standing(site) == (2, "verifying"), 20, "its window")
+    site.write(good)
+    wait_until(lambda: standing(site)[0] == 3, 20, "back")
+    site.wait_healthy()
+    wait_until(lambda: standing(site) == (3, "confirmed"), 20, "the end of its window")
+    assert [item["result"] for item in site.generations()] == ["confirmed", "superseded", "confirmed"]
+    assert in_force(site) == 3
+    assert "not ready" not in site.run("status").out
+    assert site.health(wrong)[0] == 0
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
+def test_a_bad_change_whose_writer_died_before_its_window_is_taken_back_by_a_supervisor(site: Site) -> None:
+    site.write(verify="1s")
+    site.apply()
+    (environment,) = site.state.rglob("gateway.env")
+    before = environment.read_bytes()
+    site.write(with_environment(site, "PYTHONHOME", "/none"))
+    process = site.start("apply", "--yes")
+    wait_until(lambda: environment.read_bytes() != before, 20, "what the next start reads")
+    # Then the keeper is told, and the gateway dies at once.
+    wait_until(lambda: site.health()[0] == 0, 20, "the old gateway is gone")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    site.supervisor("--on-exit", "stop")
+    wait_until(lambda: site.health()[0] == 200, 40, "the good one serves again")
+    wait_until(lambda: standing(site) == (2, "rolled-back"), 40, "taken back")
+    assert in_force(site) == 1
+    assert "held back" in site.run("status").out
+
+
+@pytest.mark.req("PLAN-5")
+def test_a_journal_that_is_deleted_under_a_supervisor_is_begun_anew(site: Site) -> None:
+    site.write(verify="200ms")
+    site.apply()
+    pid = site.gateway_pid()
+    site.supervisor("--on-exit", "stop")
+    for path in (site.state / "reconciler").glob("journal.sqlite*"):
+        path.unlink()
+    site.edit("level: info", "level: debug")
+    wait_until(lambda: site.level() == "debug", 20, "it is applied")
+    wait_until(lambda: standing(site)[1] == "confirmed", 20, "it is in the history")
+    assert newest(site)["number"] > 1
+    assert site.gateway_pid() == pid
+    site.edit("level: debug", "level: warn")
+    wait_until(lambda: site.level() == "warn" and standing(site)[1] == "confirmed", 20, "the next one too")
+    assert "earlier history is lost" not in site.run("status").out
+
+
+@pytest.mark.req("PLAN-7", "SVC-9")
+def test_a_start_that_is_forbidden_leaves_the_service_as_it_was(site: Site, free_port: Callable[[], int]) -> None:
+    site.write(verify="200ms")
+    site.apply()
+    site.run("service", "stop", "--why", "a new disk")
+    taken = free_port()
+    site.edit(f"port: {site.port}", f"port: {taken}")
+    assert site.apply()["result"] == "unconfirmed"
+    with socket.create_server(("127.0.0.1", taken)):
+        refused = site.run("service", "start")
+    assert refused.code == 3, refused
+    assert f"port {taken}" in refused.err
+    assert "a new disk" in site.run("service", "status").out
+    assert "Suspended" in site.run("status").out
+    assert site.run("service", "start").code == 0
+    assert site.health(taken)[0] == 200
+
+
+@pytest.mark.req("PLAN-7")
+def test_what_was_never_confirmed_is_taken_back_whole(site: Site) -> None:
+    site.write(verify="3s")
+    first = site.start("apply", "--yes")
+    wait_until(lambda: site.health()[0] == 200, 20, "the first gateway")
+    assert site.run("service", "stop").code == 0
+    assert first.wait(30) == 0
+    assert standing(site) == (1, "unconfirmed")
+    before = (site.state / "openclaw.json").read_bytes()
+    site.write(site.document.read_text().replace("gateway:\n", "gateway:\n  settings: {bogusKey: 1}\n"))
+    assert site.apply()["result"] == "unconfirmed"
+    assert b"bogusKey" in (site.state / "openclaw.json").read_bytes()
+    started = site.run("service", "start")
+    assert started.code == 5, started
+    assert (site.state / "openclaw.json").read_bytes() == before
+    assert site.health(secret=TOKEN)[0] == 0
+    assert standing(site) == (2, "rolled-back")
