@@ -14,12 +14,10 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
-
-from gateway.files import open_regular
 
 if TYPE_CHECKING:
     from trio_websocket import ConnectionClosed, WebSocketConnection
@@ -304,16 +302,14 @@ def _reason(err: OSError) -> str:
     return (found.strerror if isinstance(found, OSError) else None) or str(found)
 
 
-def pinned_context(cert_path: str) -> ssl.SSLContext:
-    """A context that trusts exactly the certificate in this file, whatever names it carries: for one's own gateway.
+def unverified_context() -> ssl.SSLContext:
+    """A context that encrypts and verifies nothing: only for a listener of which the kernel says that it is our own gateway.
 
-    Raises:
-        OSError: the file cannot be read or holds no certificate.
+    That is the stronger proof. A certificate on disk proves less: it may be another one than the process began with.
     """
-    # What OpenSSL opens by itself it waits for, also where it is a fifo.
-    open_regular(cert_path).close()
-    context = ssl.create_default_context(cafile=cert_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 
@@ -371,20 +367,44 @@ def _innermost(err: BaseException) -> BaseException:
     return err
 
 
-async def get_health(
-    host: str, port: int, secret: str | None = None, tls: bool | ssl.SSLContext = False
+async def get_own_health(
+    host: str, port: int, secret: str | None = None, *, encrypted: bool
 ) -> tuple[int, dict[str, Any]]:
-    """Status code and JSON of `GET /health`; the parts are in it when `secret` is the gateway's.
+    """`get_health` of our own gateway, which the kernel says listens there; no certificate is checked.
 
-    `tls` True verifies by the system's authorities; for an own certificate give `pinned_context`.
+    `encrypted` is what its file says. It serves TLS or not as it began, whatever was written since: so both are tried.
+
+    Raises:
+        ClientError: it answers in neither way.
+    """
+    ways: list[ssl.SSLContext | None] = [unverified_context()] if encrypted else [None, unverified_context()]
+    # Without a secret, and first: one that speaks no TLS would wait for the end of a request in our greeting.
+    if encrypted:
+        with suppress(ClientError):
+            await get_health(host, port)
+            ways = [None]
+    failed = None
+    for tls in ways:
+        try:
+            return await get_health(host, port, secret, tls)
+        except ClientError as err:
+            failed = failed or err
+    assert failed is not None
+    raise failed
+
+
+async def get_health(
+    host: str, port: int, secret: str | None = None, tls: ssl.SSLContext | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Status code and JSON of `GET /health`, over TLS where there is a context; the parts are in it when `secret` is the
+    gateway's.
 
     One small request over a stream of Trio, without an HTTP library. Cancelled, it leaves the connection closed.
 
     Raises:
         ClientError: nobody listens there, or it is not a gateway's health that answers.
     """
-    context = ssl.create_default_context() if tls is True else tls or None
-    stream = await _open_stream(host, port, context)
+    stream = await _open_stream(host, port, tls)
     try:
         lines = [f"GET /health HTTP/1.1\r\nHost: {_bracketed(host)}:{port}\r\nConnection: close\r\n"]
         if secret is not None:

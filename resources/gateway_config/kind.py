@@ -198,8 +198,8 @@ def _blocked(step: Step, seen: Seen) -> Blocked | None:
 
 
 def _mute(step: Step, seen: Seen) -> tuple[Blocked, ...]:
-    """A gateway that hangs could not be told of the file: nobody begins that. Whoever goes back writes it all the same, and a
-    restart that is planned anyway ends the hanging.
+    """A gateway that hangs or is not understood could not be told of the file: nobody begins that. Whoever goes back writes
+    it all the same, and a restart that is planned anyway ends the hanging.
     """
     if seen.silent is None or _planned(step, "start", "restart", "stop", "remove"):
         return ()

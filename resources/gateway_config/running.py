@@ -6,9 +6,10 @@ host could take the port while it is down and collect the secret, and another ga
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -19,10 +20,7 @@ from reconciler.kinds import World
 from resources.gateway_config.edit import node_at
 from resources.gateway_config.fields import DEFAULT_PORT, ConfigSpec
 from resources.service import proc
-from resources.service.listeners import listeners
-
-if TYPE_CHECKING:
-    import ssl
+from resources.service.listeners import Listener, listeners
 
 # A gateway on this host answers within milliseconds; one that hangs must not hold up a plan.
 ANSWER_SECONDS = 3.0
@@ -39,12 +37,17 @@ class Address:
     state: str
     token: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
-    certificate: str | None = None
+    encrypted: bool = False
+
+    @property
+    def secret(self) -> str | None:
+        """What `/health` is asked with."""
+        return self.token if self.token is not None else self.password
 
     @property
     def url(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'wss' if self.certificate is not None else 'ws'}://{host}:{self.port}"
+        return f"{'wss' if self.encrypted else 'ws'}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,44 +62,41 @@ def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address
     """Where the gateway that read this file listens, and the secret that it wants as far as we know it."""
     port = _scalar(root, "gateway", "port")
     host = _scalar(root, "gateway", "customBindHost") if _scalar(root, "gateway", "bind") == "custom" else None
-    certificate = _scalar(root, "gateway", "tls", "certPath")
-    encrypted = _scalar(root, "gateway", "tls", "enabled") is True and isinstance(certificate, str)
     return Address(
         host=host if isinstance(host, str) and host != "0.0.0.0" else "127.0.0.1",  # noqa: S104 - compared, not bound
         port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,
         state=str(world.host.state.root),
         token=_secret(root, "token", spec.token if spec is not None else None, world),
         password=_secret(root, "password", spec.password if spec is not None else None, world),
-        certificate=str(certificate) if encrypted else None,
+        encrypted=_scalar(root, "gateway", "tls", "enabled") is True,
     )
 
 
 async def ask(where: Address) -> Loaded | None:
-    """What the gateway there says; None where none of ours is there to be asked. Changes nothing.
+    """What the gateway there says; None where none of ours listens. Changes nothing.
 
     Raises:
-        TemporaryError: it listens and says nothing, so that what it runs by cannot be known.
+        TemporaryError: it listens and cannot be asked or understood, so that what it runs by cannot be known.
     """
     found = await trio.to_thread.run_sync(serving, where)
     if found is None:
         return None
     # Loaded here: most plans find no gateway, or are made by the supervisor that has it loaded.
-    from gateway.client import ClientError, get_health
+    from gateway.client import ClientError, get_own_health
 
     try:
         with trio.fail_after(ANSWER_SECONDS):
-            secret = found.token if found.token is not None else found.password
-            status, report = await get_health(found.host, found.port, secret, tls_of(found) or False)
+            _status, report = await get_own_health(found.host, found.port, found.secret, encrypted=found.encrypted)
     except trio.TooSlowError as err:
         raise TemporaryError(f"the gateway on port {found.port} does not answer within {ANSWER_SECONDS:g} s") from err
-    except (ClientError, OSError):
+    except ClientError as err:
+        failed = err
+    else:
+        return _loaded(report)
+    if await trio.to_thread.run_sync(serving, where) is None:
+        # It ended meanwhile.
         return None
-    part = _part(report) if status in (200, 503) else {}
-    digest, error = part.get("hash"), part.get("error")
-    return Loaded(
-        digest=digest if isinstance(digest, str) else None,
-        error=error if isinstance(error, str) else None,
-    )
+    raise TemporaryError(f"the gateway on port {found.port} cannot be asked: {failed}") from failed
 
 
 async def reload(where: Address) -> None:
@@ -116,55 +116,48 @@ async def reload(where: Address) -> None:
 
 
 async def _call(where: Address) -> dict[str, Any]:
-    from gateway.client import CallError, ClientError, open_client
+    from gateway.client import CallError, ClientError, open_client, unverified_context
 
+    tls = unverified_context() if where.encrypted else None
     try:
-        async with open_client(where.url, token=where.token, password=where.password, tls=tls_of(where)) as client:
+        async with open_client(where.url, token=where.token, password=where.password, tls=tls) as client:
             answer = await client.call("config.reload", {})
     except CallError as err:
         raise TerminalError(f"cannot reload the gateway: {err.message}") from err
-    except (ClientError, OSError) as err:
+    except ClientError as err:
         raise TemporaryError(f"cannot reload the gateway: {err}") from err
     return answer if isinstance(answer, dict) else {}
-
-
-def tls_of(where: Address) -> ssl.SSLContext | None:
-    """A context that trusts the gateway's own certificate, which need not name loopback. Raises OSError."""
-    from gateway.client import pinned_context
-
-    return pinned_context(where.certificate) if where.certificate is not None else None
 
 
 def serving(where: Address) -> Address | None:
     """Where the gateway of this state directory really listens; None where it does not.
 
-    It may be another port than the file's: one that was written is taken with the next start only, and whoever wrote it may
-    have died before that.
+    The socket itself must be its own: somebody else may listen on another address with the same port. It may be another port
+    than the file's: one that was written is taken with the next start only, and whoever wrote it may have died before that.
     """
-    if listener_is_ours(where):
-        return where
-    text = proc.read_text(f"{where.state}/{PID_FILE}")
-    if text is None or not text.strip().isdigit():
-        return None
-    pid = int(text)
-    if proc.environ_value(pid, "OPENCLAW_STATE_DIR") != where.state:
-        return None
-    found = next((each for each in listeners() if proc.holds_inode(pid, frozenset((each.inode,)))), None)
+    pid = _recorded(where.state)
+    here = sorted(listeners(where.port), key=lambda each: each.host != where.host)
+    found = _held(pid, here) or next((each for each in here if _started_for(proc.inode_owner(each.inode), where)), None)
+    if found is None and _started_for(pid, where):
+        found = _held(pid, listeners())
     return replace(where, host=found.host, port=found.port) if found is not None else None
 
 
-def listener_is_ours(where: Address) -> bool:
-    """Whether what listens there is the gateway of this state directory: the process that its pid file names, or, where it
-    could not write one (a full disk), a process that was started for that directory.
-    """
-    inodes = proc.listening_inodes(where.port)
-    if not inodes:
-        return False
-    text = proc.read_text(f"{where.state}/{PID_FILE}")
-    if text is not None and text.strip().isdigit() and proc.holds_inode(int(text), inodes):
-        return True
-    owner = proc.port_owner(where.port)
-    return owner is not None and proc.environ_value(owner, "OPENCLAW_STATE_DIR") == where.state
+def _recorded(state: str) -> int | None:
+    """The process that the pid file names."""
+    text = (proc.read_text(f"{state}/{PID_FILE}") or "").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def _held(pid: int | None, candidates: Iterable[Listener]) -> Listener | None:
+    if pid is None:
+        return None
+    return next((each for each in candidates if proc.holds_inode(pid, frozenset((each.inode,)))), None)
+
+
+def _started_for(pid: int | None, where: Address) -> bool:
+    """Also where it could not write a pid file (a full disk)."""
+    return pid is not None and proc.environ_value(pid, "OPENCLAW_STATE_DIR") == where.state
 
 
 def _scalar(root: Node | None, *path: str) -> object:
@@ -182,6 +175,15 @@ def _secret(root: Node | None, name: str, reference: SecretRef | None, world: Wo
     if not isinstance(text, str):
         return None
     return world.host.environ.get(text[2:-1]) if text.startswith("${") and text.endswith("}") else text
+
+
+def _loaded(report: Mapping[str, Any]) -> Loaded:
+    part = _part(report)
+    digest, error = part.get("hash"), part.get("error")
+    return Loaded(
+        digest=digest if isinstance(digest, str) else None,
+        error=error if isinstance(error, str) else None,
+    )
 
 
 def _part(report: object) -> dict[str, Any]:

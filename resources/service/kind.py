@@ -211,44 +211,36 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
         before = f"; the one before ended: {ended['reason']}" if ended is not None and not ended["asked"] else ""
         return Health(ready=False, reason="Starting", message=f"process {child.pid} is {child.record['state']}{before}")
     port = child.record["spec"]["port"]
-    if not await trio.to_thread.run_sync(proc.group_owns_port, child.pid, port):
+    host = await trio.to_thread.run_sync(proc.group_host, child.pid, port)
+    if host is None:
         text = f"process {child.pid} does not listen on port {port}"
         return Health(ready=False, reason="PortNotOwned", message=text)
-    return await _answers(spec, port, world)
+    return await _answers(spec, host, port, world)
 
 
 def _why_down(child: Child) -> str:
     return {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}.get(child.state, "NotRunning")
 
 
-async def _answers(spec: ServiceSpec, port: int, world: World) -> Health:
-    """Asks the gateway itself, where it listens."""
+async def _answers(spec: ServiceSpec, host: str, port: int, world: World) -> Health:
+    """Asks the gateway itself, where its own process listens."""
     # Loaded here: a plan asks nobody.
-    from gateway.client import ClientError, get_health
+    from gateway.client import ClientError, get_own_health
 
     try:
         secret = world.secrets.reveal(spec.auth) if spec.auth is not None else None
     except OpenClawError:
         # How it is it says to anybody; only its parts are for those who know the secret.
         secret = None
-    hosts = await trio.to_thread.run_sync(proc.listening_hosts, port)
     try:
         with trio.fail_after(_HEALTH_SECONDS):
-            status, said = await get_health(hosts[0] if hosts else "127.0.0.1", port, secret, _tls(spec))
+            status, said = await get_own_health(host, port, secret, encrypted=spec.tls)
     except trio.TooSlowError:
         return Health(
             ready=False, reason="NoAnswer", message=f"no answer from port {port} within {_HEALTH_SECONDS:g} s"
         )
-    except (OSError, ClientError) as err:
+    except ClientError as err:
         return Health(ready=False, reason="NoAnswer", message=f"cannot ask port {port}: {err}")
     if status == 200:
         return Health(ready=True)
     return Health(ready=False, reason="NotHealthy", message=f"/health answers {status}: {said.get('status')}")
-
-
-def _tls(spec: ServiceSpec) -> Any:
-    """How its certificate is checked: against the declared one, which need not name the address that we ask."""
-    from gateway.client import pinned_context
-
-    certificate = next((path for field, path in spec.tls_files if field.endswith("certPath")), None)
-    return spec.tls if certificate is None else pinned_context(certificate)

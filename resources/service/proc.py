@@ -117,11 +117,6 @@ def listening_ports() -> frozenset[int]:
     return frozenset(found.port for found in listeners())
 
 
-def listening_hosts(port: int) -> tuple[str, ...]:
-    """The addresses that somebody listens on with this port, as a client on this host would dial them, IPv4 first."""
-    return tuple(dict.fromkeys(found.host for found in listeners(port)))
-
-
 def holds_inode(pid: int, inodes: frozenset[str]) -> bool:
     """Whether the process has one of these sockets open."""
     directory = f"/proc/{pid}/fd"
@@ -152,9 +147,23 @@ def port_owner(port: int, candidate: int | None = None) -> int | None:
     return next((pid for pid in every_pid() if holds_inode(pid, inodes)), 0)
 
 
+def inode_owner(inode: str) -> int | None:
+    """A process that has this socket open (a walk through /proc); None where we see none."""
+    return next((pid for pid in every_pid() if holds_inode(pid, frozenset((inode,)))), None)
+
+
 def group_owns_port(group: int, port: int) -> bool:
     """Whether a process of this group listens on the port; the leader is asked first."""
     inodes = listening_inodes(port)
-    if not inodes:
-        return False
+    return bool(inodes) and _group_holds(group, inodes)
+
+
+def group_host(group: int, port: int) -> str | None:
+    """Where a client on this host dials what a process of this group listens on with this port, IPv4 first; None where it
+    listens on none. Somebody else may listen on another address with the same port.
+    """
+    return next((found.host for found in listeners(port) if _group_holds(group, frozenset((found.inode,)))), None)
+
+
+def _group_holds(group: int, inodes: frozenset[str]) -> bool:
     return holds_inode(group, inodes) or any(holds_inode(pid, inodes) for pid in group_members(group))

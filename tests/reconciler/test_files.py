@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from gateway.client import pinned_context
 from gateway.files import open_regular as open_in_gateway
 from reconciler.engine.files import replace_text, write_private
 from reconciler.errors import NotPermittedError, OpenClawError
@@ -87,7 +86,7 @@ def test_a_file_that_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
         write_private("/proc/version", "")
 
 
-@pytest.mark.parametrize("opener", [open_regular, open_in_gateway, pinned_context])
+@pytest.mark.parametrize("opener", [open_regular, open_in_gateway])
 @pytest.mark.parametrize("put", [os.mkfifo, os.mkdir])
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, opener: object, put: object) -> None:
     assert callable(opener)

@@ -62,15 +62,13 @@ async def health(session: Session, *, as_json: bool) -> int:
     """Asks for the health and prints it."""
     import trio
 
-    from gateway.client import ClientError, get_health
+    from gateway.client import ClientError, get_own_health
     from reconciler.cli.render.text import json_text, seconds
-    from resources.gateway_config.running import tls_of
 
     place = await _found(session)
-    secret = place.token if place.token is not None else place.password
     try:
         with trio.fail_after(CALL_SECONDS):
-            status, data = await get_health(place.host, place.port, secret, tls_of(place) or False)
+            status, data = await get_own_health(place.host, place.port, place.secret, encrypted=place.encrypted)
     except (ClientError, trio.TooSlowError) as err:
         raise _unreachable(place, err) from err
     if as_json:
@@ -88,9 +86,8 @@ async def call(session: Session, *, method: str, params: Any) -> int:
     """Calls one method and prints its payload."""
     import trio
 
-    from gateway.client import CallError, ClientError, open_client
+    from gateway.client import CallError, ClientError, open_client, unverified_context
     from reconciler.cli.render.text import json_text
-    from resources.gateway_config.running import tls_of
 
     place = await _found(session)
     try:
@@ -101,7 +98,7 @@ async def call(session: Session, *, method: str, params: Any) -> int:
                 password=place.password,
                 mode="cli",
                 client_id="cli",
-                tls=tls_of(place),
+                tls=unverified_context() if place.encrypted else None,
             ) as client:
                 answer = await client.call(method, params)
     except CallError as err:

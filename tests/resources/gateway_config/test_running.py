@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from reconciler.kinds import Observation
 from reconciler.model import Cause, Impact
 from resources.gateway_config import running
 from resources.gateway_config.kind import GatewayConfigKind
-from resources.gateway_config.running import Address, ask, listener_is_ours, reload, serving
+from resources.gateway_config.running import Address, ask, reload, serving
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.beds.processes import Spawned, wait_until
 from tests.resources.contract import Case, carry_out, look
@@ -70,7 +71,7 @@ class Bed:
         with closing(out):
             argv = [sys.executable, "-m", "gateway", "run"]
             self.pid = self._spawned.start(argv, env=env, stdout=out, stderr=out).pid
-        wait_until(lambda: listener_is_ours(self.where()), 20, "the gateway to listen")
+        wait_until(lambda: serving(self.where()), 20, "the gateway to listen")
 
 
 @pytest.fixture
@@ -208,15 +209,15 @@ def test_only_the_process_of_the_pid_file_is_told_a_secret(tmp_path: Path, free_
     port, pid_file = free_port(), tmp_path / "gateway.pid"
     where = Address(host="127.0.0.1", port=port, state=str(tmp_path))
     with socket.create_server(("127.0.0.1", port)):
-        assert not listener_is_ours(where)
+        assert serving(where) is None
         for stranger in ("1", "", "not a number", "999999999"):
             pid_file.write_text(stranger)
-            assert not listener_is_ours(where)
+            assert serving(where) is None
         pid_file.write_text(f"{os.getpid()}\n")
-        assert listener_is_ours(where)
+        assert serving(where) == where
         # Found by its pid on another port than the expected one it must have been started for this directory as well.
         assert serving(replace(where, port=free_port())) is None
-    assert not listener_is_ours(where)
+    assert serving(where) is None
 
 
 @pytest.mark.req("DOC-4")
@@ -227,8 +228,25 @@ def test_without_a_pid_file_the_state_directory_that_it_was_started_for_decides(
     program = "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
     env = {**os.environ, "OPENCLAW_STATE_DIR": str(tmp_path)}
     spawned.start([sys.executable, "-c", program, str(port)], env=env)
-    wait_until(lambda: listener_is_ours(Address(host="127.0.0.1", port=port, state=str(tmp_path))), 10, "it is ours")
-    assert not listener_is_ours(Address(host="127.0.0.1", port=port, state=str(tmp_path / "other")))
+    where = Address(host="127.0.0.1", port=port, state=str(tmp_path))
+    wait_until(lambda: serving(where) == where, 10, "it is ours")
+    assert serving(replace(where, state=str(tmp_path / "other"))) is None
+
+
+@pytest.mark.req("DOC-4")
+@pytest.mark.parametrize("recorded", [True, False], ids=["by its pid file", "by its environment"])
+def test_a_stranger_on_another_address_with_the_same_port_is_not_dialled(
+    tmp_path: Path, spawned: Spawned, free_port: Callable[[], int], recorded: bool
+) -> None:
+    port = free_port()
+    program = "import socket, sys, time; s = socket.create_server(('127.0.0.9', int(sys.argv[1]))); time.sleep(60)"
+    env = {**os.environ, "OPENCLAW_STATE_DIR": str(tmp_path)}
+    ours = spawned.start([sys.executable, "-c", program, str(port)], env=env)
+    if recorded:
+        (tmp_path / "gateway.pid").write_text(f"{ours.pid}\n")
+    where = Address(host="127.0.0.1", port=port, state=str(tmp_path))
+    with socket.create_server(("127.0.0.1", port)):
+        assert wait_until(lambda: serving(where), 10, "it is ours") == replace(where, host="127.0.0.9")
 
 
 async def test_what_takes_our_place_and_says_nothing_is_no_reason_to_guess(
@@ -240,6 +258,41 @@ async def test_what_takes_our_place_and_says_nothing_is_no_reason_to_guess(
         patch.setattr(running, "ANSWER_SECONDS", 0.2)
         with pytest.raises(TemporaryError, match=f"port {port} does not answer"):
             await ask(Address(host="127.0.0.1", port=port, state=str(tmp_path)))
+
+
+@pytest.mark.req("PLAN-7")
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_one_of_ours_that_is_not_understood_is_no_reason_to_guess(
+    tmp_path: Path, free_port: Callable[[], int], encrypted: bool
+) -> None:
+    """It listens and closes each connection, as one does that has no room for more."""
+    port = free_port()
+    (tmp_path / "gateway.pid").write_text(f"{os.getpid()}\n")
+    where = Address(host="127.0.0.1", port=port, state=str(tmp_path), encrypted=encrypted)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, trio.aclose_forcefully, port, host="127.0.0.1"))
+        with pytest.raises(TemporaryError, match=f"the gateway on port {port} cannot be asked: "):
+            await ask(where)
+        nursery.cancel_scope.cancel()
+    assert listeners
+    assert await ask(where) is None
+
+
+async def test_one_that_ends_while_it_is_asked_is_none_to_be_asked(
+    tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    (tmp_path / "gateway.pid").write_text(f"{os.getpid()}\n")
+    server = socket.create_server(("127.0.0.1", port))
+
+    def end() -> None:
+        stream, _ = server.accept()
+        server.close()
+        stream.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, end)
+        assert await ask(Address(host="127.0.0.1", port=port, state=str(tmp_path))) is None
 
 
 async def test_a_change_of_the_file_is_reported_and_of_others_not(tmp_path: Path) -> None:

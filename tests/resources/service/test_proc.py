@@ -63,7 +63,7 @@ def test_a_listener_is_found_with_its_owner_and_where_to_dial_it(
     if family == socket.AF_INET6 and not os.path.exists("/proc/net/if_inet6"):
         pytest.skip("this machine has no IPv6")
     assert proc.port_owner(port) is None
-    assert proc.listening_hosts(port) == ()
+    assert proc.group_host(os.getpgid(0), port) is None
     with socket.socket(family) as server:
         server.bind((address, port))
         assert proc.port_owner(port) is None
@@ -72,8 +72,8 @@ def test_a_listener_is_found_with_its_owner_and_where_to_dial_it(
         assert proc.port_owner(port, os.getpid()) == os.getpid()
         assert proc.port_owner(port, 1) == os.getpid()
         assert port in proc.listening_ports()
-        assert proc.listening_hosts(port) == (dialled,)
         assert proc.group_owns_port(os.getpgid(0), port)
+        assert proc.group_host(os.getpgid(0), port) == dialled
     assert proc.port_owner(port) is None
 
 
@@ -86,3 +86,14 @@ def test_the_port_of_a_childs_child_is_its_groups(spawned: Spawned, free_port: C
     assert owner != shell.pid
     assert proc.group_owns_port(shell.pid, port)
     assert not proc.group_owns_port(os.getpgid(0), port)
+
+
+def test_of_two_who_listen_on_one_port_the_groups_own_address_is_dialled(
+    spawned: Spawned, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    code = f"import socket, time; s = socket.create_server(('127.0.0.9', {port})); time.sleep(1000)"
+    other = spawned.start([sys.executable, "-S", "-c", code], start_new_session=True)
+    with socket.create_server(("127.0.0.1", port)):
+        assert wait_until(lambda: proc.group_host(other.pid, port), DEADLINE, "the listener") == "127.0.0.9"
+        assert proc.group_host(os.getpgid(0), port) == "127.0.0.1"

@@ -1,0 +1,95 @@
+"""TLS by files that are relative to the state directory, and a certificate that is renewed while the gateway serves by it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.beds.site import Site
+from tests.beds.tls import certificate, with_tls
+from tests.e2e.test_rollback import Meanwhile
+
+pytestmark = pytest.mark.real
+
+
+def relative(site: Site) -> str:
+    """A host that serves TLS by files named relative to its state directory; the document."""
+    cert, key = certificate(site)
+    site.state.mkdir(mode=0o700, exist_ok=True)
+    shutil.move(cert, site.state / "c.pem")
+    shutil.move(key, site.state / "c.key")
+    text = site.write(with_tls(site, site.write(verify="300ms"), Path("c.pem"), Path("c.key")))
+    site.apply()
+    return text
+
+
+def renewed(site: Site) -> tuple[Path, Path]:
+    """The next certificate and its key, not in their place yet."""
+    return certificate(site, "new")
+
+
+def put(site: Site, new: tuple[Path, Path]) -> None:
+    """What `cp` does: the same files with another content."""
+    shutil.copyfile(new[0], site.state / "c.pem")
+    shutil.copyfile(new[1], site.state / "c.key")
+
+
+@pytest.mark.req("GW-1", "PLAN-7")
+def test_settings_that_a_gateway_with_a_relative_certificate_refuses_are_taken_back(site: Site) -> None:
+    text = relative(site)
+    site.write(text.replace("logging:\n", "  settings: {bogusKey: 1}\nlogging:\n"))
+    assert [(step["key"], step["verb"]) for step in site.plan()["actions"]][-1] == ("gateway-config/gateway", "reload")
+    done = site.apply(code=5)
+    assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
+    assert "bogusKey" in site.generations()[0]["reason"]
+    assert site.run("service", "restart").code == 0
+    assert site.run("gateway", "health").code == 0
+
+
+@pytest.mark.req("GW-1", "GW-5")
+def test_the_gateway_is_asked_from_everywhere_whatever_lies_there_by_the_name_of_its_certificate(
+    site: Site, tmp_path: Path
+) -> None:
+    relative(site)
+    for put_there in (None, b"no certificate", renewed(site)[0].read_bytes()):
+        if put_there is not None:
+            (tmp_path / "c.pem").write_bytes(put_there)
+        asked = site.run("gateway", "health", cwd=tmp_path)
+        assert (asked.code, asked.out.split(",")[0]) == (0, f"127.0.0.1:{site.port} is ok")
+    assert site.run("gateway", "call", "config.get", cwd=tmp_path).code == 0
+
+
+@pytest.mark.req("GW-1", "PLAN-7")
+def test_a_change_in_whose_window_the_certificate_is_renewed_is_confirmed(site: Site) -> None:
+    text = relative(site)
+    new = renewed(site)
+    site.write(text.replace("level: info", "level: debug"))
+    with Meanwhile(site.state / "openclaw.json", '"debug"', lambda: put(site, new)) as renewal:
+        done = site.apply()
+    assert renewal.acted
+    assert done["result"] == "confirmed"
+
+
+@pytest.mark.req("GW-1", "PLAN-13")
+@pytest.mark.parametrize("began", ["tls", "plain"])
+def test_whoever_turns_tls_over_in_the_file_by_hand_is_undone(site: Site, began: str) -> None:
+    """The process serves as it began: it is asked in that way, whatever the file says."""
+    if began == "tls":
+        relative(site)
+        turned = ('"enabled": true', '"enabled": false')
+    else:
+        cert, key = certificate(site)
+        site.write(with_tls(site, site.write(verify="300ms"), cert, key).replace("enabled: true", "enabled: false"))
+        site.apply()
+        turned = ('"enabled": false', '"enabled": true')
+    config = site.state / "openclaw.json"
+    text = config.read_text()
+    assert turned[0] in text
+    config.write_text(text.replace(*turned))
+    assert site.run("gateway", "health").code == 0
+    assert "write" in [step["verb"] for step in site.plan()["actions"]]
+    site.apply()
+    assert config.read_text() == text
+    assert site.plan()["actions"] == []
