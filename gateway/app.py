@@ -169,7 +169,7 @@ class Gateway:
             ExitStack() as cleanup,
             trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as signals,
         ):
-            tls = tls_context(*self._settings.tls) if self._settings.tls else None
+            tls = self._tls()
             listeners = self._listen()
             cleanup.callback(_close_all, listeners)
             self._write_pid(cleanup)
@@ -184,6 +184,12 @@ class Gateway:
                 result = await self._obey(signals)
                 nursery.cancel_scope.cancel()
         return result
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._settings.tls is None:
+            return None
+        context, self._runtime.tls_hash = tls_context(*self._settings.tls, self._runtime.state_dir)
+        return context
 
     def _listen(self) -> list[trio.SocketListener]:
         if not self._files_limited:

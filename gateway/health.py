@@ -161,7 +161,11 @@ class Health:
             "connections": {},
             "parts": {
                 "config": runtime.config.part(),
-                "listener": {"ok": bool(runtime.listening), "urls": list(runtime.listening)},
+                "listener": {
+                    "ok": bool(runtime.listening),
+                    "urls": list(runtime.listening),
+                    "tlsHash": runtime.tls_hash,
+                },
                 "log": runtime.log.state(),
                 "clients": {
                     "ok": True,

@@ -20,6 +20,7 @@ class Runtime:
 
     Attributes:
         listening: the URLs that are served, once they are.
+        tls_hash: which certificate and key they are served by (`gateway.wire.tls`), None without TLS.
         stopping: no new work is taken.
         health_version: rises with every health snapshot that was broadcast.
     """
@@ -35,6 +36,7 @@ class Runtime:
     monotonic: Callable[[], float] = time.monotonic
     started_at: float = field(default_factory=time.monotonic)
     listening: tuple[str, ...] = ()
+    tls_hash: str | None = None
     stopping: bool = False
     health_version: int = 1
 

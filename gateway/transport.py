@@ -13,11 +13,13 @@ import socket
 import ssl
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import trio
 
 from gateway.files import open_regular
 from gateway.wire.connect import is_loopback_name
+from gateway.wire.tls import MAX_FILE_BYTES, files_hash
 
 # A browser's largest head with cookies is below 8 KiB; Node's own limit is 16 KiB.
 MAX_HEAD_BYTES = 16 * 1024
@@ -207,25 +209,32 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def tls_context(cert_path: str, key_path: str) -> ssl.SSLContext:
-    """A server's context, TLS 1.3 only, as the real product's.
+def tls_context(cert_path: str, key_path: str, base: Path) -> tuple[ssl.SSLContext, str]:
+    """A server's context, TLS 1.3 only, as the real product's, and the hash of the two files. They are relative to `base`.
 
     Raises:
         StartError: a file cannot be read, or the two do not fit together; it names the file, never its content.
     """
-    for what, path in (("certificate (gateway.tls.certPath)", cert_path), ("key (gateway.tls.keyPath)", key_path)):
+    cert, key = (base / os.path.expanduser(path) for path in (cert_path, key_path))
+    read = []
+    for what, name, path in (
+        ("certificate (gateway.tls.certPath)", cert_path, cert),
+        ("key (gateway.tls.keyPath)", key_path, key),
+    ):
         try:
-            open_regular(os.path.expanduser(path)).close()
+            with open_regular(path) as file:
+                read.append(file.read(MAX_FILE_BYTES))
         except OSError as err:
-            raise StartError(f"cannot read the TLS {what} {path}: {err.strerror}", 78) from err
+            raise StartError(f"cannot read the TLS {what} {name}: {err.strerror}", 78) from err
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         # An empty password: an encrypted key is an error here and never a question on a terminal.
-        context.load_cert_chain(os.path.expanduser(cert_path), os.path.expanduser(key_path), password="")
+        context.load_cert_chain(cert, key, password="")
     except (ssl.SSLError, ValueError, OSError) as err:
         raise StartError(f"cannot use the TLS key {key_path} with the certificate {cert_path}: {err}", 78) from err
-    return context
+    # Of what was read before: where a file was replaced in between, that is told once too often and never once too rarely.
+    return context, files_hash(*read)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:

@@ -250,8 +250,8 @@ class Status(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
     """What is known of a resource in one respect (`type`: Ready, Synced, Drifted, Progressing, Degraded, Contested,
-    Suspended, RolledBack, LimitNotHeld, HistoryLost). `reason` is CamelCase; `since` is RFC 3339 in UTC, empty where not
-    stored yet; `observed_generation` the generation that it speaks of.
+    Suspended, RolledBack, LimitNotHeld, HistoryLost, Outdated). `reason` is CamelCase; `since` is RFC 3339 in UTC, empty where
+    not stored yet; `observed_generation` the generation that it speaks of.
     """
 
     type: str

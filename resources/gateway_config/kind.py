@@ -30,12 +30,14 @@ from reconciler.model import (
     Difference,
     Impact,
     Key,
+    Note,
     Status,
     Undo,
     Value,
 )
 from reconciler.values import decode, encode, same
 from reconciler.watching import watch_directories
+from resources.gateway_config.certificate import outdated
 from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, observed, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
@@ -56,12 +58,15 @@ SERVICE = Key("service", "gateway")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What `plan` needs of one look. `loaded` None: no gateway of ours answers; `silent` says so of one that is there."""
+    """What `plan` needs of one look. `loaded` None: no gateway of ours answers; `silent` says so of one that is there;
+    `outdated` of its certificate.
+    """
 
     file: File
     kept: Kept = field(default_factory=dict, repr=False)
     loaded: Loaded | None = None
     silent: str | None = None
+    outdated: Condition | None = None
 
 
 class GatewayConfigKind:
@@ -93,11 +98,12 @@ class GatewayConfigKind:
         if seen is None:
             return KindPlan()
         if not step.differences:
-            return KindPlan(actions=_reload(step, seen, None))
+            return KindPlan(actions=_reload(step, seen, None), notes=_outdated(step, seen))
         if blocked := _blocked(step, seen):
             return KindPlan(blocked=(blocked,))
         write = _write(step, seen)
-        return KindPlan(actions=(write, *_reload(step, seen, write)), blocked=_mute(step, seen))
+        actions = (write, *_reload(step, seen, write))
+        return KindPlan(actions=actions, blocked=_mute(step, seen), notes=_outdated(step, seen))
 
     async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
         """See `Kind.apply`. Cancelled, a write is done whole or not at all; a reload may or may not have come through."""
@@ -144,13 +150,14 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
             loaded = await ask(address(file.root, spec, world))
         except OpenClawError as err:
             silent = err.message
+    stale = await trio.to_thread.run_sync(outdated, file.root, loaded.tls if loaded is not None else None, world.host)
     shown = {"path": str(file.path), "hash": file.digest, "loaded": loaded.digest if loaded is not None else None}
     return Observation(
         key=wanted.key,
         fields=fields,
-        detail=Seen(file=file, kept=kept, loaded=loaded, silent=silent),
+        detail=Seen(file=file, kept=kept, loaded=loaded, silent=silent, outdated=stale),
         shown=shown,
-        conditions=_conditions(loaded),
+        conditions=(*_conditions(loaded), *(() if stale is None else (stale,))),
     )
 
 
@@ -211,6 +218,15 @@ def _mute(step: Step, seen: Seen) -> tuple[Blocked, ...]:
             hint="`openclaw service restart` ends it and starts it again",
         ),
     )
+
+
+def _outdated(step: Step, seen: Seen) -> tuple[Note, ...]:
+    """Another certificate is no difference, and nobody restarts the gateway for it unasked; a restart that is planned anyway
+    takes it over.
+    """
+    if seen.outdated is None or _planned(step, "start", "restart", "stop", "remove"):
+        return ()
+    return (Note(code="certificate_outdated", message=f"{step.key}: {seen.outdated.message}"),)
 
 
 def _no_object(step: Step, seen: Seen, where: str) -> Blocked:

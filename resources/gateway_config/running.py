@@ -52,10 +52,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What a running gateway says: the digest of the file that it runs by (None: it does not say), and why not the latest."""
+    """What a running gateway says: the digest of the file that it runs by, why not the latest, and the hash of certificate and
+    key. None: it does not say, or there is none.
+    """
 
     digest: str | None = None
     error: str | None = None
+    tls: str | None = None
 
 
 def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address:
@@ -178,15 +181,19 @@ def _secret(root: Node | None, name: str, reference: SecretRef | None, world: Wo
 
 
 def _loaded(report: Mapping[str, Any]) -> Loaded:
-    part = _part(report)
-    digest, error = part.get("hash"), part.get("error")
+    config, listener = _part(report, "config"), _part(report, "listener")
     return Loaded(
-        digest=digest if isinstance(digest, str) else None,
-        error=error if isinstance(error, str) else None,
+        digest=_text(config.get("hash")),
+        error=_text(config.get("error")),
+        tls=_text(listener.get("tlsHash")),
     )
 
 
-def _part(report: object) -> dict[str, Any]:
+def _part(report: object, name: str) -> dict[str, Any]:
     parts = report.get("parts") if isinstance(report, dict) else None
-    part = parts.get("config") if isinstance(parts, dict) else None
+    part = parts.get(name) if isinstance(parts, dict) else None
     return part if isinstance(part, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -112,7 +112,7 @@ def declare(desired: Desired, host: Host, secrets: Secrets, program: Program, ke
         policy_fields=policy_fields,
         port=port if isinstance(port, int) and not isinstance(port, bool) else None,
         tls=config.get("gateway.tls.enabled") is True,
-        tls_files=_tls_files(config, host),
+        tls_files=tls_files(config, host),
         auth=_auth(gateway),
     )
     origins |= {"state": ("service", "state"), **{path: ("service", *path.split(".")) for path in policy_fields}}
@@ -220,7 +220,7 @@ def _references(value: Any) -> Iterator[str]:
         yield from _REFERENCE.findall(value)
 
 
-def _tls_files(config: Fields, host: Host) -> tuple[tuple[str, str], ...]:
+def tls_files(config: Mapping[str, object], host: Host) -> tuple[tuple[str, str], ...]:
     """The files that must be readable before TLS can be served: field of openclaw.json, path on this host."""
     if config.get("gateway.tls.enabled") is not True:
         return ()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ from tests.beds.tls import certificate, with_tls
 from tests.e2e.test_rollback import Meanwhile
 
 pytestmark = pytest.mark.real
+
+OWED = "`openclaw service restart` takes over what lies there now"
 
 
 def relative(site: Site) -> str:
@@ -34,6 +39,27 @@ def put(site: Site, new: tuple[Path, Path]) -> None:
     """What `cp` does: the same files with another content."""
     shutil.copyfile(new[0], site.state / "c.pem")
     shutil.copyfile(new[1], site.state / "c.key")
+
+
+def served(site: Site) -> str:
+    """The certificate that the port shows to clients."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", site.port), 5) as plain,
+        context.wrap_socket(plain) as stream,
+    ):
+        shown = stream.getpeercert(binary_form=True)
+    assert shown is not None
+    return ssl.DER_cert_to_PEM_cert(shown)
+
+
+def conditions(site: Site) -> dict[str, dict[str, Any]]:
+    """What `status` says of openclaw.json and of the service: type of condition, and the condition."""
+    resources = {item["key"]: item["conditions"] for item in site.run("status", "--json").json["resources"]}
+    return {
+        key: {each["type"]: each for each in resources[key]} for key in ("gateway-config/gateway", "service/gateway")
+    }
 
 
 @pytest.mark.req("GW-1", "PLAN-7")
@@ -59,6 +85,46 @@ def test_the_gateway_is_asked_from_everywhere_whatever_lies_there_by_the_name_of
         asked = site.run("gateway", "health", cwd=tmp_path)
         assert (asked.code, asked.out.split(",")[0]) == (0, f"127.0.0.1:{site.port} is ok")
     assert site.run("gateway", "call", "config.get", cwd=tmp_path).code == 0
+
+
+@pytest.mark.req("GW-1", "PLAN-12")
+def test_a_renewed_certificate_makes_nothing_sick_and_is_taken_over_by_a_restart(site: Site) -> None:
+    text = relative(site)
+    old, new = served(site), renewed(site)
+    assert all("Outdated" not in each for each in conditions(site).values())
+    put(site, new)
+    shown = conditions(site)
+    assert [each["Ready"]["status"] for each in shown.values()] == ["True", "True"]
+    outdated = shown["gateway-config/gateway"]["Outdated"]
+    assert (outdated["status"], outdated["reason"]) == ("True", "CertificateRenewed")
+    assert OWED in outdated["message"]
+    assert OWED in site.run("status").out
+    # Nobody restarts it by himself, and nothing else stands still for it.
+    plan = site.run("plan")
+    assert plan.code == 0
+    assert OWED in plan.out + plan.err
+    assert site.plan()["actions"] == []
+    assert site.run("gateway", "health").code == 0
+    site.write(text.replace("level: info", "level: debug"))
+    assert [step["verb"] for step in site.plan()["actions"]] == ["write", "reload"]
+    site.apply()
+    assert site.level() == "debug"
+    assert served(site) == old
+    assert site.run("service", "restart").code == 0
+    assert served(site) == new[0].read_text()
+    assert "Outdated" not in conditions(site)["gateway-config/gateway"]
+    assert site.plan()["notes"] == []
+
+
+@pytest.mark.req("GW-1")
+def test_a_key_that_is_gone_while_it_serves_is_told_before_the_next_start_fails(site: Site) -> None:
+    relative(site)
+    (site.state / "c.key").unlink()
+    shown = conditions(site)
+    assert [each["Ready"]["status"] for each in shown.values()] == ["True", "True"]
+    outdated = shown["gateway-config/gateway"]["Outdated"]
+    assert outdated["reason"] == "CertificateUnreadable"
+    assert f"cannot read {site.state / 'c.key'}: No such file or directory" in outdated["message"]
 
 
 @pytest.mark.req("GW-1", "PLAN-7")
