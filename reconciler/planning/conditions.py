@@ -59,7 +59,7 @@ def _progressing(state: Result, run: str) -> Condition:
     """What an open run is doing to it."""
     match state:
         case Result.VERIFYING:
-            reason, message = "Verifying", f"run {run} is applied and its result is being watched"
+            reason, message = "Verifying", f"run {run} is applied and not confirmed yet"
         case Result.ROLLING_BACK:
             reason, message = "RollingBack", f"run {run} is being taken back"
         case _:

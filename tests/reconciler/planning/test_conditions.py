@@ -84,3 +84,5 @@ def test_a_lost_history_is_told_on_everything() -> None:
 def test_an_open_run_is_progress(state: Result, reason: str) -> None:
     condition = made(run=(state, "run-7"))["Progressing"]
     assert (condition.status, condition.reason, "run-7" in condition.message) == (Status.TRUE, reason, True)
+    # Whether anybody is at it the journal does not say: a note of `status` does.
+    assert "watched" not in condition.message
