@@ -50,7 +50,7 @@ def test_a_document_that_is_not_valid_is_told_with_its_first_mistake(site: Site)
     site.edit("level: info", "level: loud")
     shown = site.run("status").out
     assert "cannot use openclaw.yaml: 1 problem, first openclaw.yaml:7:10: " in shown
-    assert "generation 1 stays in force" in shown
+    assert "(`openclaw validate` shows all); generation 1 stays in force" in shown
 
 
 @pytest.mark.req("DOC-9")
@@ -62,6 +62,8 @@ def test_a_secret_that_is_gone_hides_neither_status_nor_drift(site: Site) -> Non
     shown = site.run("status")
     assert shown.code == 0, shown
     assert "generation 1 stays in force" in shown.out
+    assert "(`openclaw validate --resolve` shows all)" in shown.out
+    assert site.run("validate", "--resolve").code == 78
     assert ready(site) == {"gateway-config/gateway": "True", "service/gateway": "True"}
     still = site.run("drift")
     assert (still.code, still.out) == (0, "No drift: nothing moved on the host since it was applied.\n")

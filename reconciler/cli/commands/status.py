@@ -118,8 +118,12 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
 
     runtime = session.runtime()
     salt = journal.salt if journal is not None else PROVISIONAL_SALT
+    shows_all = "openclaw validate"
     try:
-        goal = runtime.source(session.load())(salt)
+        loaded = session.load()
+        # What is wrong from here on no validation shows by itself: that reads no secret.
+        shows_all = "openclaw validate --resolve"
+        goal = runtime.source(loaded)(salt)
     except DocumentError as err:
         last = journal.in_force() if journal is not None else None
         if last is None:
@@ -127,7 +131,7 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
         first = f", first {_told(err.problems[0])}" if err.problems else ""
         note = Note(
             code="document_invalid",
-            message=f"{err.message}{first} (`openclaw validate` shows all); generation {last.number} stays in force",
+            message=f"{err.message}{first} (`{shows_all}` shows all); generation {last.number} stays in force",
         )
         return lenient_goal(runtime, last), (note,)
     held = held_back(journal, goal) if journal is not None else ()
