@@ -84,7 +84,7 @@ def set_value(text: str, path: DocumentPath, value: Any, *, name: str = "documen
 
 def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None = None) -> Edit:
     """The same for a document with includes, called `name`: what an include sets is changed there, what nothing sets yet is
-    added to the document itself, for an include may belong to other hosts as well.
+    added to the document itself, for an include may belong to other hosts as well. `include` is the document's own.
 
     Raises:
         DocumentError: the document cannot be read.
@@ -105,10 +105,14 @@ def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None 
     file = os.path.normpath(os.path.join(directory, source.key))
     mark = _MARK if reading.contents[file].startswith(_MARK.encode()) else ""
     text = set_value(mark + source.text, path, value, name=source.name)
+    edit = Edit(file=file, name=source.name, text=text, lost=max(0, comments(source.text) - comments(text)))
+    if path[0] == "include":
+        # What it is made of is no part of what the whole says: `load_edited` tells what comes of it.
+        return edit
     after = read_document(main, {**reading.contents, file: text.encode()}, name=name).root
     if after is None or not _gives(after, path, value):
         _refuse(path, "several files set a part of it")
-    return Edit(file=file, name=source.name, text=text, lost=max(0, comments(source.text) - comments(text)))
+    return edit
 
 
 def comments(text: str) -> int:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.document.edit import comments, get_value, set_in_files, set_value
+from reconciler.document.load import load_edited, load_text
 from reconciler.document.nodes import Source, compose, plain
 from reconciler.errors import DocumentError, UsageError
 from reconciler.model import DocumentPath
@@ -152,6 +153,25 @@ def test_what_several_files_set_a_part_of_is_refused_where_one_edit_does_not_giv
         set_in_files(str(main), ("logging",), {"level": "warn"})
     whole = set_in_files(str(main), ("logging",), {"level": "warn", "redact": "off"})
     assert whole.text == 'version: 1\ninclude: a.yaml\nlogging: {level: warn, redact: "off"}\n'
+
+
+@pytest.mark.req("DOC-6", "DOC-5")
+@pytest.mark.parametrize("before", ["", "include: a.yaml\n", "include: [a.yaml]\n"])
+def test_what_a_document_includes_is_set_in_the_document_itself(tmp_path: Path, before: str) -> None:
+    main = tmp_path / "openclaw.yaml"
+    main.write_text("version: 1\n" + before)
+    (tmp_path / "a.yaml").write_text("logging: {redact: tools}\n")
+    (tmp_path / "b.yaml").write_text("logging: {level: info}\n")
+    edit = set_in_files(str(main), ("include",), ["b.yaml"], name="openclaw.yaml")
+    assert (edit.file, edit.text) == (str(main), "version: 1\ninclude: [b.yaml]\n")
+    assert (
+        load_edited(main, {}, edit).desired.logging
+        == load_text("version: 1\nlogging: {level: info}\n", {}).desired.logging
+    )
+    gone = set_in_files(str(main), ("include",), ["nofile.yaml"], name="openclaw.yaml")
+    with pytest.raises(DocumentError) as caught:
+        load_edited(main, {}, gone)
+    assert "nofile.yaml" in str(caught.value.problems[0])
 
 
 BLOCK = """\
