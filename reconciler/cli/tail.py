@@ -16,7 +16,7 @@ from typing import Any
 from reconciler.cli.console import Console
 from reconciler.cli.render.text import paint
 from reconciler.cli.session import Session
-from reconciler.errors import DocumentError, OpenClawError, UsageError
+from reconciler.errors import DocumentError, NotPermittedError, OpenClawError, UsageError
 from reconciler.values import parse_json
 
 LEVELS = ("fatal", "error", "warn", "info", "debug", "trace")
@@ -84,6 +84,7 @@ def show(console: Console, directory: str, wanted: Filter, *, lines: int, follow
     """Prints the last `lines` wanted lines, then with `follow` what comes, until interrupted. Returns the exit code.
 
     Raises:
+        NotPermittedError: this user may not read it.
         OpenClawError: there is no such directory, or it cannot be read.
     """
     # Loaded before anything is shown: a Ctrl-C in the middle of an import may be lost in a callback of the interpreter's own.
@@ -145,15 +146,21 @@ def read_new(directory: str, position: Position) -> Iterator[Line]:
     try:
         names = sorted(name for name in os.listdir(directory) if _DAILY.fullmatch(name))
     except OSError as err:
-        reason = (err.strerror or "").lower()
-        raise OpenClawError(
-            f'cannot read the logs in "{directory}": {reason}', hint="was the gateway ever started?"
-        ) from err
+        raise _unreadable(directory, err) from err
     for name in names:
         try:
             yield from _read_file(os.path.join(directory, name), position)
         except FileNotFoundError:
             continue  # Pruned between the listing and now.
+        except PermissionError as err:
+            raise _unreadable(directory, err) from err
+
+
+def _unreadable(directory: str, err: OSError) -> OpenClawError:
+    text = f'cannot read the logs in "{directory}": {(err.strerror or "").lower()}'
+    if isinstance(err, PermissionError):
+        return NotPermittedError(text, hint="run as the user that the gateway runs as")
+    return OpenClawError(text, hint="was the gateway ever started?")
 
 
 def _read_file(path: str, position: Position) -> Iterator[Line]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.wire.json5 import Json5Error, Node, Object, load, parse, to_plain
-from reconciler.errors import OpenClawError, StaleError, TemporaryError, TerminalError
+from reconciler.errors import NotPermittedError, OpenClawError, StaleError, TemporaryError, TerminalError
 from reconciler.files import open_regular, private_directory, remove_file, replace_file
 from reconciler.host import Host
 from reconciler.model import ABSENT, Secret, Value
@@ -67,6 +67,7 @@ def read_config(path: Path) -> File:
 
     Raises:
         TerminalError: it is no JSON5 text in UTF-8; with line and column.
+        NotPermittedError: this user may not read it.
         TemporaryError: the system does not let us read it.
     """
     try:
@@ -78,6 +79,10 @@ def read_config(path: Path) -> File:
         if path.is_symlink():
             raise TerminalError(f"cannot read {path}: it is a link to nothing") from None
         return File(path=path)
+    except PermissionError as err:
+        raise NotPermittedError(
+            f"cannot read {path}: {err.strerror}", hint="run as the owner of the state directory"
+        ) from err
     except OSError as err:
         raise TemporaryError(f"cannot read {path}: {err.strerror}") from err
     if len(data) > MAX_BYTES:

@@ -344,6 +344,9 @@ COMMANDS = (
     ("run",),
     ("service", "status"),
     ("service", "stop"),
+    ("gateway", "health"),
+    ("gateway", "call", "config.get"),
+    ("logs",),
 )
 
 
