@@ -10,6 +10,8 @@ import errno
 
 # Whoever meets these did nothing wrong: descriptors of this process, those of the system, memory.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# A disk without room, or a user who has had his share of it.
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class OpenClawError(Exception):
@@ -125,3 +127,22 @@ def shortage(err: BaseException) -> str:
     if isinstance(err, OSError) and err.errno in SHORTAGES:
         return (err.strerror or "").lower()
     return ""
+
+
+def lacking(err: BaseException) -> OSError | None:
+    """The shortage that `err` is, or was raised from: whoever met it could not look, which says nothing of what he looked at."""
+    return _cause(err, SHORTAGES)
+
+
+def is_full(err: BaseException) -> bool:
+    """Whether `err` is, or was raised from, the system's word that there is no room on a disk."""
+    return _cause(err, FULL) is not None
+
+
+def _cause(err: BaseException | None, numbers: tuple[int, ...]) -> OSError | None:
+    while err is not None:
+        err = innermost(err)
+        if isinstance(err, OSError) and err.errno in numbers:
+            return err
+        err = err.__cause__
+    return None

@@ -93,8 +93,14 @@ class Ballast:
             return 0
 
     def _has_room(self, spare_bytes: int) -> bool:
-        try:
-            free = os.statvfs(self.path.parent)
-        except OSError:
-            return False
-        return free.f_bavail * free.f_frsize >= SIZE_BYTES + spare_bytes
+        free = free_bytes(self.path.parent)
+        return free is not None and free >= SIZE_BYTES + spare_bytes
+
+
+def free_bytes(directory: Path) -> int | None:
+    """What this user may still write to the file system of `directory`; None where that cannot be told."""
+    try:
+        free = os.statvfs(directory)
+    except OSError:
+        return None
+    return free.f_bavail * free.f_frsize

@@ -21,8 +21,8 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.watcher import WatchPoints, watch_points
-from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost, shortage
-from reconciler.journal import Journal
+from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost, is_full, shortage
+from reconciler.journal import Journal, JournalFullError
 from reconciler.kinds import Kind, World
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
@@ -35,6 +35,8 @@ EVERYTHING = Key("host", "everything")
 # How long another writer is waited for, before the look is put off.
 LOCK_SECONDS = 1.0
 UNKNOWN_SECONDS = 5.0
+# What this host has none of now may be there again at any moment, and nothing tells.
+SHORT_SECONDS = 5.0
 
 
 class _OvertakenError(OpenClawError):
@@ -150,10 +152,13 @@ class Loop:
                 self._invalid(err)
             case OpenClawError() as err:
                 self._say("not_applied", err.message, hint=err.hint)
-                self._retry(EVERYTHING, RESYNC_SECONDS)
+                if isinstance(err, JournalFullError) or is_full(err):
+                    self.queue.add_after(EVERYTHING, SHORT_SECONDS)
+                else:
+                    self._retry(EVERYTHING, RESYNC_SECONDS)
             case err if reason := shortage(err):
                 self._say("not_applied", f"cannot look: {reason}")
-                self._retry(EVERYTHING, RESYNC_SECONDS)
+                self.queue.add_after(EVERYTHING, SHORT_SECONDS)
             case err:
                 name = self._crashed(failure)
                 self._say("look_failed", f"a bug of ours: {type(err).__name__} (id {name})")

@@ -11,6 +11,8 @@ from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from reconciler.engine.engine import Planned
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
@@ -133,13 +135,13 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
 
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
-    """What the journal must tell beside any plan: what a writer is at, or left when it died; a window; a lost history."""
+    """What must be told beside any plan: a full disk; what a writer is at, or left when it died; a window; a lost history."""
     from reconciler.engine.lock import holder
     from reconciler.model import Note, Result
 
     if journal is None:
         return ()
-    notes = []
+    notes = _full_disk(session.host().state.root)
     if (lost := journal.history_lost) is not None:
         notes.append(
             Note(code="history_lost", message=f"the earlier history is lost: {lost}; nothing is withdrawn in this run")
@@ -173,6 +175,18 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         text = f"generation {last.number} is applied and was never seen to serve: once the service is started it is watched"
         notes.append(Note(code="unconfirmed", message=text))
     return tuple(notes)
+
+
+def _full_disk(root: Path) -> list[Note]:
+    """That nothing can be applied, where there is less room than a first commit takes."""
+    from reconciler.engine.ballast import SIZE_BYTES, free_bytes
+    from reconciler.model import Note
+
+    free = free_bytes(root)
+    if free is None or free >= SIZE_BYTES:
+        return []
+    text = f'the disk of the state directory "{root}" is full ({free >> 10} KiB free): nothing is applied before there is room'
+    return [Note(code="disk_full", message=text)]
 
 
 def keep(session: Session, planned: Planned, path: str) -> None:

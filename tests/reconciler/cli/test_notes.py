@@ -9,6 +9,7 @@ import pytest
 from reconciler.cli.commands.plan import notes_of
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
+from reconciler.engine import ballast
 from reconciler.journal import Journal
 from reconciler.model import Result
 
@@ -43,6 +44,15 @@ def test_the_newest_generation_is_told_where_it_is_in_force_and_not_confirmed(
     with journal_of(session, (Result.CONFIRMED, ""), newest) as journal:
         notes = notes_of(session, journal)
     assert [told in note.message for note in notes] == ([True] if told else [])
+
+
+def test_a_full_disk_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    with journal_of(session, (Result.CONFIRMED, "")) as journal:
+        monkeypatch.setattr(ballast, "free_bytes", lambda _directory: 4096)
+        (note,) = notes_of(session, journal)
+        assert (note.code, "is full (4 KiB free)" in note.message) == ("disk_full", True)
+        monkeypatch.setattr(ballast, "free_bytes", lambda _directory: ballast.SIZE_BYTES)
+        assert notes_of(session, journal) == ()
 
 
 def test_one_that_is_held_back_is_not_in_force(session: Session) -> None:

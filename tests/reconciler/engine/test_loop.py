@@ -17,6 +17,7 @@ import trio.testing
 from reconciler.engine import loop as loops
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.errors import DocumentError, TemporaryError, TerminalError
+from reconciler.journal import JournalFullError
 from reconciler.kinds import Health, World
 from reconciler.model import Action, Condition, Key, Result, Status
 from resources.testing import FakeKind
@@ -200,6 +201,32 @@ async def test_a_look_that_runs_out_of_descriptors_is_repeated_and_no_bug(host: 
         loop.poke()
         await until(lambda: host.kind.state == {"a": {"v": 1}}, "the look that finds enough of them")
     assert log.said("look_failed") == []
+
+
+@pytest.mark.req("PLAN-3", "PLAN-15")
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_full_disk_is_looked_at_again_soon_however_long_it_lasts_and_told_once(
+    host: Harness, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    monkeypatch.setattr(loops, "SHORT_SECONDS", 0.02)
+    log, looks = Record(), 0
+    document = Document(host, {"a": fake(1)})
+    load = document.load
+
+    async def load_in_want() -> Found:
+        nonlocal looks
+        looks += 1
+        # Doubled as often as this, a wait would be minutes.
+        if looks > 12:
+            return await load()
+        if direct:
+            raise JournalFullError("cannot write the journal: the disk is full")
+        raise TemporaryError("cannot write a: no space") from OSError(errno.ENOSPC, "No space left on device")
+
+    document.load = load_in_want  # type: ignore[method-assign]
+    async with running(document, log):
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "the look that finds room")
+    assert len(log.said("not_applied")) == 1
 
 
 @pytest.mark.req("PLAN-3", "DOC-9")
