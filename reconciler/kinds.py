@@ -190,7 +190,11 @@ class Kind(Protocol):
         """
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
-        """Whether the resource serves right now; never raises for what a sick resource does."""
+        """Whether the resource serves right now; never raises for what a sick resource does.
+
+        Raises:
+            OSError: this process lacks descriptors or memory to look with (`reconciler.errors.lacking`).
+        """
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:
         """Calls `report` whenever a key may have moved, until cancelled. Spurious calls are fine, missed ones cost only time:

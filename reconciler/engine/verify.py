@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
 
+from reconciler.errors import shortage
 from reconciler.kinds import Health, Kind, Resource, World
 from reconciler.model import Key
 
@@ -57,6 +59,9 @@ async def verify(
 
     `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick. Ends
     early when a gate says that waiting cannot help. A window of 0 is one look. Cancellation passes at once.
+
+    Raises:
+        OSError: as `probe`; in a group.
     """
     external = {kind.name for kind in kinds if kind.external}
     end = trio.current_time() + window_seconds
@@ -75,10 +80,26 @@ async def verify(
 
 
 async def probe(kind: Kind, key: Key, resource: Resource, world: World) -> Health:
-    """`kind.probe` with its deadline: no answer is not ready."""
+    """`kind.probe` with its deadline: no answer is not ready.
+
+    Raises:
+        OSError: this process lacks what it takes to look (`reconciler.errors.shortage`).
+    """
     with trio.move_on_after(PROBE_SECONDS):
-        return await kind.probe(key, resource, world)
+        health = await kind.probe(key, resource, world)
+        if not health.ready:
+            _check_sight()
+        return health
     return Health(ready=False, reason="ProbeTimeout", message=f"no answer within {PROBE_SECONDS:g} s")
+
+
+def _check_sight() -> None:
+    """Raises what the system refuses us descriptors by: a kind may have seen nothing for that reason alone, without a word."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as err:
+        if shortage(err):
+            raise
 
 
 async def probe_all(resources: Mapping[Key, Resource], kinds: Sequence[Kind], world: World) -> dict[Key, Health]:

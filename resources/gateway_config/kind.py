@@ -17,7 +17,7 @@ import trio
 
 from gateway.wire.json5 import Object
 from reconciler.desired import Desired
-from reconciler.errors import OpenClawError, StaleError
+from reconciler.errors import OpenClawError, StaleError, lacking
 from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import (
@@ -114,9 +114,12 @@ class GatewayConfigKind:
             await trio.to_thread.run_sync(_apply_write, action, world)
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
-        observation = await _observe(Wanted(key=key, resource=resource), world)
-        if observation.unknown is not None:
-            return Health(ready=False, reason="Unreadable", message=observation.unknown)
+        try:
+            observation = await _look(Wanted(key=key, resource=resource), world)
+        except OpenClawError as err:
+            if (short := lacking(err)) is not None:
+                raise short from None
+            return Health(ready=False, reason="Unreadable", message=err.message)
         wrong = [path for path, value in resource.fields.items() if not same(observation.fields[path], value)]
         if wrong:
             message = f"not as declared: {', '.join(wrong)}"
@@ -139,9 +142,14 @@ class GatewayConfigKind:
 
 async def _observe(wanted: Wanted, world: World) -> Observation:
     try:
-        file, kept = await trio.to_thread.run_sync(_read, world.host)
+        return await _look(wanted, world)
     except OpenClawError as err:
         return Observation(key=wanted.key, unknown=err.message)
+
+
+async def _look(wanted: Wanted, world: World) -> Observation:
+    """Raises OpenClawError where openclaw.json cannot be read."""
+    file, kept = await trio.to_thread.run_sync(_read, world.host)
     fields = observed(file.root, _known(wanted), world.secrets)
     spec: ConfigSpec | None = wanted.resource.spec if wanted.resource is not None else None
     loaded, silent = None, None

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from operator import itemgetter
 from typing import Any, ClassVar
 
 import trio
 
 from reconciler.desired import Desired, Retention
+from reconciler.errors import shortage
 from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Because, Consequence, Difference, DocumentPath, Key, Undo, Value
@@ -94,7 +96,8 @@ class LogsKind:
         await trio.to_thread.run_sync(_apply, action)
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
-        observation = await trio.to_thread.run_sync(_observe, Wanted(key=key, resource=resource), world.now())
+        look = partial(_observe, Wanted(key=key, resource=resource), world.now(), may_lack=False)
+        observation = await trio.to_thread.run_sync(look)
         if observation.unknown is not None:
             return Health(ready=False, reason="Unreadable", message=observation.unknown)
         return Health(ready=True)
@@ -122,7 +125,8 @@ def _spec(directory: str | None, retention: Retention, host: Host) -> LogsSpec:
     return LogsSpec(os.path.normpath(os.path.join(host.state.root, path)), retention)
 
 
-def _observe(wanted: Wanted, now: float) -> Observation:
+def _observe(wanted: Wanted, now: float, *, may_lack: bool = True) -> Observation:
+    """Raises OSError where this process lacks something to look with, unless it `may_lack` it."""
     # Without a declaration there is no retention to measure by; absent leads to no difference.
     fields: dict[str, Value] = dict.fromkeys(wanted.applied, ABSENT)
     if wanted.resource is None:
@@ -136,6 +140,8 @@ def _observe(wanted: Wanted, now: float) -> Observation:
         reason = f"cannot read log directory {spec.directory!r}: it is a link or no directory; name the real one"
         return Observation(key=wanted.key, unknown=reason)
     except OSError as err:
+        if shortage(err) and not may_lack:
+            raise
         return Observation(key=wanted.key, unknown=f"cannot read log directory {spec.directory!r}: {err.strerror}")
     due = {
         "files.expired": bool(seen.decision.deletions),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import trio
 
 from reconciler.desired import Desired, SecretRef
-from reconciler.errors import OpenClawError, StaleError, TerminalError
+from reconciler.errors import OpenClawError, StaleError, TerminalError, lacking
 from reconciler.host import Host
 from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import Action, Key
@@ -75,6 +75,8 @@ class ServiceKind:
         try:
             return await _health(resource.spec, await child_of(world.host), world)
         except (OSError, OpenClawError) as err:
+            if (short := lacking(err)) is not None:
+                raise short from None
             return Health(ready=False, reason="NotObserved", message=str(err))
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:
@@ -239,7 +241,9 @@ async def _answers(spec: ServiceSpec, host: str, port: int, world: World) -> Hea
         return Health(
             ready=False, reason="NoAnswer", message=f"no answer from port {port} within {_HEALTH_SECONDS:g} s"
         )
-    except ClientError as err:
+    except (OSError, ClientError) as err:
+        if (short := lacking(err)) is not None:
+            raise short from None
         return Health(ready=False, reason="NoAnswer", message=f"cannot ask port {port}: {err}")
     if status == 200:
         return Health(ready=True)

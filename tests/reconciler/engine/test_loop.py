@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ import trio.testing
 
 from reconciler.engine import loop as loops
 from reconciler.engine.loop import EVERYTHING, Found, Loop
+from reconciler.engine.verify import probe
 from reconciler.errors import DocumentError, TemporaryError, TerminalError
 from reconciler.journal import JournalFullError
 from reconciler.kinds import Health, World
@@ -227,6 +229,46 @@ async def test_a_full_disk_is_looked_at_again_soon_however_long_it_lasts_and_tol
     async with running(document, log):
         await until(lambda: host.kind.state == {"a": {"v": 1}}, "the look that finds room")
     assert len(log.said("not_applied")) == 1
+
+
+@pytest.mark.req("PLAN-3", "PLAN-15")
+async def test_a_window_that_cannot_be_looked_into_for_want_of_descriptors_is_watched_on(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loops, "SHORT_SECONDS", 0.02)
+    log, probes = Record(), 0
+
+    async def look(_kind: FakeKind, _key: Key, _resource: object, _world: World) -> Health:
+        nonlocal probes
+        await trio.lowlevel.checkpoint()
+        probes += 1
+        if probes < 4:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return Health(ready=True)
+
+    monkeypatch.setattr(FakeKind, "probe", look)
+    async with running(Document(host, {"a": fake(1, impact="restart")}), log):
+        await until(lambda: host.engine.journal().generations()[0].result is Result.CONFIRMED, "it is confirmed")
+    assert host.kind.state == {"a": {"v": 1}}
+    assert host.engine.journal().quarantines() == ()
+    assert [line["reason"] for line in log.said("not_applied")] == ["cannot look: too many open files"]
+
+
+@pytest.mark.req("PLAN-3", "PLAN-15")
+async def test_what_a_probe_did_not_see_for_want_of_descriptors_is_no_verdict(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    await host.apply({"a": fake(1)})
+    host.kind.health["a"] = Health(ready=False, reason="PortNotOwned", message="it does not listen")
+    goal = host.source({"a": fake(1)})(b"")
+    (resource,) = goal.resources.values()
+    assert not (await probe(host.kind, resource.key, resource, host.world)).ready
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        await probe(host.kind, resource.key, resource, host.world)
 
 
 @pytest.mark.req("PLAN-3", "DOC-9")
