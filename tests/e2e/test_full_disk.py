@@ -318,6 +318,40 @@ def test_the_gateway_serves_on_a_full_disk_comes_back_from_death_and_says_what_i
     assert any("log lines were lost" in str(line) for line in lines)
 
 
+@pytest.mark.req("SVC-9", "PLAN-12")
+def test_what_is_done_by_hand_on_a_full_disk_is_done_and_status_names_the_disk(cramped: Cramped) -> None:
+    site = cramped.site
+    # With it the first one could still be written down.
+    cramped.ballast.unlink()
+    with cramped.full():
+        pid = site.gateway_pid()
+        for verb, health in (("stop", 0), ("start", 200), ("restart", 200)):
+            answer = site.run("service", verb)
+            assert answer.code == 0, (verb, answer)
+            assert "note: this is done, and not in the history: " in answer.err
+            assert "the disk is full" in answer.err
+            assert site.health()[0] == health
+        assert site.gateway_pid() != pid
+        assert f'the disk of the state directory "{site.state}" is full' in site.run("status").out
+    assert "is full" not in site.run("status").out
+
+
+@pytest.mark.req("PLAN-3", "SVC-7")
+def test_a_supervisor_brings_back_keeper_and_gateway_soon_after_there_is_room(cramped: Cramped) -> None:
+    site = cramped.site
+    supervisor = site.supervisor("--on-exit", "stop")
+    with cramped.full():
+        for pid in (site.service()["keeper"], site.gateway_pid()):
+            assert pid is not None
+            os.kill(pid, 9)
+        supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
+        # As long as it takes a wait that doubles to be longer than what is asked for below.
+        time.sleep(20)
+        assert len([event for event in supervisor.events() if event["event"] == "not_applied"]) == 1
+    wait_until(lambda: site.health()[0] == 200, 10, "it serves again")
+    assert supervisor.stop() == 0
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7")
 def test_a_disk_that_is_mounted_for_reading_is_said_and_nothing_is_lost(cramped: Cramped) -> None:
     site = cramped.site

@@ -136,12 +136,16 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
                 else:
                     await control.restart(world)
         reason = f": {why}" if why else ""
-        engine.journal().record_event(
-            engine.now(),
-            Key("service", "gateway"),
-            f"service_{verb}",
-            f"`openclaw service {verb}` by {person}{reason}",
-        )
+        try:
+            engine.journal().record_event(
+                engine.now(),
+                Key("service", "gateway"),
+                f"service_{verb}",
+                f"`openclaw service {verb}` by {person}{reason}",
+            )
+        except OpenClawError as err:
+            # It is done, and said so: whoever is told that it failed would do it again.
+            session.console.err(f"note: this is done, and not in the history: {err.message}\n")
     finally:
         session.leave(engine)
     if outcome is not None and not as_json:
