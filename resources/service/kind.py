@@ -16,7 +16,7 @@ from reconciler.desired import Desired, SecretRef
 from reconciler.errors import OpenClawError, StaleError, TerminalError, lacking
 from reconciler.host import Host
 from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
-from reconciler.model import Action, Key
+from reconciler.model import Action, Impact, Key
 from resources.service import operate, plan, prepared, proc
 from resources.service.keeper import program as keeper_program
 from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper, upgrade_keeper
@@ -151,6 +151,8 @@ async def _apply(action: Action, spec: ServiceSpec, world: World) -> None:
             await operate.bring_up(host, told, seconds=_patience(action), fresh=fresh, masked=_secrets(spec, world))
         case "restart":
             await operate.bring_up(host, told, seconds=_patience(action), again=True, masked=_secrets(spec, world))
+        case "stop" if child.pid is not None and action.impact is Impact.NONE:
+            raise StaleError(f"cannot stop {action.key}: it was started since the plan")
         case "stop":
             if child.record is not None:
                 await operate.bring_down(

@@ -79,6 +79,17 @@ class Child:
             and spec.service.state == "running"
         )
 
+    def outlived(self, spec: ServiceSpec) -> bool:
+        """A person stopped it under another section, and this one wants it stopped too: his word is the document's now."""
+        hold = self.record["hold"] if self.record is not None else None
+        return (
+            hold is not None
+            and self.pid is None
+            and hold.get("by") == "operator"
+            and hold.get("section") != spec.section
+            and spec.service.state == "stopped"
+        )
+
 
 async def child_of(host: Host) -> Child:
     """The gateway right now.
@@ -175,7 +186,8 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
     port = effective_port(spec, host)
     startup = child.record["startup_seconds"] if child.record is not None else None
     if spec is None or spec.service.state == "stopped":
-        return Detail(pid=child.pid, port=port, startup_seconds=startup)
+        outlived = spec is not None and child.outlived(spec)
+        return Detail(pid=child.pid, port=port, startup_seconds=startup, outlived=outlived)
     return Detail(
         pid=child.pid,
         port=port,

@@ -1,8 +1,8 @@
 """What to do about the differences of `service/gateway`. Pure.
 
-Verbs: `start`, `stop`, `restart` (a difference in what a running process cannot take up), `update` (only what the keeper
-keeps, or what a stopped service will be started with), `adopt` (the process runs, and no keeper holds it), `upgrade` (its
-keeper is another version than the installed one), `remove` (withdrawn).
+Verbs: `start`, `stop` (also of what a person stopped already), `restart` (a difference in what a running process cannot take
+up), `update` (only what the keeper keeps, or what a stopped service will be started with), `adopt` (the process runs, and no
+keeper holds it), `upgrade` (its keeper is another version than the installed one), `remove` (withdrawn).
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ class Detail:
     `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
     measured at its last start. `silent_keeper` is a keeper that is there and does not answer. `unreadable` holds TLS files:
     field of openclaw.json and why. `program_missing` is why the program cannot be started. `suspended` says that a person
-    stopped it, and that this still holds.
+    stopped it, and that this still holds; `outlived` that a person stopped it before the document wanted it stopped itself.
     """
 
     pid: int | None
     port: int
     suspended: bool = False
+    outlived: bool = False
     silent_keeper: int | None = None
     startup_seconds: float | None = None
     holder: Holder | None = None
@@ -109,7 +110,11 @@ def _actions(step: Step, resource: Resource, spec: ServiceSpec, detail: Detail) 
         if item.path == KEEPER_PROGRAM
     )
     differences = tuple(_owed(item, detail) for item in step.differences if item.path != KEEPER_PROGRAM)
-    rest = _actions_of(step, resource, spec, differences, detail) if differences else ()
+    rest: tuple[Action, ...] = ()
+    if detail.outlived:
+        rest = (_hold(step, resource, differences),)
+    elif differences:
+        rest = _actions_of(step, resource, spec, differences, detail)
     return (*upgrade, *(_after(action, upgrade) for action in rest))
 
 
@@ -174,6 +179,22 @@ def _stop(
         undo=Undo(verb="start", arguments={"restore": True}, text="starts it again with its earlier files"),
         deadline=_end_seconds(spec) + START_SECONDS,
     )
+
+
+def _hold(step: Step, resource: Resource, differences: tuple[Difference, ...]) -> Action:
+    """The stop of what is stopped already: by the document from now on, whose next `state: running` then starts it. The hold of
+    a person would hold again as soon as the section is what it was when he stopped it.
+    """
+    action = _action(
+        step,
+        resource,
+        "stop",
+        differences,
+        consequences=(Consequence(what="note", text="it stays stopped, until the document says otherwise"),),
+        undo=Undo(verb="update", arguments={"restore": True}, text="puts its earlier files back; it stays stopped"),
+    )
+    text = "the document takes over the stop by hand"
+    return replace(action, cause=Cause.CHANGE, because=Because(text=text, path=resource.origins.get("state")))
 
 
 def _restart(
@@ -273,7 +294,7 @@ def _action(
         key=step.key,
         verb=verb,
         cause=cause_of(differences),
-        because=because_of(resource, _told_first(differences)),
+        because=because_of(resource, _told_first(differences)) if differences else Because(text=""),
         differences=differences,
         impact=impact,
         consequences=consequences,

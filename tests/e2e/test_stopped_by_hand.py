@@ -32,6 +32,25 @@ def in_force(site: Site) -> int:
     return found
 
 
+@pytest.mark.parametrize("more", ["", "environment: {A: b}, "])
+def test_a_document_that_wants_it_stopped_too_takes_the_stop_over(stopped: Site, more: str) -> None:
+    site = stopped
+    before = site.document.read_text()
+    site.edit("service: {", "service: {state: stopped, " + more)
+    (action,) = site.plan()["actions"]
+    assert (action["verb"], action["impact"], action["cause"]) == ("stop", "none", "change")
+    assert site.apply()["result"] == "confirmed"
+    assert site.plan()["actions"] == []
+    site.apply()
+    assert results(site) == [(2, "confirmed"), (1, "confirmed")]
+    assert site.service()["hold"]["by"] == "document"
+    assert site.health()[0] == 0
+    site.write(before)
+    assert [action["verb"] for action in site.plan()["actions"]] == ["start"]
+    assert site.apply()["result"] == "confirmed"
+    assert site.health()[0] == 200
+
+
 def test_it_is_confirmed_by_the_start_that_shows_it(stopped: Site) -> None:
     site = stopped
     site.edit("level: info", "level: debug")
