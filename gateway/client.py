@@ -377,16 +377,16 @@ async def get_own_health(
     Raises:
         ClientError: it answers in neither way.
     """
-    ways: list[ssl.SSLContext | None] = [unverified_context()] if encrypted else [None, unverified_context()]
+    ways = [True] if encrypted else [False, True]
     # Without a secret, and first: one that speaks no TLS would wait for the end of a request in our greeting.
     if encrypted:
         with suppress(ClientError):
             await get_health(host, port)
-            ways = [None]
+            ways = [False]
     failed = None
-    for tls in ways:
+    for by_tls in ways:
         try:
-            return await get_health(host, port, secret, tls)
+            return await get_health(host, port, secret, unverified_context() if by_tls else None)
         except ClientError as err:
             failed = failed or err
     assert failed is not None

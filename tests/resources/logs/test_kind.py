@@ -302,14 +302,26 @@ def test_on_a_full_disk_the_prune_runs_and_a_compression_leaves_nothing(tmp_path
     assert not any(disk.iterdir()), "the mount must be seen by that program only"
 
 
-async def test_a_hundred_thousand_files_are_looked_at_in_little_time(logs: Path, tmp_path: Path) -> None:
-    """A tenth of them here, in a tenth of the time: the cost is one call for each, with nothing that grows faster."""
-    for number in range(10_000):
-        write_fast(logs / f"openclaw-2026-01-{number % 28 + 1:02}.log.{number}")
+async def test_what_a_look_costs_grows_with_the_files_and_no_faster(logs: Path, tmp_path: Path) -> None:
+    """In this process's own work, each at its best of three: what else the machine does must not decide."""
     case = make_case(tmp_path, logging(logs, age=100))
-    began = time.perf_counter()
+
+    async def cost() -> float:
+        costs = []
+        for _ in range(3):
+            began = time.process_time()
+            await look(case, case.desired)
+            costs.append(time.process_time() - began)
+        return min(costs)
+
+    for number in range(1_000):
+        write_fast(logs / f"openclaw-2026-01-{number % 28 + 1:02}.log.{number}")
+    few = await cost()
+    for number in range(1_000, 10_000):
+        write_fast(logs / f"openclaw-2026-01-{number % 28 + 1:02}.log.{number}")
+    # Ten times as many; what grew by their square would cost a hundred times as much.
+    assert await cost() < 30 * few
     seen = await look(case, case.desired)
-    assert time.perf_counter() - began < 0.5
     assert len(seen.actions[0].arguments["files"]) == 9_999
     await carry_out(case, seen)
     assert len(names(logs)) == 1
