@@ -42,7 +42,14 @@ def acquire_lock(path: str, socket_path: str) -> int | None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     limit = time.monotonic() + _LOCK_SECONDS
     continued: int | None = None
-    while not _try_lock(fd):
+    while True:
+        locked = _try_lock(fd)
+        if not is_lock(path, identity(fd)):
+            # Deleted, or exchanged, since it was opened: whoever comes next looks at another file.
+            os.close(fd)
+            return acquire_lock(path, socket_path)
+        if locked:
+            break
         if answers(socket_path, ANSWER_SECONDS, give_up=lambda: _is_free(fd)):
             os.close(fd)
             return None
@@ -62,6 +69,23 @@ def acquire_lock(path: str, socket_path: str) -> int | None:
         time.sleep(_LOOK_SECONDS)
     _write_holder(fd)
     return fd
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """What tells an open file from any other: no other gets its number while it is open."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def is_lock(path: str, held: tuple[int, int]) -> bool:
+    """Whether the file at `path` is the one with this identity. What cannot be looked at counts as the same."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return (found.st_dev, found.st_ino) == held
 
 
 def _try_lock(fd: int) -> bool:

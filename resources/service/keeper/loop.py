@@ -42,9 +42,10 @@ class Timer:
 
 
 class Loop:
-    """Runs until `stop`."""
+    """Runs until `stop`. `woken` is called at each wake-up, before what woke it."""
 
-    def __init__(self) -> None:
+    def __init__(self, woken: _Call) -> None:
+        self._woken = woken
         self._poll = select.epoll()
         self._calls: dict[int, tuple[_Call, _Call | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -82,6 +83,7 @@ class Loop:
     def run(self) -> None:
         while not self._stopped:
             found = self._poll.poll(self._wait_seconds())
+            self._woken()
             for number, events, calls in [(number, events, self._calls[number]) for number, events in found]:
                 read, write = calls
                 # A hang-up is for both to see. A call before may have forgotten this descriptor, and another may have its number.

@@ -109,7 +109,7 @@ class Keeper:
         self.directory = f"{state}/reconciler/keeper"
         self.notify_path = f"{os.path.dirname(socket_path)}/notify.sock"
         self.since = time.time()
-        self.loop = Loop()
+        self.loop = Loop(self._check_lock)
         _private_directories(f"{self.directory}/children")
         _private_directories(os.path.dirname(socket_path))
         self.store = Store(f"{self.directory}/children")
@@ -117,6 +117,7 @@ class Keeper:
         self.connections: set[Connection] = set()
         self.commands = Commands(self)
         self._lock: int | None = None
+        self._lock_identity = (0, 0)
         self._listener: socket.socket | None = None
         self._notify: socket.socket | None = None
         self._trial: Helper | None = None
@@ -150,6 +151,9 @@ class Keeper:
     def _begin(self) -> None:
         assert self._listener is not None
         assert self._notify is not None
+        assert self._lock is not None
+        self._lock_identity = adopt.identity(self._lock)
+        self._check_lock()
         self._listener.setblocking(False)
         self._notify.setblocking(False)
         self.log(f"keeper {os.getpid()} holds {self.state}")
@@ -161,6 +165,19 @@ class Keeper:
         adopt.take_over(list(self.children.values()))
         self.loop.watch(self._listener, self._on_connection)
         self.loop.watch(self._notify, self._on_notification)
+
+    def _check_lock(self) -> None:
+        """Lets go where the lock's file was deleted or exchanged: a successor could not know of this keeper, or is here already.
+
+        At once and without a trace: nothing is started, ended, written or removed, because all that may be the other's by now.
+
+        Raises:
+            SystemExit: the lock is lost.
+        """
+        path = f"{self.directory}/lock"
+        if not adopt.is_lock(path, self._lock_identity):
+            self.log(f"keeper {os.getpid()} lets go: {path} is no longer the file that it holds; its children stay")
+            raise SystemExit(0)
 
     def run(self) -> None:
         """Serves until SIGTERM or `shutdown`."""

@@ -1,0 +1,73 @@
+"""The keeper's files are deleted or damaged while the gateway serves: there is one gateway, the same one, and it stays held."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.beds.processes import argv_of, pid_alive, processes_of_state, wait_until
+from tests.beds.site import Site
+from tests.e2e.test_kills import gateways, keeper_pid, kill
+
+pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
+
+
+def keepers(site: Site) -> list[int]:
+    return [item.pid for item in processes_of_state(site.state) if "resources.service.keeper" in argv_of(item.pid)]
+
+
+def files(site: Site) -> Path:
+    return site.state / "reconciler/keeper"
+
+
+def without_lock(site: Site) -> None:
+    for name in ("lock", "keeper.sock"):
+        (files(site) / name).unlink()
+
+
+def another_directory(site: Site) -> None:
+    """As from a backup: the same files, and none of them the one that the keeper has open."""
+    copy = files(site).with_name("copy")
+    shutil.copytree(files(site), copy, ignore=shutil.ignore_patterns("*.sock"))
+    shutil.rmtree(files(site))
+    copy.rename(files(site))
+
+
+@pytest.mark.parametrize("lose", [without_lock, another_directory])
+def test_a_keeper_whose_lock_was_taken_away_lets_go_and_its_successor_alone_acts(
+    site: Site, lose: Callable[[Site], None]
+) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid, old = site.gateway_pid(), keeper_pid(site)
+    assert pid is not None
+    lose(site)
+    planned = site.plan()["actions"]
+    assert [action["verb"] for action in planned] == ["adopt"]
+    site.apply()
+    assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
+    # The first keeper sees the end of its child, and that it is no longer its own.
+    kill(pid)
+    wait_until(lambda: not pid_alive(old), 10, "the first keeper lets go")
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "another gateway")
+    assert gateways(site) == [site.gateway_pid()]
+    assert site.service()["restarts"] == 1
+    stopped = site.run("service", "stop")
+    assert stopped.code == 0, stopped.err
+    assert (gateways(site), len(keepers(site)), site.health()[0]) == ([], 1, 0)
+
+
+def test_a_keeper_without_a_successor_lets_go_too_and_an_apply_starts_the_gateway(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid, old = site.gateway_pid(), keeper_pid(site)
+    assert pid is not None
+    without_lock(site)
+    kill(pid)
+    wait_until(lambda: not pid_alive(old), 10, "the keeper lets go")
+    assert gateways(site) == []
+    site.apply()
+    assert gateways(site) == [site.gateway_pid()]
