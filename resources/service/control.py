@@ -15,7 +15,7 @@ from reconciler.host import Host
 from reconciler.kinds import Resource, World
 from resources.service import operate
 from resources.service.keeper_client import connect, ensure_keeper, look
-from resources.service.observe import Child, child_of, shown
+from resources.service.observe import Child, child_of, shown, unheld_text
 from resources.service.spec import START_SECONDS
 
 _HINT: Final = "run `openclaw apply` first"
@@ -105,6 +105,8 @@ async def stop_all(host: Host) -> None:
 
 
 def _told(child: Child, verb: str) -> Mapping[str, Any]:
+    if child.record is None and child.unrecorded:
+        raise TerminalError(f"cannot {verb} the service: {unheld_text(child)}")
     if child.record is None:
         raise TerminalError(f"cannot {verb} the service: it was never applied in this state directory", hint=_HINT)
     told: Mapping[str, Any] = child.record["spec"]

@@ -19,7 +19,8 @@ from reconciler.errors import TemporaryError, TerminalError, shortage
 from reconciler.host import Host
 from resources.service import proc
 from resources.service.keeper import program, protocol
-from resources.service.keeper.adopt import ANSWER_SECONDS, read_holder
+from resources.service.keeper.adopt import ANSWER_SECONDS, choose, read_holder, unrecorded
+from resources.service.keeper.process import NOTIFY_NAME
 from resources.service.keeper.store import Record, load_records
 
 SOCKET = "keeper/keeper.sock"
@@ -320,6 +321,18 @@ async def look(host: Host) -> Seen:
         return Seen(keeper_pid=None, children={record.name: record.to_json() for record in records}, silent=silent)
     except KeeperRefused as err:
         raise TemporaryError(err.message, hint=err.hint) from err
+
+
+def unrecorded_process(host: Host, seen: Seen, name: str, port: int | None) -> int | None:
+    """The process of a child that runs and of which no record tells: the one that the next keeper will hold. Blocking.
+
+    Raises:
+        OSError: /proc cannot be read.
+    """
+    notify = os.fspath(host.socket_path(SOCKET).with_name(NOTIFY_NAME))
+    known = {child["attempt"] for child in seen.children.values()}
+    found = unrecorded(name, os.fspath(host.state.root), notify, known)
+    return choose(found, port) if found else None
 
 
 def _silent_holder(host: Host) -> int | None:

@@ -20,7 +20,7 @@ from reconciler.model import Action, Impact, Key
 from resources.service import operate, plan, prepared, proc
 from resources.service.keeper import program as keeper_program
 from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper, upgrade_keeper
-from resources.service.observe import PROBE_SECONDS, Child, child_of, down_text, effective_port, observe
+from resources.service.observe import PROBE_SECONDS, Child, child_of, down_text, effective_port, observe, unheld_text
 from resources.service.spec import CHILD, KEY, Program, ServiceSpec, builtin_program, declare, keeper_spec
 from resources.steps import reached, still_holds
 
@@ -60,10 +60,13 @@ class ServiceKind:
             return
         spec: ServiceSpec | None = resource.spec if resource is not None else None
         if action.verb == "adopt":
-            await ensure_keeper(world.host)
+            await _adopt(spec, world)
         elif action.verb == "upgrade":
             await upgrade_keeper(world.host)
         elif action.verb == "remove":
+            if (await child_of(world.host)).unrecorded:
+                # Never to be run: with it a keeper takes over what is to be ended.
+                await operate.tell(world.host, {"argv": ["true"]}, start_keeper=True)
             await operate.forget(world.host)
             await trio.to_thread.run_sync(prepared.remove, world.host)
         elif spec is not None:
@@ -154,7 +157,9 @@ async def _apply(action: Action, spec: ServiceSpec, world: World) -> None:
         case "stop" if child.pid is not None and action.impact is Impact.NONE:
             raise StaleError(f"cannot stop {action.key}: it was started since the plan")
         case "stop":
-            if child.record is not None:
+            if child.unrecorded:
+                await operate.tell(host, told, start_keeper=True)
+            if child.record is not None or child.unrecorded:
                 await operate.bring_down(
                     host, operate.hold_of("document", "openclaw", "state: stopped", spec.section, world.now())
                 )
@@ -163,6 +168,14 @@ async def _apply(action: Action, spec: ServiceSpec, world: World) -> None:
             await operate.tell(host, told, start_keeper=child.pid is not None)
         case _:
             raise TerminalError(f"cannot {action.verb} {action.key}: there is no such action")
+
+
+async def _adopt(spec: ServiceSpec | None, world: World) -> None:
+    """A keeper finds what its predecessor left by itself; of what is in no record it has to be told."""
+    await ensure_keeper(world.host)
+    if spec is not None and (await child_of(world.host)).unrecorded:
+        port = await trio.to_thread.run_sync(effective_port, spec, world.host)
+        await operate.tell(world.host, keeper_spec(spec, world.host, port), start_keeper=False)
 
 
 async def _take_back(action: Action, world: World) -> None:
@@ -207,6 +220,8 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
     if child.suspended(spec):
         # By a person's word: no verify window may take that for a fault of the document.
         return Health(ready=False, reason="Suspended", message=down_text(child), excused=True)
+    if child.unrecorded:
+        return Health(ready=False, reason="NotHeld", message=unheld_text(child))
     if child.pid is None or child.record is None:
         final = child.held and child.state in ("broken", "failed", "stopped")
         return Health(ready=False, reason=_why_down(child), message=down_text(child), final=final)

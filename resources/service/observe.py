@@ -21,8 +21,8 @@ from resources.gateway_config.fields import DEFAULT_PORT
 from resources.service import proc
 from resources.service.keeper import program as keeper_program
 from resources.service.keeper.policy import STABLE_SECONDS
-from resources.service.keeper.process import ATTEMPT
-from resources.service.keeper_client import Seen, alive, look
+from resources.service.keeper.process import ATTEMPT, DIGEST
+from resources.service.keeper_client import Seen, alive, look, unrecorded_process
 from resources.service.plan import Detail, Holder
 from resources.service.prepared import fields_behind, prepared_digest
 from resources.service.spec import CHILD, KEEPER_PROGRAM, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
@@ -41,11 +41,13 @@ class Child:
     seen: Seen
     record: Mapping[str, Any] | None
     pid: int | None
+    # No record tells of the process `pid`.
+    unrecorded: bool = False
 
     @property
     def held(self) -> bool:
-        """A keeper answers."""
-        return self.seen.keeper_pid is not None
+        """A keeper answers, and knows of the process that runs."""
+        return self.seen.keeper_pid is not None and not self.unrecorded
 
     @property
     def state(self) -> str:
@@ -104,8 +106,16 @@ async def child_of(host: Host) -> Child:
         text = f"cannot read {err.filename or 'the keeper'}: {err.strerror}"
         raise (NotPermittedError if isinstance(err, PermissionError) else TemporaryError)(text) from err
     record = seen.child(CHILD)
-    running = await trio.to_thread.run_sync(alive, record)
-    return Child(seen=seen, record=record, pid=record["pid"] if record is not None and running else None)
+    return await trio.to_thread.run_sync(_child, host, seen, record)
+
+
+def _child(host: Host, seen: Seen, record: Mapping[str, Any] | None) -> Child:
+    if record is not None and alive(record):
+        return Child(seen=seen, record=record, pid=record["pid"])
+    if record is not None and seen.keeper_pid is not None:
+        return Child(seen=seen, record=record, pid=None)
+    pid = unrecorded_process(host, seen, CHILD, effective_port(None, host))
+    return Child(seen=seen, record=record, pid=pid, unrecorded=pid is not None)
 
 
 async def observe(wanted: Wanted, world: World) -> Observation:
@@ -164,7 +174,7 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
         # It runs, and nobody knows with what: only the digest differs, and all that is declared is taken for given.
         found |= {path: value for path, value in declared.items() if is_spec_field(path)}
         found["spec"] = ABSENT if digest is None else Secret(digest)
-    if child.pid is not None and child.record is not None:
+    if child.pid is not None and child.record is not None and not child.unrecorded:
         found = {path: value for path, value in found.items() if path not in POLICY_FIELDS}
         found |= policy_of_keeper(child.record["spec"])
     return {path: found.get(path, ABSENT) for path in paths}
@@ -173,6 +183,8 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
 def digest_of(host: Host, child: Child) -> str | None:
     """What it runs by, or will in a moment: whoever asked for a restart may have died before its end."""
     record = child.record
+    if child.pid is not None and child.unrecorded:
+        return proc.environ_value(child.pid, DIGEST)
     if child.pid is None or record is None:
         return prepared_digest(host)
     if record["state"] == "stopping" and record["goal"] == "up":
@@ -255,7 +267,7 @@ def _conditions(child: Child, spec: ServiceSpec | None, *, suspended: bool) -> t
         reason = {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}[child.state]
         found.append(_condition("Degraded", reason, down_text(child)))
     elif child.pid is not None and not child.held:
-        text = f"it runs, and {_no_keeper(child)} that would start it again"
+        text = unheld_text(child)
         found.append(_condition("Degraded", "NotHeld", text))
     elif not suspended and _on_probation(child):
         text = f"{down_text(child)}; it is tried again, and has not held for as long as it last waited"
@@ -302,6 +314,13 @@ def down_text(child: Child) -> str:
     return f"{reason}; {hold['why']}" if hold is not None and hold.get("why") not in (None, reason) else reason
 
 
+def unheld_text(child: Child) -> str:
+    """What is the matter with one that runs and is not held, for people."""
+    if child.unrecorded:
+        return f"process {child.pid} runs, and the keeper's record of it is lost: `openclaw apply` has it held again"
+    return f"it runs, and {_no_keeper(child)} that would start it again"
+
+
 def _no_keeper(child: Child) -> str:
     pid = child.seen.silent
     if pid is None:
@@ -345,11 +364,11 @@ def shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:
 
 def _state_for_people(child: Child) -> str:
     """The keeper's word where it answers; `unheld` is a process that runs under no keeper."""
+    if child.pid is not None and not child.held:
+        return "unheld"
     if child.record is None:
         return "stopped"
-    if child.held:
-        return str(child.record["state"])
-    return "unheld" if child.pid is not None else child.state
+    return str(child.record["state"]) if child.held else child.state
 
 
 def _limits_shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:

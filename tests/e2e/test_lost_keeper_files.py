@@ -71,3 +71,59 @@ def test_a_keeper_without_a_successor_lets_go_too_and_an_apply_starts_the_gatewa
     assert gateways(site) == []
     site.apply()
     assert gateways(site) == [site.gateway_pid()]
+
+
+def without_record(site: Site) -> None:
+    for path in (files(site) / "children").iterdir():
+        path.unlink()
+
+
+def with_damaged_record(site: Site) -> None:
+    for path in (files(site) / "children").iterdir():
+        path.write_text("{")
+
+
+@pytest.mark.parametrize("lose", [without_record, with_damaged_record])
+def test_a_gateway_whose_record_is_lost_is_seen_adopted_and_left_alone(
+    site: Site, lose: Callable[[Site], None]
+) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    kill(keeper_pid(site))
+    lose(site)
+    service = site.service()
+    assert (service["state"], service["pid"], service["keeper"]) == ("unheld", pid, None)
+    (action,) = site.plan()["actions"]
+    assert (action["verb"], action["impact"]) == ("adopt", "none")
+    stop = site.run("service", "stop")
+    assert (stop.code, f"process {pid} runs, and the keeper's record of it is lost" in stop.err) == (1, True), stop.err
+    assert site.apply()["result"] == "confirmed"
+    assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
+    assert (site.service()["state"], site.plan()["actions"]) == ("ready", [])
+
+
+def test_with_another_document_it_is_restarted_and_not_started_beside(site: Site, free_port: Callable[[], int]) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    kill(keeper_pid(site))
+    without_record(site)
+    site.write(verify="300ms", port=free_port())
+    (action,) = [action for action in site.plan()["actions"] if action["key"] == "service/gateway"]
+    assert action["verb"] == "restart"
+    site.apply()
+    (after,) = gateways(site)
+    assert after != pid
+    assert (site.service()["pid"], site.plan()["actions"]) == (after, [])
+
+
+def test_a_supervisor_holds_it_again_by_itself(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    site.supervisor("--on-exit", "stop")
+    without_record(site)
+    kill(keeper_pid(site))
+    wait_until(lambda: site.service()["state"] == "ready", 20, "a keeper holds it again")
+    assert (site.gateway_pid(), gateways(site)) == (pid, [pid])

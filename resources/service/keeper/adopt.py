@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from resources.service import proc
 from resources.service.keeper import process, protocol
@@ -154,7 +154,7 @@ def _hello(socket_path: str, seconds: float) -> bool:
             return False
 
 
-def take_over(children: list[Child]) -> None:
+def take_over(children: list[Child], state: str, notify_path: str) -> None:
     """Finds what runs of `children` and holds it; then starts what is due."""
     boot = proc.boot_id()
     unheld = []
@@ -167,8 +167,11 @@ def take_over(children: list[Child]) -> None:
             child.adopt(found, proc.start_ticks(found) or 0, own=_is_own(found))
         else:
             unheld.append(child)
+    known = {child.record.attempt for child in children}
     for child in unheld:
         record = child.record
+        if hold_unrecorded(child, state, notify_path, known):
+            continue
         if record.pid is None:
             child.resume()
         else:
@@ -183,12 +186,68 @@ def find_process(record: Record) -> int | None:
     if known is None and record.pid is not None:
         # It ended. What still carries the attempt are its own children; their group is swept.
         return None
-    leaders = [pid for pid in proc.processes_with(process.ATTEMPT, record.attempt) if proc.process_group(pid) == pid]
-    # The first one that started is the main process: all others have their environment from it.
-    main = known if known is not None else min(leaders, key=lambda pid: proc.start_ticks(pid) or 0, default=None)
-    if main is None:
-        return None
-    return _one_of([main, *(pid for pid in leaders if pid != main and _is_copy(pid, main))], record.spec["port"])
+    leaders = _oldest_first(
+        [pid for pid in proc.processes_with(process.ATTEMPT, record.attempt) if proc.process_group(pid) == pid]
+    )
+    candidates = _main_processes(leaders if known is None else [known, *(pid for pid in leaders if pid != known)])
+    return _one_of(candidates, record.spec["port"]) if candidates else None
+
+
+def hold_unrecorded(child: Child, state: str, notify_path: str, known: Collection[str | None]) -> bool:
+    """Holds the process that runs of a child whose record says nothing of it: the file was lost, damaged or an old one.
+
+    Others of that kind are ended. False where there is none: then it may be started. A walk through /proc, so never on the way
+    from an exit to the next start.
+    """
+    candidates = unrecorded(child.record.name, state, notify_path, known)
+    if not candidates:
+        return False
+    pid = _one_of(candidates, child.record.spec["port"])
+    attempt, ticks = proc.environ_value(pid, process.ATTEMPT), proc.start_ticks(pid)
+    if attempt is None or ticks is None:
+        # It ended this instant.
+        return False
+    child.adopt_unrecorded(pid, ticks, attempt, own=_is_own(pid))
+    return True
+
+
+def unrecorded(name: str, state: str, notify_path: str, known: Collection[str | None]) -> list[int]:
+    """The main processes that a keeper of this state directory started for the child `name`, the oldest first.
+
+    `known` are the attempts that are in records: processes of those are not looked for.
+    """
+    found: dict[str, list[int]] = {}
+    own = os.getuid()
+    for pid in proc.every_pid():
+        if proc.user_id(pid) != own or proc.process_group(pid) != pid:
+            continue
+        attempt = proc.environ_value(pid, process.ATTEMPT)
+        if (
+            attempt
+            and attempt not in known
+            and process.is_attempt_of(attempt, name)
+            and proc.start_ticks(pid) is not None
+            and _names_state(pid, state, notify_path)
+            and process.stands_as_spawned(pid)
+        ):
+            found.setdefault(attempt, []).append(pid)
+    candidates = [pid for leaders in found.values() for pid in _main_processes(_oldest_first(leaders))]
+    return _oldest_first(candidates)
+
+
+def _names_state(pid: int, state: str, notify_path: str) -> bool:
+    """Whether it was started for this state directory; what it starts for another one has our socket, not our state."""
+    carried = proc.environ_value(pid, "OPENCLAW_STATE_DIR")
+    return carried == state if carried is not None else proc.environ_value(pid, process.NOTIFY) == notify_path
+
+
+def _oldest_first(pids: list[int]) -> list[int]:
+    return sorted(pids, key=lambda pid: proc.start_ticks(pid) or 0)
+
+
+def _main_processes(leaders: list[int]) -> list[int]:
+    """Of the group leaders of one attempt the first, from which all others have their environment, and copies of it."""
+    return [pid for pid in leaders if pid == leaders[0] or _is_copy(pid, leaders[0])]
 
 
 def _is_copy(pid: int, main: int) -> bool:
@@ -205,15 +264,20 @@ def _is_copy(pid: int, main: int) -> bool:
 
 
 def _one_of(candidates: list[int], port: int | None) -> int:
-    """The one that stays: the owner of the port, else the first; the others are killed with their groups."""
-    chosen = candidates[0]
-    if len(candidates) > 1 and port is not None:
-        chosen = next((pid for pid in candidates if proc.group_owns_port(pid, port)), chosen)
+    """The one that stays (`choose`); the others are killed with their groups."""
+    chosen = choose(candidates, port)
     for pid in candidates:
         if pid != chosen:
             for member in proc.group_members(pid):
                 process.kill_process(member, proc.start_ticks(member))
     return chosen
+
+
+def choose(candidates: list[int], port: int | None) -> int:
+    """Of several main processes of one child the one to keep: the owner of the port, else the first."""
+    if len(candidates) > 1 and port is not None:
+        return next((pid for pid in candidates if proc.group_owns_port(pid, port)), candidates[0])
+    return candidates[0]
 
 
 def _forget_process(record: Record) -> None:

@@ -173,6 +173,21 @@ class Child:
         else:
             self._save()
 
+    def adopt_unrecorded(self, pid: int, ticks: int, attempt: str, *, own: bool) -> None:
+        """Holds a process that is in no record: what it was started with it carries itself, its times count from now.
+
+        Where it is on record that it is to be down, it is ended.
+        """
+        record = self.record
+        record.boot, record.attempt = self._keeper.store.boot, attempt
+        record.digest = proc.environ_value(pid, process.DIGEST)
+        record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
+        record.ready_at = record.ready_boot = record.next_boot = record.last_refusal = None
+        if record.goal == "up":
+            record.state, record.hold = "starting", None
+        self._keeper.log(f"{record.name}: process {pid} runs, and no record tells of it")
+        self.adopt(pid, ticks, own=own)
+
     def resume(self) -> None:
         """Goes on without a process: waits out a delay, or starts what was about to start."""
         record = self.record
@@ -209,7 +224,7 @@ class Child:
     def _spawn(self) -> None:
         record = self.record
         self._cancel()
-        record.attempt = os.urandom(12).hex()
+        record.attempt = process.new_attempt(record.name)
         record.boot = self._keeper.store.boot
         record.pid = record.start_ticks = record.digest = None
         record.ready_at = record.ready_boot = record.next_boot = None
@@ -534,7 +549,7 @@ class Child:
 
 def _digest_carried(spec: dict[str, Any], environ: dict[bytes, bytes]) -> str | None:
     """The digest that the process was really started with; None where the spec and the environment file disagree."""
-    carried = environ.get(b"OPENCLAW_SPEC_DIGEST")
+    carried = environ.get(process.DIGEST.encode())
     wanted: str | None = spec["spec_digest"]
     return wanted if carried is None or wanted is None or carried.decode("ascii", "replace") == wanted else None
 

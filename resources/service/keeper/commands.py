@@ -82,7 +82,7 @@ class Commands:
         if child is None:
             record = Record(name, spec)
             record.since = time.time()
-            child = self._keeper.add(record)
+            child = self._keeper.add_new(record)
         child.update(spec)
         return _ordered(child)
 

@@ -25,6 +25,7 @@ from resources.service.keeper.child import Child
 from resources.service.keeper.commands import Commands
 from resources.service.keeper.helper import Helper
 from resources.service.keeper.loop import Loop
+from resources.service.keeper.process import NOTIFY_NAME
 from resources.service.keeper.store import Record, Store
 
 # A log of restarts; two files of it at most.
@@ -107,7 +108,7 @@ class Keeper:
         self.program = program
         self.socket_path = socket_path
         self.directory = f"{state}/reconciler/keeper"
-        self.notify_path = f"{os.path.dirname(socket_path)}/notify.sock"
+        self.notify_path = f"{os.path.dirname(socket_path)}/{NOTIFY_NAME}"
         self.since = time.time()
         self.loop = Loop(self._check_lock)
         _private_directories(f"{self.directory}/children")
@@ -162,7 +163,7 @@ class Keeper:
             self.log(problem)
         for record in records:
             self.add(record)
-        adopt.take_over(list(self.children.values()))
+        adopt.take_over(list(self.children.values()), self.state, self.notify_path)
         self.loop.watch(self._listener, self._on_connection)
         self.loop.watch(self._notify, self._on_notification)
 
@@ -202,6 +203,16 @@ class Keeper:
     def add(self, record: Record) -> Child:
         """Holds one more child."""
         child = self.children[record.name] = Child(record, self)
+        return child
+
+    def add_new(self, record: Record) -> Child:
+        """Holds a child that there is no record of; one that runs all the same, because the record was lost, is taken over."""
+        known = {child.record.attempt for child in self.children.values()}
+        child = self.add(record)
+        # Whoever runs was asked to, and nothing says that this was taken back.
+        record.goal = "up"
+        if not adopt.hold_unrecorded(child, self.state, self.notify_path, known):
+            record.goal = "down"
         return child
 
     def emit(self, event: str, child: Child) -> None:

@@ -18,6 +18,9 @@ from resources.service.keeper import envfile
 
 ATTEMPT = "OPENCLAW_KEEPER_ATTEMPT"
 NOTIFY = "NOTIFY_SOCKET"
+# Beside the keeper's own socket.
+NOTIFY_NAME = "notify.sock"
+DIGEST = "OPENCLAW_SPEC_DIGEST"
 
 
 class SpawnError(Exception):
@@ -178,6 +181,29 @@ def set_file_limit(pid: int, files: int) -> None:
     """
     hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, file_limit(files, hard))
+
+
+def new_attempt(name: str) -> str:
+    """Names one start of the child `name`, as no other start of any child is named."""
+    return f"{name}.{os.urandom(12).hex()}"
+
+
+def is_attempt_of(attempt: str, name: str) -> bool:
+    """Whether it may be a start of this child; earlier keepers did not say of which child one is."""
+    child, dot, _ = attempt.rpartition(".")
+    return not dot or child == name
+
+
+def stands_as_spawned(pid: int) -> bool:
+    """Whether it reads and writes where `spawn` leads a child: what a child starts in a session of its own has pipes.
+
+    A tool that outlives its gateway is not taken for it.
+    """
+    try:
+        read, out, err = (os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3))
+    except OSError:
+        return False
+    return read == os.devnull and out == err and out.startswith("/")
 
 
 def sweep_group(leader: int, attempt: str | None, *, own: bool) -> None:

@@ -810,10 +810,15 @@ async def test_the_end_of_a_supervisor_can_take_all_with_it(
     assert await bench.verbs(desired) == ["start"]
 
 
+@pytest.mark.parametrize("record", ["there", "lost"])
 async def test_a_withdrawn_service_is_stopped_for_good_and_forgotten(
-    bench: Bench, free_port: Callable[[], int]
+    bench: Bench, free_port: Callable[[], int], record: str
 ) -> None:
     await bench.apply(document(free_port()))
+    if record == "lost":
+        await kill_keeper(bench)
+        for path in (bench.world.host.state.keeper / "children").iterdir():
+            path.unlink()
     (action,) = (await bench.plan(make_desired())).actions
     assert (action.verb, action.impact, action.undo) == ("remove", Impact.DESTROY, None)
     await bench.kind.apply(action, None, bench.world)

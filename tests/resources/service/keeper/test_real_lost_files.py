@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.beds.processes import Spawned, argv_of, processes_of_state
-from tests.resources.service.beds import DEADLINE, Bed, kill
+from resources.service import proc
+from tests.beds.processes import Spawned, argv_of, pid_alive, processes_of_state, wait_until
+from tests.resources.service.beds import DEADLINE, Bed, kill, python
 
 pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
 
 SLEEP = ["sleep", "1000"]
+DIGEST = "OPENCLAW_SPEC_DIGEST"
 
 
 @pytest.fixture
@@ -28,6 +33,104 @@ def copies(bed: Bed, word: str = "1000") -> list[int]:
 
 def children(bed: Bed) -> Path:
     return bed.state / "reconciler/keeper/children"
+
+
+def lost(bed: Bed) -> None:
+    for path in children(bed).iterdir():
+        path.unlink()
+
+
+def damaged(bed: Bed) -> None:
+    for path in children(bed).iterdir():
+        path.write_bytes(b"\0" * 100)
+
+
+def from_before(bed: Bed) -> None:
+    """As from a backup: what was on record before the process was started."""
+    record = bed.record()
+    # A number that no process of this boot has together with this start time.
+    record.update(attempt="gateway.0", pid=os.getpid(), start_ticks=1, state="ready")
+    lost(bed)
+    (children(bed) / "gateway.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("lose", [lost, damaged, from_before])
+def test_a_child_whose_record_is_lost_is_held_by_the_next_keeper_and_not_started_again(
+    bed: Bed, lose: Callable[[Bed], None]
+) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        before = bed.up(client, bed.spec(SLEEP, {DIGEST: "d1"}, spec_digest="d1"))
+    keeper.kill()
+    keeper.wait()
+    lose(bed)
+    bed.keeper()
+    with bed.client() as client:
+        taken = client.ok("ensure", name="gateway", spec=bed.spec(SLEEP, {DIGEST: "d2"}, spec_digest="d2"))["child"]
+        # What it was started with, not what it is told now.
+        assert (taken["pid"], taken["digest"], taken["adopted"]) == (before["pid"], "d1", True)
+        assert (taken["attempt"], taken["goal"]) == (before["attempt"], "up")
+        after = bed.up(client, bed.spec(SLEEP, {DIGEST: "d2"}, spec_digest="d2"))
+        assert (after["pid"], after["state"]) == (before["pid"], "ready")
+        assert copies(bed) == [before["pid"]]
+        client.ok("stop", name="gateway")
+        client.ok("wait", name="gateway")
+    assert copies(bed) == []
+
+
+def test_of_several_without_a_record_the_owner_of_the_port_stays(bed: Bed, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    carried = {"OPENCLAW_STATE_DIR": str(bed.state), "OPENCLAW_KEEPER_ATTEMPT": "gateway.0", "PATH": os.environ["PATH"]}
+    with (bed.state / "child.log").open("ab") as log:
+        older = bed.spawned.start(SLEEP, start_new_session=True, env=carried, stdout=log, stderr=log)
+        other_state = bed.spawned.start(
+            SLEEP, start_new_session=True, env={**carried, "OPENCLAW_STATE_DIR": "/other"}, stdout=log, stderr=log
+        )
+        code = f"import socket, time\ns = socket.create_server(('127.0.0.1', {port}))\ntime.sleep(1001)"
+        carried["OPENCLAW_KEEPER_ATTEMPT"] = "1"
+        owner = bed.spawned.start(python(code), start_new_session=True, env=carried, stdout=log, stderr=log)
+    wait_until(lambda: proc.group_owns_port(owner.pid, port), DEADLINE, "the port")
+    bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, port=port))
+    assert child["pid"] == owner.pid
+    assert older.wait(DEADLINE) == -signal.SIGKILL
+    assert other_state.poll() is None
+
+
+def test_a_tool_that_outlived_its_gateway_is_not_taken_for_it(bed: Bed) -> None:
+    keeper = bed.keeper()
+    code = (
+        "import subprocess, time\n"
+        "subprocess.Popen(['sleep', '1000'], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)\n"
+        "time.sleep(1001)"
+    )
+    with bed.client() as client:
+        first = bed.up(client, bed.spec(python(code)))
+    (tool,) = wait_until(lambda: copies(bed, "sleep 1000"), DEADLINE, "the tool")
+    bed.spawned.take(tool)
+    keeper.kill()
+    keeper.wait()
+    kill(first["pid"])
+    lost(bed)
+    bed.keeper()
+    with bed.client() as client:
+        second = bed.up(client, bed.spec(SLEEP))
+    assert second["pid"] not in (first["pid"], tool)
+    assert pid_alive(tool)
+
+
+def test_of_several_children_each_is_found_by_its_name(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        before = {name: bed.up(client, bed.spec(SLEEP), name=name)["pid"] for name in ("gateway", "tunnel")}
+    keeper.kill()
+    keeper.wait()
+    lost(bed)
+    bed.keeper()
+    with bed.client() as client:
+        after = {name: bed.up(client, bed.spec(SLEEP), name=name)["pid"] for name in ("tunnel", "gateway")}
+    assert after == before
 
 
 def without_lock(bed: Bed) -> None:
@@ -69,7 +172,7 @@ def test_a_keeper_without_its_lock_lets_go_when_its_child_ends_and_starts_nothin
     assert {path: path.read_bytes() for path in children(bed).glob("*")} == left
 
 
-@pytest.mark.parametrize("lose", LOSSES[:2])
+@pytest.mark.parametrize("lose", LOSSES)
 def test_a_keeper_without_its_lock_leaves_the_child_to_its_successor(bed: Bed, lose: Callable[[Bed], None]) -> None:
     first = bed.keeper()
     with bed.client() as client:
