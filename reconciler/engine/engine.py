@@ -498,6 +498,7 @@ class Engine:
         if run.document_digest != goal.digest or not await _thread(partial(_is_unknown, journal, goal.digest)):
             return None
         steps = left_of(await _thread(partial(journal.actions_of, run.id)))
+        await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
         window = Window(
             run=run.id,
             goal=goal,
