@@ -30,7 +30,7 @@ from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.host import Host
-from reconciler.journal import UNDECIDED, Journal, JournalFullError
+from reconciler.journal import UNDECIDED, Journal, JournalFullError, Run
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Action, Condition, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
@@ -49,6 +49,9 @@ Source: TypeAlias = "Callable[[bytes], Goal]"
 PROVISIONAL_SALT = b"no journal yet"
 
 HOUR_SECONDS = 3600.0
+
+# How often a second watcher of windows looks whether the first one has ended.
+WATCH_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,9 +220,11 @@ class Engine:
         async with self._writer(wait_seconds):
             journal = self.journal()
             goal = source(journal.salt)
+            recovered = recovery.Recovered()
             if left_open := await _thread(journal.open_runs):
-                if (stopped := await recovery.recover(self, goal, left_open)) is not None:
-                    return stopped, None
+                recovered = await recovery.recover(self, goal, left_open)
+                if recovered.stopped is not None:
+                    return recovered.stopped, None
                 # This very document may have been taken back just now.
                 goal = source(journal.salt)
             back = await first() if first is not None else None
@@ -232,6 +237,7 @@ class Engine:
                     with trio.CancelScope(shield=True):
                         await back()
                 raise
+            await recovery.give_way(self, recovered)
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
                 await _thread(partial(journal.release, goal.digest))
@@ -260,6 +266,9 @@ class Engine:
             verdict = await window.verdict(self.kinds, self.world(window.goal, window.run))
         with trio.CancelScope(shield=True):
             async with self._writer(HOUR_SECONDS):
+                mine = await _thread(partial(self.journal().run, window.run))
+                if mine is None or mine.state not in (Result.VERIFYING, Result.SUPERSEDED):
+                    return _ended_elsewhere(window, mine)
                 newest = await _thread(partial(self.journal().runs, 1))
                 last = await _thread(self.journal().last_generation)
                 later = newest[0].document_digest if newest and newest[0].id != window.run else None
@@ -278,16 +287,25 @@ class Engine:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Holds the lock that says: somebody watches a window. Other watchers are no hindrance."""
-        if not self._watch_lock.held:
-            self._watch_lock.acquire_nowait()
+        """Holds the lock that says: somebody watches a window. Other watchers are no hindrance: it is taken when they let go."""
         self._watchers += 1
         try:
-            yield
+            async with trio.open_nursery() as nursery:
+                if not self._watch_lock.held and not self._watch_lock.acquire_nowait():
+                    nursery.start_soon(self._take_over_watch)
+                yield
+                nursery.cancel_scope.cancel()
         finally:
             self._watchers -= 1
             if not self._watchers:
                 self._watch_lock.release()
+
+    async def _take_over_watch(self) -> None:
+        while True:
+            # Another task of this process may have it by now.
+            if self._watch_lock.held or self._watch_lock.acquire_nowait():
+                return
+            await trio.sleep(WATCH_SECONDS)
 
     @asynccontextmanager
     async def _writer(self, wait_seconds: float) -> AsyncIterator[None]:
@@ -590,6 +608,15 @@ def _harmless(plan: Plan) -> Plan:
 
 def _seen(planned: Planned) -> tuple[tuple[Key, Condition], ...]:
     return tuple((key, item) for key, found in sorted(planned.observations.items()) for item in found.conditions)
+
+
+def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
+    """How a run stands that another watcher ended, or whose journal is gone (None): it is not ended a second time."""
+    if run is None:
+        reason = "the journal was lost before its window was over"
+        return replace(window.outcome(Result.FAILED, reason), in_force=False)
+    back = run.target_generation if run.state is Result.ROLLED_BACK else None
+    return window.outcome(run.state, run.reason, back)
 
 
 def _is_suspended(planned: Planned) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import trio
@@ -21,7 +21,7 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.watcher import WatchPoints, watch_points
-from reconciler.errors import DocumentError, LockedError, OpenClawError, innermost, is_full, shortage
+from reconciler.errors import BlockedError, DocumentError, LockedError, OpenClawError, innermost, is_full, shortage
 from reconciler.journal import Journal, JournalFullError
 from reconciler.kinds import Kind, World
 from reconciler.model import Key, Result
@@ -98,6 +98,7 @@ class Loop:
         self._crashed = crashed
         self._idle = idle
         self._good: Found | None = None
+        self._refused: str | None = None
         self._told: dict[str, str] = {}
         self._failing: dict[Key, str] = {}
         self._degraded: dict[Key, str] = {}
@@ -169,13 +170,42 @@ class Loop:
         source = await self._held_back(found.source)
         waiting = frozenset(key for key, state in self._backoff.items() if state.until > trio.current_time())
         request = Request(cause=cause, approvals=Approvals(person=False), waiting=waiting)
-        outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
-        self._good = found
+        try:
+            outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
+        except BlockedError as err:
+            await self._keep_in_force(source, request, err)
+            return
+        self._good, self._refused = found, None
         self._applied.set()
         await trio.to_thread.run_sync(found.remember)
         self._settle(outcome, waiting)
         if window is not None:
             self.watch_window(window)
+
+    async def _keep_in_force(self, refused: Source, request: Request, err: BlockedError) -> None:
+        """What is in force stays so while a document is refused: its gateway runs, and what drifts is cured.
+
+        Raises:
+            BlockedError: `err` where there is nothing else in force; or that is refused as well.
+        """
+        instead = await self._in_force()
+        if instead is None:
+            raise err
+        salt = self.engine.journal().salt
+        if await trio.to_thread.run_sync(lambda: instead.source(salt).digest == refused(salt).digest):
+            raise err
+        outcome, window = await self.engine.begin(
+            instead.source, replace(request, cause="drift"), wait_seconds=LOCK_SECONDS
+        )
+        self._applied.set()
+        self._settle(outcome, request.waiting)
+        if window is not None:
+            self.watch_window(window)
+        # Once, although that what is in force is well counts as good news of it.
+        if self._refused != err.message:
+            self._refused = err.message
+            self._say("not_applied", err.message, hint=err.hint)
+        self._retry(EVERYTHING, RESYNC_SECONDS)
 
     async def _document(self) -> tuple[Found, str]:
         """The document to lead to, and why: what was saved just now, or the last good one while it is not valid."""

@@ -6,7 +6,7 @@ Called under the writer lock, before a new plan is made: the plan itself does th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -33,10 +33,19 @@ T = TypeVar("T")
 DIED = "its writer died before its end was recorded"
 
 
-async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> Outcome | None:
-    """Ends the runs that their writers left open. The caller holds the writer lock and is about to lead to `goal`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What became of open runs. `stopped`: a person wished to stop while a window was waited out, which is left open again.
 
-    Returns how it stands where a person wished to stop while a window was waited out: then that is left open again.
+    `overtaken` are runs, with the reason, that stay open until something takes their place (`give_way`).
+    """
+
+    stopped: Outcome | None = None
+    overtaken: tuple[tuple[Run, str], ...] = ()
+
+
+async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> Recovered:
+    """Ends the runs that their writers left open. The caller holds the writer lock and is about to lead to `goal`.
 
     A window that nobody watches any more is waited out and confirmed or rolled back, unless the caller brings another
     document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
@@ -46,6 +55,7 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> O
     for found in left_open:
         for intent in found.intents:
             await _settle(engine, goal, intent)
+    overtaken = []
     for found in left_open:
         if found.run.state is Result.APPLYING:
             await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
@@ -53,9 +63,23 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> O
             await resume_roll_back(engine, found.run)
         elif holder(engine.host.state.ours / "verify.lock") is not None:
             continue
-        elif (stopped := await _go_on_watching(engine, found, goal)) is not None:
-            return stopped
-    return None
+        else:
+            stands = await _go_on_watching(engine, found, goal)
+            if isinstance(stands, Outcome):
+                return Recovered(stopped=stands)
+            if stands is not None:
+                overtaken.append((found.run, stands))
+    return Recovered(overtaken=tuple(overtaken))
+
+
+async def give_way(engine: Engine, recovered: Recovered) -> None:
+    """Ends what is overtaken, now that nothing forbids what takes its place."""
+    journal = engine.journal()
+    for run, reason in recovered.overtaken:
+        generation = await _thread(partial(journal.generation, run.generation or 0))
+        if generation is not None and generation.result is Result.VERIFYING:
+            await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
+        await _end(engine, run, Result.SUPERSEDED, reason)
 
 
 def boot_id() -> str:
@@ -90,27 +114,20 @@ async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
     await _thread(partial(write, applied=left.fields, forgotten=left.forgotten))
 
 
-async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | None:
-    """Finishes a window that nobody watches any more; how it stands where a person wished to stop before its end."""
+async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | str | None:
+    """Finishes a window that nobody watches any more; how it stands where a person wished to stop before its end, or why
+    what comes now is to take its place.
+    """
     run, journal = found.run, engine.journal()
     generation = await _thread(partial(journal.generation, run.generation or 0))
     recorded = generation is not None and generation.result is Result.VERIFYING
     if generation is None or generation.digest != goal.digest:
-        if generation is not None and recorded:
-            await _thread(
-                partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, "another document came")
-            )
-        await _end(engine, run, Result.SUPERSEDED, "another document came before its window was over")
-        return None
+        return "another document came before its window was over"
     present = (await engine.plan(goal, journal)).plan
     if present.actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
-        reason = "the host moved before its window was over, and nobody watched"
-        if recorded:
-            await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
-        await _end(engine, run, Result.SUPERSEDED, reason)
-        return None
+        return "the host moved before its window was over, and nobody watched"
     steps = tuple(
         StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
         for intent in await _thread(partial(journal.actions_of, run.id))

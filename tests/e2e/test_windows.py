@@ -150,3 +150,41 @@ def test_what_was_never_confirmed_is_taken_back_whole(site: Site) -> None:
     assert (site.state / "openclaw.json").read_bytes() == before
     assert site.health(secret=TOKEN)[0] == 0
     assert standing(site) == (2, "rolled-back")
+
+
+@pytest.mark.req("PLAN-7", "SVC-8")
+def test_while_a_save_is_refused_the_gateway_is_kept(site: Site) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write(good[: good.index("logging:")] + good[good.index("policy:") :])
+    supervisor.wait_event(lambda event: event["event"] == "not_applied", "it is refused")
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "another one serves")
+    supervisor.process.send_signal(signal.SIGINT)
+    supervisor.process.wait(30)
+    assert site.health()[0] == 0
+    # As after a boot: what was confirmed last runs, whatever became of the document since.
+    site.supervisor("--on-exit", "stop")
+    site.wait_healthy()
+    assert in_force(site) == 1
+
+
+@pytest.mark.req("PLAN-8")
+def test_a_second_rollback_inside_the_window_of_the_first_stays(site: Site) -> None:
+    site.write(verify="3s")
+    site.apply()
+    site.write(with_environment(site, "A", "b"))
+    site.apply()
+    site.edit("A: b", "A: c")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    first = site.start("rollback", "1", "--yes")
+    wait_until(lambda: standing(site) == (4, "verifying"), 20, "its window")
+    second = site.run("rollback", "2", "--yes")
+    assert second.code == 0, second
+    assert first.wait(30) == 1
+    assert standing(site) == (5, "confirmed")
+    assert "held back" in site.run("status").out

@@ -181,7 +181,7 @@ async def rollback(
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request)
         # Who only watches no longer, or could not do all of it yet, has gone back all the same.
         gave_up = outcome.result in (Result.FAILED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED, Result.INTERRUPTED)
-        if (gave_up or not outcome.in_force) and request.holds_back is not None:
+        if gave_up and request.holds_back is not None:
             await engine.let_go(request.holds_back[0])
     finally:
         session.leave(engine)
@@ -214,6 +214,7 @@ async def carry_out(
     """
     from reconciler.engine.execute import unless_stopping
     from reconciler.engine.settle import joined
+    from reconciler.model import Result
 
     async with session.stoppable(engine):
         outcome, window = await engine.begin(source, request, wait_seconds=wait_seconds, first=first)
@@ -232,6 +233,9 @@ async def carry_out(
             return outcome
         if window is not None and not no_wait:
             ended = await unless_stopping(engine.stopping, partial(engine.finish, window))
+            if ended is not None and ended.result is Result.SUPERSEDED and ended.in_force:
+                # Another run goes on with the same document: how that ends is how this ends.
+                ended = await unless_stopping(engine.stopping, partial(joined, engine, ended)) or ended
             if ended is not None:
                 return ended
         if engine.stopping.is_set():

@@ -82,7 +82,13 @@ async def drift(session: Session, *, as_json: bool) -> int:
     finally:
         if journal is not None:
             journal.close()
-    moved = tuple(action for action in planned.plan.actions if action.cause in (Cause.DRIFT, Cause.OWED))
+    causes = (Cause.DRIFT, Cause.OWED)
+    moved = tuple(
+        action
+        for action in planned.plan.actions
+        # What the document wants anew may come with what has moved.
+        if action.cause in causes or any(item.cause in causes for item in action.differences)
+    )
     # Of what is told beside a plan only what it was compared with, and what a person did to the host, belong here.
     told = ("suspended", "document_invalid", "quarantined")
     notes = tuple(note for note in planned.plan.notes if note.code in told)

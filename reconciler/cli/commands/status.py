@@ -66,6 +66,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         lost = journal.history_lost if journal is not None else None
         runs = runs_by_key(journal)
         notes = (*notes, *notes_of(session, journal), *planned.plan.notes)
+        last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:
             journal.close()
@@ -91,7 +92,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         )
         for key, wanted in planned.wanted.items()
     )
-    return planned.plan.generation, resources, notes
+    return last.number if last is not None else 0, resources, notes
 
 
 def runs_by_key(journal: Journal | None) -> dict[Key, tuple[Result, str]]:

@@ -12,7 +12,7 @@ import trio
 
 from reconciler.cli.render.outcome import outcome_text
 from reconciler.engine.goal import Goal
-from reconciler.engine.lock import holder
+from reconciler.engine.lock import WriterLock, holder
 from reconciler.errors import (
     BlockedError,
     LockedError,
@@ -682,3 +682,68 @@ async def test_a_commit_is_named_though_who_watches_was_quicker(host: Harness) -
     await host.apply({"a": fake(1)}, replace(request, commit="later", author="Bob"))
     (generation,) = reader(host).generations()
     assert (generation.author, generation.commit) == ("Ada", "c0ffee")
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_an_apply_that_is_refused_leaves_an_open_window_open(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+    _outcome, window = await host.engine.begin(host.source({"a": fake(2, impact="restart")}), APPLY)
+    assert window is not None
+    host.fresh()
+    with pytest.raises(BlockedError):
+        await host.engine.begin(host.source({}), replace(APPLY, approvals=Approvals(person=False)))
+    journal = reader(host)
+    assert [item.result for item in journal.generations()] == [Result.VERIFYING, Result.CONFIRMED]
+    assert [found.run.id for found in journal.open_runs()] == [window.run]
+    assert (await host.apply({"a": fake(2, impact="restart")})).result is Result.CONFIRMED
+    assert journal.generations()[0].result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-6", "PLAN-7")
+async def test_a_second_watcher_holds_the_watch_when_the_first_one_ends(host: Harness) -> None:
+    path = host.world.host.state.ours / "verify.lock"
+    path.parent.mkdir(parents=True)
+    first = WriterLock(path, command="the first", now=host.now)
+    assert first.acquire_nowait()
+    async with host.engine.watching():
+        found = holder(path)
+        assert found is not None
+        assert found.command == "the first"
+        first.release()
+        with trio.fail_after(5):
+            while True:
+                if (found := holder(path)) is not None and found.command != "the first":
+                    break
+                await trio.sleep(0.05)
+    assert holder(path) is None
+
+
+@pytest.mark.req("PLAN-7")
+async def test_a_run_that_another_watcher_ended_is_not_ended_a_second_time(host: Harness) -> None:
+    await host.apply({"a": fake(1, impact="restart")})
+    _outcome, window = await host.engine.begin(host.source({"a": fake(2, impact="restart")}), APPLY)
+    assert window is not None
+    journal = host.engine.journal()
+    journal.set_generation_result(2, Result.ROLLED_BACK, "it did not serve")
+    journal.set_run(window.run, Result.ROLLED_BACK, 2.0, reason="it did not serve", target_generation=1)
+    over = await host.engine.finish(window)
+    assert (over.result, over.exit_code, over.rolled_back_to, over.reason) == (
+        Result.ROLLED_BACK,
+        5,
+        1,
+        "it did not serve",
+    )
+    assert reader(host).generations()[0].result is Result.ROLLED_BACK
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_a_journal_that_is_lost_inside_a_window_stays_lost(host: Harness) -> None:
+    await host.apply({"a": fake(1, impact="restart")})
+    _outcome, window = await host.engine.begin(host.source({"a": fake(2, impact="restart")}), APPLY)
+    assert window is not None
+    for path in host.world.host.state.ours.glob("journal.sqlite*"):
+        path.unlink()
+    over = await host.engine.finish(window)
+    assert (over.result, over.exit_code) == (Result.FAILED, 1)
+    assert "the journal was lost" in over.reason
+    assert reader(host).history_lost is not None

@@ -530,3 +530,23 @@ async def test_a_watch_that_cannot_be_had_is_tried_again(
         assert "Too many open files" in log.said("watch_failed")[0]["reason"]
         await until(lambda: tries > 1, "another try")
     assert len(log.said("watch_failed")) == 1
+
+
+@pytest.mark.req("PLAN-3", "PLAN-10")
+async def test_while_a_document_is_refused_what_is_in_force_stays_so(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1), "b": fake(1)})
+    async with running(document, log) as loop:
+        document.fakes = {"a": fake(2)}
+        loop.poke()
+        await until(lambda: log.said("not_applied"), "it says that it waits for a person")
+        host.kind.state["a"] = {"v": "drifted"}
+        loop.poke(Key("fake", "a"))
+        await until(lambda: host.kind.state == {"a": {"v": 1}, "b": {"v": 1}}, "drift is cured")
+        assert len(log.said("not_applied")) == 1
+        document.fakes = {"a": fake(3), "b": fake(1)}
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 3}, "b": {"v": 1}}, "the next save is applied")
+        document.fakes = {"a": fake(4)}
+        loop.poke()
+        await until(lambda: len(log.said("not_applied")) == 2, "it is said again")
