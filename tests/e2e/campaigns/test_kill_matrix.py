@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from tests.beds.pace import slowness
 from tests.beds.processes import pid_alive, wait_until
 from tests.beds.site import Site, Supervisor
 from tests.e2e.test_kills import gateways, keeper_pid
@@ -48,7 +49,7 @@ def strike(site: Site, supervisor: Supervisor, victims: tuple[str, ...]) -> Supe
     began = time.monotonic()
     wait_until(lambda: not any(map(pid_alive, doomed)), 10, "the killed are gone")
     said = site.service()
-    assert time.monotonic() - began < STATUS_SECONDS
+    assert time.monotonic() - began < STATUS_SECONDS * slowness(time.perf_counter)
     if "gateway" in victims:
         # Still down, or up anew: whatever it says is so.
         assert said["pid"] is None or said["pid"] != before
