@@ -167,8 +167,10 @@ class Engine:
         lost = await _thread(lambda: journal.history_lost) if journal is not None else None
         # On the word of an older journal nothing is withdrawn: what it knows may have been given back since.
         applied: Mapping[Key, Applied] = await _thread(journal.applied) if journal is not None and not lost else {}
-        last = await _thread(journal.last_confirmed) if journal is not None else None
         present = await _thread(journal.in_force) if journal is not None else None
+        last = present
+        if journal is not None and present is not None and present.result is not Result.CONFIRMED:
+            last = await _thread(journal.last_confirmed)
         wanted = wanted_of(goal.resources, applied, self.kinds)
         observations = await observe(wanted, self.kinds, self.world(goal))
         plan = make_plan(
