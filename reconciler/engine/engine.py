@@ -114,7 +114,7 @@ class Engine:
             BlockedError: the state directory belongs to another document.
             OpenClawError: it cannot be written.
         """
-        if self._journal is None or not self._journal.in_place:
+        if not self._is_open:
             if self._journal is not None:
                 # Somebody may be reading in it.
                 self._astray.append(self._journal)
@@ -125,7 +125,13 @@ class Engine:
             refuse_stranger(journal, str(self.document), self.host.state.root)
             journal.set_document(str(self.document))
             self._journal = journal
+        assert self._journal is not None
         return self._journal
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the journal is open for writing, and still the file at its place."""
+        return self._journal is not None and self._journal.in_place
 
     async def open_journal(self, wait_seconds: float) -> None:
         """Opens the journal for writing, if it is not open: from then on `journal` needs no lock.
@@ -134,7 +140,7 @@ class Engine:
             LockedError: another writer holds the lock for longer than `wait_seconds`.
             OpenClawError: as `journal`.
         """
-        if self._journal is None or not self._journal.in_place:
+        if not self._is_open:
             async with self._writer(wait_seconds):
                 await _thread(self.journal)
 
@@ -349,7 +355,7 @@ class Engine:
 
     async def _already(self, source: Source, request: Request) -> Outcome | None:
         """The outcome where there is nothing to do and nothing to record, found without the lock and without any write."""
-        if await self._may_take_ballast() or (self._journal is not None and not self._journal.in_place):
+        if await self._may_take_ballast() or (self._journal is not None and not self._is_open):
             return None
         reader = self._journal or await _thread(partial(Journal.open_reader, self.host.state.journal))
         if reader is None:
