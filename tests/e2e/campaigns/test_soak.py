@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -55,6 +56,15 @@ def status_of(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def threads_at_work(pid: int) -> int:
+    """All but Trio's idle workers, which wait up to 10 s for more: how many depends on how close two looks came."""
+    names = []
+    for path in Path(f"/proc/{pid}/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # ended in this moment
+            names.append(path.read_text())
+    return sum(not name.startswith("Trio thread") for name in names)
+
+
 def tasks_of(site: Site) -> int:
     """How many Trio tasks live in the supervisor, as its control API says."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -72,7 +82,7 @@ def look(site: Site, supervisor: int, keeper: int, began: float) -> Sample:
         at=time.monotonic() - began,
         supervisor_rss=float(of_supervisor["VmRSS"].split()[0]),
         supervisor_descriptors=len(os.listdir(f"/proc/{supervisor}/fd")),
-        supervisor_threads=int(of_supervisor["Threads"]),
+        supervisor_threads=threads_at_work(supervisor),
         supervisor_tasks=tasks_of(site),
         keeper_rss=float(of_keeper["VmRSS"].split()[0]),
         keeper_descriptors=len(os.listdir(f"/proc/{keeper}/fd")),

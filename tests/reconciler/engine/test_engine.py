@@ -585,7 +585,7 @@ async def test_a_new_document_whose_writer_died_before_its_window_has_one_all_th
         raise Died
 
     host.kind.after_apply = die
-    with pytest.raises(BaseExceptionGroup):
+    with pytest.RaisesGroup(Died, flatten_subgroups=True):
         await host.apply({"a": fake("bad", impact="restart")})
     host.kind.after_apply = None
     host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer")
