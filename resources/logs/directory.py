@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import BinaryIO
 
-from reconciler.errors import StaleError, TemporaryError, TerminalError
+from reconciler.errors import StaleError, TemporaryError, TerminalError, lacking
 from reconciler.files import write_all
 from resources.logs.retention import LEFTOVER, OWNED, Identity, LogFile
 
@@ -89,6 +89,9 @@ def held_files() -> frozenset[tuple[int, int]]:
 
     It asks who is open and not which of our files are: there are few of the one, and there may be a hundred thousand of the
     other.
+
+    Raises:
+        OSError: this process lacks what it takes to look: then nothing may be taken for closed.
     """
     return frozenset(found for path in _open_paths() if (found := _identity(path)) is not None)
 
@@ -99,12 +102,17 @@ def _open_paths() -> Iterator[str]:
         if not pid.isdecimal():
             continue
         # A process may end, or be another user's, at any of these calls.
-        with suppress(OSError):
-            for number in os.listdir(f"/proc/{pid}/fd"):
-                path = f"/proc/{pid}/fd/{number}"
-                with suppress(OSError):
-                    if _ours(os.readlink(path).rpartition("/")[2]):
-                        yield path
+        try:
+            numbers = os.listdir(f"/proc/{pid}/fd")
+        except OSError as err:
+            if lacking(err):
+                raise
+            continue
+        for number in numbers:
+            path = f"/proc/{pid}/fd/{number}"
+            with suppress(OSError):
+                if _ours(os.readlink(path).rpartition("/")[2]):
+                    yield path
 
 
 def _ours(name: str) -> bool:

@@ -10,6 +10,8 @@ import socket
 import struct
 import sys
 
+from resources.service.shortage import is_shortage
+
 # linux/sock_diag.h, linux/inet_diag.h, linux/netlink.h
 _SOCK_DIAG_BY_FAMILY = 20
 _NETLINK_SOCK_DIAG = 4
@@ -35,10 +37,16 @@ class Listener:
 
 
 def listeners(port: int | None = None) -> list[Listener]:
-    """The listening sockets with this port (None: all), IPv4 first."""
+    """The listening sockets with this port (None: all), IPv4 first.
+
+    Raises:
+        OSError: this process lacks what it takes to look (`is_shortage`).
+    """
     try:
         return [found for family in (socket.AF_INET, socket.AF_INET6) for found in _ask(family, port or 0)]
-    except OSError:
+    except OSError as err:
+        if is_shortage(err):
+            raise
         return [
             found
             for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6))
@@ -79,7 +87,9 @@ def _read(table: str, family: int) -> list[Listener]:
     try:
         with open(f"/proc/self/net/{table}", encoding="ascii") as file:
             lines = file.readlines()[1:]
-    except OSError:
+    except OSError as err:
+        if is_shortage(err):
+            raise
         return []
     for line in lines:
         fields = line.split()

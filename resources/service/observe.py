@@ -238,10 +238,12 @@ def _holder(port: int, child: Child) -> Holder | None:
 
 
 def _is_ours(pid: int, child: Child) -> bool:
+    if not pid:
+        return False
     if child.pid is not None and (pid == child.pid or proc.process_group(pid) == child.pid):
         return True
     attempt = child.record["attempt"] if child.record is not None else None
-    return bool(pid) and attempt is not None and proc.environ_value(pid, ATTEMPT) == attempt
+    return attempt is not None and proc.environ_value(pid, ATTEMPT) == attempt
 
 
 def _unreadable(path: str) -> str | None:

@@ -2,7 +2,8 @@
 
 Standard library only, because the keeper imports it. Reads, and never signals. A process is its pid *and* its start time
 (proc(5), field 22 of stat), so that a pid which the kernel handed out again is never taken for the first one. A zombie
-counts as gone: where nobody reaps, it stays in /proc for ever.
+counts as gone: where nobody reaps, it stays in /proc for ever. To have no descriptor left to look with is not to have seen that
+it is gone: whatever reads here raises OSError for that (`shortage`).
 """
 
 from __future__ import annotations
@@ -10,16 +11,23 @@ from __future__ import annotations
 import os
 
 from resources.service.listeners import listeners
+from resources.service.shortage import is_shortage
 
 _GONE_STATES = ("Z", "X")
 
 
 def read_text(path: str) -> str | None:
-    """The content of a file of /proc; None where the process is gone or the system refuses."""
+    """The content of a file of /proc; None where the process is gone or the system refuses.
+
+    Raises:
+        OSError: this process lacks what it takes to look (`is_shortage`).
+    """
     try:
         with open(path, "rb") as file:
             return file.read().decode("utf-8", "surrogateescape")
-    except OSError:
+    except OSError as err:
+        if is_shortage(err):
+            raise
         return None
 
 
@@ -47,9 +55,11 @@ def process_state(pid: int) -> str | None:
 
 
 def process_group(pid: int) -> int | None:
-    """Its process group; None where it is gone."""
-    fields = stat_fields(pid)
-    return int(fields[2]) if fields else None
+    """Its process group; None where it is gone. Needs no descriptor."""
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
 
 
 def user_id(pid: int) -> int | None:
@@ -123,7 +133,9 @@ def holds_inode(pid: int, inodes: frozenset[str]) -> bool:
     wanted = {f"socket:[{inode}]" for inode in inodes}
     try:
         names = os.listdir(directory)
-    except OSError:
+    except OSError as err:
+        if is_shortage(err):
+            raise
         return False
     for name in names:
         try:

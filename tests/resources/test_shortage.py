@@ -14,6 +14,7 @@ import trio
 from reconciler.desired import Desired
 from reconciler.kinds import Kind
 from resources.gateway_config.kind import GatewayConfigKind
+from resources.logs.directory import held_files
 from resources.logs.kind import LogsKind
 from resources.service import keeper_client
 from resources.service.kind import ServiceKind
@@ -59,3 +60,19 @@ async def test_a_probe_that_lacks_descriptors_says_so_and_nothing_about_the_reso
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         await kind.probe(resource.key, resource, world)
     assert caught.value.errno == number
+
+
+@pytest.mark.req("LOG-3", "PLAN-3")
+def test_a_log_file_of_which_nobody_can_see_whether_it_is_open_is_not_taken_for_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listdir = os.listdir
+
+    def refuse(path: str) -> list[str]:
+        if path.endswith("/fd"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+        held_files()

@@ -17,7 +17,8 @@ from resources.service import proc
 from resources.service.keeper import process, protocol
 from resources.service.keeper.child import Child
 from resources.service.keeper.policy import History
-from resources.service.keeper.store import Record, is_shortage
+from resources.service.keeper.store import Record
+from resources.service.shortage import is_shortage
 
 # A keeper that does not answer for this long is as good as dead: it holds nothing down and starts nothing again.
 ANSWER_SECONDS = 2.0
@@ -155,7 +156,11 @@ def _hello(socket_path: str, seconds: float) -> bool:
 
 
 def take_over(children: list[Child], state: str, notify_path: str) -> None:
-    """Finds what runs of `children` and holds it; then starts what is due."""
+    """Finds what runs of `children` and holds it; then starts what is due.
+
+    Raises:
+        OSError: it cannot be found out what runs: then nothing more is started.
+    """
     boot = proc.boot_id()
     unheld = []
     for child in children:

@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from resources.service import proc
@@ -22,10 +23,13 @@ from resources.service.keeper import policy, process
 from resources.service.keeper.helper import Helper
 from resources.service.keeper.loop import Loop, Timer, boot_seconds
 from resources.service.keeper.store import MAX_EXITS, Record, Store, policy_of
+from resources.service.shortage import is_shortage
 
 # A port that a child is to listen on cannot be waited for by an event; looked at only while it starts.
 _PORT_LOOK_SECONDS = 0.02
 _PORT_LOOK_MAX_SECONDS = 1.0
+# While there is no descriptor to look with.
+_LOOK_AGAIN_SECONDS = 1.0
 _VALIDATE_SECONDS = 10.0
 _MAX_EXIT_FILE_BYTES = 65536
 # A power cut may take the account of this long with it, never an order; and a crash loop flushes no more often.
@@ -154,12 +158,21 @@ class Child:
     # Taking over what a keeper before us started.
 
     def adopt(self, pid: int, ticks: int, *, own: bool) -> None:
-        """Holds a process that runs already. `own`: it is a child of this very process (an upgrade by exec)."""
+        """Holds a process that runs already. `own`: it is a child of this very process (an upgrade by exec).
+
+        Raises:
+            OSError: this process lacks what it takes to hold it (`is_shortage`).
+        """
         record = self.record
         record.pid, record.start_ticks, record.adopted = pid, ticks, not own
-        if not self._hold_process(pid, own=own):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as err:
+            if is_shortage(err):
+                raise
             self.exited_unseen()
             return
+        self._hold_process(pidfd, own=own)
         self._keeper.log(f"{record.name}: took over process {pid}")
         if record.state == "stopping" and own:
             # The program before asked it already, and a second time would cut its drain short.
@@ -240,17 +253,13 @@ class Child:
         try:
             environ = process.environment(record.spec, record.attempt, self._keeper.notify_path)
             pid = process.spawn(record.spec, environ)
-        except (process.SpawnError, OSError) as err:
+            pidfd, ticks = process.watched(pid)
+        except process.SpawnError as err:
             self._refused(str(err))
             return
-        record.pid, record.start_ticks = pid, proc.start_ticks(pid)
+        record.pid, record.start_ticks = pid, ticks
         record.digest = _digest_carried(record.spec, environ)
-        if not self._hold_process(pid, own=True):
-            # Only for want of a descriptor: a child of ours keeps its number until it is waited for.
-            process.sweep_group(pid, record.attempt, own=True)
-            os.waitpid(pid, 0)
-            self._refused("cannot watch the process: no file descriptor is left")
-            return
+        self._hold_process(pidfd, own=True)
         self._keeper.emit("spawned", self)
         if record.spec["ready"] == "exec":
             self.mark_ready()
@@ -266,14 +275,9 @@ class Child:
         self._note_exit(None, None, why)
         self._decide(None, None)
 
-    def _hold_process(self, pid: int, *, own: bool) -> bool:
-        try:
-            self._pidfd = os.pidfd_open(pid)
-        except OSError:
-            return False
-        self._own = own
-        self._keeper.loop.watch(self._pidfd, self._on_exit)
-        return True
+    def _hold_process(self, pidfd: int, *, own: bool) -> None:
+        self._pidfd, self._own = pidfd, own
+        self._keeper.loop.watch(pidfd, self._on_exit)
 
     # Ready.
 
@@ -309,9 +313,12 @@ class Child:
         pid = self.record.pid
         if self.record.state != "starting" or pid is None or not self.running:
             return
-        if proc.group_owns_port(pid, port):
-            self.mark_ready()
-            return
+        try:
+            if proc.group_owns_port(pid, port):
+                self.mark_ready()
+                return
+        except OSError as err:
+            self._keeper.log(f"{self.record.name}: cannot see who listens on port {port}: {err.strerror}")
         longer = min(wait * 1.5, _PORT_LOOK_MAX_SECONDS)
         self._timer = self._keeper.loop.after(wait, lambda: self._look_at_port(port, longer))
 
@@ -350,7 +357,8 @@ class Child:
             self._keeper.log(f"{self.record.name}: killing the process group of {pid}: {why}")
             if self.signal(signal.SIGKILL):
                 # The leader is there, running or not yet reaped, so the number is still its group's.
-                process.sweep_group(pid, self.record.attempt, own=self._own)
+                with suppress(OSError):  # its exit, which comes now, sweeps again
+                    process.sweep_group(pid, self.record.attempt, own=self._own)
 
     def _on_exit(self) -> None:
         record, fd, pid = self.record, self._pidfd, self.record.pid
@@ -365,7 +373,14 @@ class Child:
             code = ended.si_status if ended is not None and exited else None
             signal_number = ended.si_status if ended is not None and not exited else None
         else:
-            process.sweep_group(pid, record.attempt, own=False)
+            try:
+                process.sweep_group(pid, record.attempt, own=False)
+            except OSError as err:
+                # What is left of it cannot be told, and nothing may run beside that. The pidfd stays readable.
+                self._keeper.log(f"{record.name}: cannot look for what it left: {err.strerror}")
+                self._keeper.loop.forget(fd)
+                self._keeper.loop.after(_LOOK_AGAIN_SECONDS, lambda: self._keeper.loop.watch(fd, self._on_exit))
+                return
             code = signal_number = None
         self._keeper.loop.forget(fd)
         self._pidfd = None

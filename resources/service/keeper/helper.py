@@ -34,7 +34,7 @@ class Helper:
         self._remove_output()
         try:
             self._pid = process.spawn({"argv": argv, "cwd": cwd, "output": output, "limits": {}}, environ)
-            self._pidfd = os.pidfd_open(self._pid)
+            self._pidfd, _ = process.watched(self._pid)
         except (process.SpawnError, OSError) as err:
             why = str(err)
             self._timer = loop.after(0.0, lambda: done(None, why))

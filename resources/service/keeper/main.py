@@ -121,6 +121,8 @@ class Keeper:
         self._lock_identity = (0, 0)
         self._listener: socket.socket | None = None
         self._notify: socket.socket | None = None
+        # Made now: without descriptors enough it ends here, before it held anything.
+        self._signals, self._wakeup = socket.socketpair()
         self._trial: Helper | None = None
         self._refuse_upgrade: list[Callable[[str], None]] = []
 
@@ -182,14 +184,13 @@ class Keeper:
 
     def run(self) -> None:
         """Serves until SIGTERM or `shutdown`."""
-        read_end, write_end = socket.socketpair()
-        read_end.setblocking(False)
-        write_end.setblocking(False)
-        signal.set_wakeup_fd(write_end.fileno())
+        self._signals.setblocking(False)
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.loop.watch(read_end, self.loop.stop)
+        self.loop.watch(self._signals, self.loop.stop)
         self.loop.run()
         self._flush_all()
         self.log(f"keeper {os.getpid()} ends; its children stay")
@@ -197,8 +198,6 @@ class Keeper:
         for path in (self.socket_path, self.notify_path):
             _remove(path)
         signal.set_wakeup_fd(-1)
-        read_end.close()
-        write_end.close()
 
     def add(self, record: Record) -> Child:
         """Holds one more child."""

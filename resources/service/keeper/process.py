@@ -15,6 +15,7 @@ from typing import Any
 
 from resources.service import proc
 from resources.service.keeper import envfile
+from resources.service.shortage import is_shortage
 
 ATTEMPT = "OPENCLAW_KEEPER_ATTEMPT"
 NOTIFY = "NOTIFY_SOCKET"
@@ -206,11 +207,30 @@ def stands_as_spawned(pid: int) -> bool:
     return read == os.devnull and out == err and out.startswith("/")
 
 
+def watched(pid: int) -> tuple[int, int | None]:
+    """The pidfd and the start time of a process that was just spawned.
+
+    Raises:
+        SpawnError: no descriptor is left; the process is ended and reaped.
+    """
+    try:
+        ticks = proc.start_ticks(pid)
+        return os.pidfd_open(pid), ticks
+    except OSError as err:
+        # A child of ours keeps its number until it is waited for.
+        sweep_group(pid, None, own=True)
+        os.waitpid(pid, 0)
+        raise SpawnError(f"cannot watch the process: {err.strerror}") from err
+
+
 def sweep_group(leader: int, attempt: str | None, *, own: bool) -> None:
     """Kills what is left of the process group of a child whose main process has ended.
 
     `own`: the main process is our child and not yet reaped, so that its number cannot belong to another group. For an
     adopted one that is not certain, so each member must carry the attempt in its environment.
+
+    Raises:
+        OSError: not `own`, and this process lacks what it takes to find them (`is_shortage`).
     """
     if own:
         try:
@@ -224,15 +244,21 @@ def sweep_group(leader: int, attempt: str | None, *, own: bool) -> None:
 
 
 def kill_process(pid: int, ticks: int | None) -> bool:
-    """SIGKILL to exactly this process; False where it was gone already."""
+    """SIGKILL to exactly this process; False where it was gone already. Raises OSError as `signal_process` does."""
     return signal_process(pid, ticks, signal.SIGKILL)
 
 
 def signal_process(pid: int, ticks: int | None, number: signal.Signals) -> bool:
-    """A signal to exactly this process, by pidfd; False where it was gone already."""
+    """A signal to exactly this process, by pidfd; False where it was gone already.
+
+    Raises:
+        OSError: this process lacks what it takes to tell (`is_shortage`).
+    """
     try:
         fd = os.pidfd_open(pid)
-    except OSError:
+    except OSError as err:
+        if is_shortage(err):
+            raise
         return False
     try:
         if not proc.is_alive(pid, ticks):

@@ -22,6 +22,7 @@ from typing import Any
 
 from resources.service import proc
 from resources.service.keeper.policy import History, Policy
+from resources.service.shortage import is_shortage
 
 FORMAT = 1
 # Enough to see a pattern, and a record stays a few kilobytes.
@@ -202,11 +203,6 @@ _JSON = json.JSONEncoder(separators=(",", ":"))
 
 def _encoded(data: dict[str, Any]) -> bytes:
     return _JSON.encode(data).encode("utf-8", "surrogatepass")
-
-
-def is_shortage(err: BaseException) -> bool:
-    """Whether `err` says only that this process, or the system, has no more descriptors or memory."""
-    return isinstance(err, OSError) and err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def load_records(directory: str, *, set_aside: bool = False) -> tuple[list[Record], list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -97,3 +99,35 @@ def test_of_two_who_listen_on_one_port_the_groups_own_address_is_dialled(
     with socket.create_server(("127.0.0.1", port)):
         assert wait_until(lambda: proc.group_host(other.pid, port), DEADLINE, "the listener") == "127.0.0.9"
         assert proc.group_host(os.getpgid(0), port) == "127.0.0.1"
+
+
+LACKING = """
+import os, resource, socket, sys
+from resources.service import proc
+held = socket.create_server(("127.0.0.1", 0))
+port, pid, ticks = held.getsockname()[1], os.getpid(), proc.start_ticks(os.getpid())
+next_one = os.open("/", os.O_RDONLY)
+os.close(next_one)
+resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, next_one))
+looks = {
+    "is_alive": lambda: proc.is_alive(pid, ticks),
+    "environ_value": lambda: proc.environ_value(pid, "PATH"),
+    "group_members": lambda: proc.group_members(os.getpgid(0)),
+    "listening_ports": proc.listening_ports,
+    "port_owner": lambda: proc.port_owner(port, pid),
+    "holds_inode": lambda: proc.holds_inode(pid, frozenset(("1",))),
+}
+for name, look in looks.items():
+    try:
+        print(name, look())
+    except OSError as err:
+        print(name, err.strerror)
+print("process_group", proc.process_group(pid) == os.getpgid(0))
+"""
+
+
+def test_whoever_has_no_descriptor_left_says_that_and_not_that_nobody_is_there(spawned: Spawned) -> None:
+    popen = spawned.start([sys.executable, "-c", LACKING], stdout=subprocess.PIPE, text=True)
+    names = ["is_alive", "environ_value", "group_members", "listening_ports", "port_owner", "holds_inode"]
+    said = [f"{name} {os.strerror(errno.EMFILE)}" for name in names]
+    assert popen.communicate(timeout=DEADLINE)[0].splitlines() == [*said, "process_group True"]

@@ -24,7 +24,9 @@ def test_it_loads_the_standard_library_and_itself_only() -> None:
     done = run([sys.executable, "-P", "-c", code])
     assert done.returncode == 0, done.stderr
     loaded = {name for name in done.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
-    own = {"resources", "resources.service", "resources.service.listeners", "resources.service.proc"}
+    own = {"resources", "resources.service"} | {
+        f"resources.service.{name}" for name in ("listeners", "proc", "shortage")
+    }
     assert {name for name in loaded - own if not name.startswith("resources.service.keeper")} == set()
     assert not {"argparse", "asyncio", "ctypes", "logging", "subprocess", "threading"} & set(done.stdout.split())
 
