@@ -127,7 +127,8 @@ class Difference:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consequence:
     """What follows from an action for people: `what` is a constant word (`process_restart`, `downtime`, `bytes_freed`,
-    `turns_in_flight`, `files_deleted`, `note`), `text` the sentence, `amount` the number in the unit that `what` implies.
+    `turns_in_flight`, `files_deleted`, `authentication_off`, `encryption_off`, `note`), `text` the sentence, `amount` the
+    number in the unit that `what` implies.
     """
 
     what: str
@@ -152,7 +153,7 @@ class Action:
     carry it out, plain JSON data without secrets. `precondition` is the digest of the observed values of
     `differences`, which the kind compares again just before the effect. `undo` None means irreversible. `needs` holds ids of
     actions that must have succeeded before. `consents` names what a person must have granted, beside what `impact`
-    demands: `take-over` for something that was there before us.
+    demands: `take-over` for something that was there before us, `expose` for the loss of what protects it.
     """
 
     id: str

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from reconciler.desired import Policy
 from reconciler.model import Action, Blocked, Cause, Impact, Key, Plan
 
+# What an action that wants the consent `expose` says that it opens.
+_EXPOSURES = ("authentication_off", "encryption_off")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approvals:
@@ -25,6 +28,7 @@ def check(plan: Plan, policy: Policy, approvals: Approvals, *, restarts_last_hou
         found += _consents(action, policy, approvals)
     if not approvals.person:
         found += _withdrawals(plan, approvals)
+        found += _exposures(plan, approvals)
     if (budget := _budget(plan.actions, policy, restarts_last_hour)) is not None:
         found.append(budget)
     return tuple(dict.fromkeys(found))
@@ -74,6 +78,23 @@ def _withdrawals(plan: Plan, approvals: Approvals) -> list[Blocked]:
         for key in plan.withdrawals
         if key not in approvals.keys
     ]
+
+
+def _exposures(plan: Plan, approvals: Approvals) -> list[Blocked]:
+    found = []
+    for action in plan.actions:
+        if "expose" in action.consents and action.key not in approvals.keys:
+            opens = "; ".join(item.text for item in action.consequences if item.what in _EXPOSURES)
+            found.append(
+                Blocked(
+                    key=action.key,
+                    code="exposure",
+                    message=f"cannot {action.verb} {action.key} by itself: what protects it has gone from the document, "
+                    f"and then {opens}",
+                    hint=f"say `openclaw apply --approve {action.key}`, put it back, or write that it is meant so",
+                )
+            )
+    return found
 
 
 def _budget(actions: Sequence[Action], policy: Policy, restarts_last_hour: int) -> Blocked | None:

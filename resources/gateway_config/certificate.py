@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gateway.wire.json5 import Node, Scalar
+from gateway.wire.json5 import Node
 from gateway.wire.tls import MAX_FILE_BYTES, files_hash
 from reconciler.files import open_regular
 from reconciler.host import Host
 from reconciler.model import Condition, Status
-from resources.gateway_config.edit import node_at
+from resources.gateway_config.edit import scalar_at
 from resources.service.spec import tls_files
 
 _FIELDS = ("gateway.tls.enabled", "gateway.tls.certPath", "gateway.tls.keyPath")
@@ -18,7 +18,7 @@ def outdated(root: Node | None, loaded: str | None, host: Host) -> Condition | N
 
     `root` is openclaw.json, which names the files; `loaded` the hash that the gateway told, None where it told none.
     """
-    files = tls_files({path: _scalar(root, path) for path in _FIELDS}, host)
+    files = tls_files({path: scalar_at(root, path) for path in _FIELDS}, host)
     if loaded is None or len(files) != 2:
         return None
     read = []
@@ -38,8 +38,3 @@ def outdated(root: Node | None, loaded: str | None, host: Host) -> Condition | N
 
 def _condition(reason: str, message: str) -> Condition:
     return Condition(type="Outdated", status=Status.TRUE, reason=reason, message=message)
-
-
-def _scalar(root: Node | None, path: str) -> object:
-    node = node_at(root, tuple(path.split("."))) if root is not None else None
-    return node.value if isinstance(node, Scalar) else None

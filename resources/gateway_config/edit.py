@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.wire.json5 import Json5Error, Member, Node, Object, parse
+from gateway.wire.json5 import Json5Error, Member, Node, Object, Scalar, parse
 
 Path = tuple[str, ...]
 
@@ -50,6 +50,12 @@ def node_at(root: Node, path: Path) -> Node | None:
             return None
         node = node.get(part)
     return node
+
+
+def scalar_at(root: Node | None, path: str) -> object:
+    """The text, number or flag at a path of names joined by dots; None where there is none."""
+    node = node_at(root, tuple(path.split("."))) if root is not None else None
+    return node.value if isinstance(node, Scalar) else None
 
 
 def source_at(text: str, path: Path) -> str | None:

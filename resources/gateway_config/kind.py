@@ -38,6 +38,7 @@ from reconciler.model import (
 from reconciler.values import decode, encode, same
 from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
+from resources.gateway_config.exposure import CONSENT, exposure
 from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, observed, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
@@ -263,6 +264,8 @@ def _write(step: Step, seen: Seen) -> Action:
     )
     # Ours from now on, and not ours before: an empty object is nobody's.
     foreign = seen.file.text is not None and not seen.file.empty and not step.applied
+    declared_fields = step.resource.fields if step.resource is not None else {}
+    exposed, withdrawn = exposure(seen.file.root, _changes(step), declared_fields)
     return Action(
         id=action_id(step, "write"),
         key=step.key,
@@ -271,7 +274,7 @@ def _write(step: Step, seen: Seen) -> Action:
         because=because_of(step.resource, differences),
         differences=differences,
         impact=felt,
-        consequences=_consequences(step, felt, restarts=restarts, foreign=foreign),
+        consequences=(*exposed, *_consequences(felt, restarts=restarts, foreign=foreign)),
         precondition=precondition_of(differences),
         arguments={"paths": _encoded(_changes(step)), "keep": foreign},
         undo=Undo(
@@ -282,11 +285,11 @@ def _write(step: Step, seen: Seen) -> Action:
             },
             text="puts the earlier values back into openclaw.json",
         ),
-        consents=("take-over",) if foreign else (),
+        consents=(*(("take-over",) if foreign else ()), *((CONSENT,) if withdrawn else ())),
     )
 
 
-def _consequences(step: Step, felt: Impact, *, restarts: bool, foreign: bool) -> tuple[Consequence, ...]:
+def _consequences(felt: Impact, *, restarts: bool, foreign: bool) -> tuple[Consequence, ...]:
     found = []
     if foreign:
         found.append(

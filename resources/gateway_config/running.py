@@ -13,11 +13,11 @@ from typing import Any
 
 import trio
 
-from gateway.wire.json5 import Node, Scalar
+from gateway.wire.json5 import Node
 from reconciler.desired import SecretRef
 from reconciler.errors import OpenClawError, TemporaryError, TerminalError
 from reconciler.kinds import World
-from resources.gateway_config.edit import node_at
+from resources.gateway_config.edit import scalar_at
 from resources.gateway_config.fields import DEFAULT_PORT, ConfigSpec
 from resources.service import proc
 from resources.service.listeners import Listener, listeners
@@ -63,15 +63,15 @@ class Loaded:
 
 def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address:
     """Where the gateway that read this file listens, and the secret that it wants as far as we know it."""
-    port = _scalar(root, "gateway", "port")
-    host = _scalar(root, "gateway", "customBindHost") if _scalar(root, "gateway", "bind") == "custom" else None
+    port = scalar_at(root, "gateway.port")
+    host = scalar_at(root, "gateway.customBindHost") if scalar_at(root, "gateway.bind") == "custom" else None
     return Address(
         host=host if isinstance(host, str) and host != "0.0.0.0" else "127.0.0.1",  # noqa: S104 - compared, not bound
         port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,
         state=str(world.host.state.root),
         token=_secret(root, "token", spec.token if spec is not None else None, world),
         password=_secret(root, "password", spec.password if spec is not None else None, world),
-        encrypted=_scalar(root, "gateway", "tls", "enabled") is True,
+        encrypted=scalar_at(root, "gateway.tls.enabled") is True,
     )
 
 
@@ -163,18 +163,13 @@ def _started_for(pid: int | None, where: Address) -> bool:
     return pid is not None and proc.environ_value(pid, "OPENCLAW_STATE_DIR") == where.state
 
 
-def _scalar(root: Node | None, *path: str) -> object:
-    node = node_at(root, path) if root is not None else None
-    return node.value if isinstance(node, Scalar) else None
-
-
 def _secret(root: Node | None, name: str, reference: SecretRef | None, world: World) -> str | None:
     """The value that the document refers to, else the one in the file, itself or by the variable that it names."""
     if reference is not None:
         with suppress(OpenClawError):
             return world.secrets.reveal(reference)
         return None
-    text = _scalar(root, "gateway", "auth", name)
+    text = scalar_at(root, f"gateway.auth.{name}")
     if not isinstance(text, str):
         return None
     return world.host.environ.get(text[2:-1]) if text.startswith("${") and text.endswith("}") else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -157,3 +158,28 @@ def test_a_section_that_others_share_waits_for_a_person_too(site: Site, section:
     site.write(re.sub(rf"^{section}:\n(  .*\n)+", "", good, flags=re.MULTILINE))
     site.apply()
     assert (site.state / "openclaw.json").read_bytes() != before
+
+
+@pytest.mark.req("PLAN-3", "PLAN-16", "GW-3")
+def test_a_save_that_loses_the_authentication_waits_for_a_person(site: Site) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    before, pid = (site.state / "openclaw.json").read_bytes(), site.gateway_pid()
+    supervisor = site.supervisor("--on-exit", "stop")
+    lost = "".join(line for line in good.splitlines(keepends=True) if "auth:" not in line)
+    site.write(lost)
+    opened = "whoever reaches the gateway is let in, without a token or password"
+    assert opened in site.run("plan").out
+    said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
+    assert opened in said["reason"]
+    assert ((site.state / "openclaw.json").read_bytes(), site.gateway_pid()) == (before, pid)
+    # The document says it: the same, and meant.
+    site.write(good.replace("auth: {mode: token, token: {env: E2E_TOKEN}}", "auth: {mode: none}"))
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed" and len(site.generations()) == 2, 20, "applied")
+    assert json.loads((site.state / "openclaw.json").read_text())["gateway"]["auth"] == {"mode": "none"}
+    site.write(good)
+    wait_until(lambda: len(site.generations()) == 3, 20, "locked again")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "and watched")
+    site.write(lost)
+    site.apply()
+    assert "auth" not in json.loads((site.state / "openclaw.json").read_text())["gateway"]

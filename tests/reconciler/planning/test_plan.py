@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wanted
-from reconciler.model import ABSENT, Action, Blocked, Cause, Impact, Key, Plan, Value
+from reconciler.model import ABSENT, Action, Blocked, Cause, Consequence, Impact, Key, Plan, Value
 from reconciler.planning.graph import order
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import Approvals, check, window_seconds
@@ -214,6 +214,18 @@ def test_nobody_but_a_person_withdraws_a_section() -> None:
     plan = replace(PLAN, withdrawals=(Key("fake", "a"),))
     assert codes(check(plan, POLICY, Approvals(person=False), restarts_last_hour=0)) == ["withdrawal"]
     assert codes(check(plan, POLICY, Approvals(), restarts_last_hour=0)) == []
+
+
+@pytest.mark.req("PLAN-3", "PLAN-10")
+def test_nobody_but_a_person_opens_what_was_protected() -> None:
+    opened = Consequence(what="authentication_off", text="everybody is let in")
+    plan = replace(PLAN, actions=(replace(action("a"), consents=("expose",), consequences=(opened,)),))
+    (found,) = check(plan, POLICY, Approvals(person=False), restarts_last_hour=0)
+    assert found.code == "exposure"
+    assert "everybody is let in" in found.message
+    assert check(plan, POLICY, Approvals(), restarts_last_hour=0) == ()
+    granted = Approvals(keys=frozenset({Key("fake", "a")}), person=False)
+    assert check(plan, POLICY, granted, restarts_last_hour=0) == ()
 
 
 @pytest.mark.req("PLAN-7")
