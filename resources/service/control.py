@@ -90,11 +90,14 @@ async def service_status(world: World, resource: Resource | None = None) -> dict
 async def stop_all(host: Host) -> None:
     """Ends every child of this state directory and its keeper: the end of a supervisor that takes all with it.
 
-    A child whose keeper died is found and ended as well. What was running is started again by the next apply.
+    A child whose keeper died is found and ended as well, also where its record was lost. What was running is started again
+    by the next apply.
 
     Raises:
         TemporaryError: the keeper ended in the middle.
     """
+    if (await child_of(host)).unrecorded:
+        await operate.hold_unrecorded(host)
     seen = await look(host)
     if seen.keeper_pid is None:
         if not any(child["pid"] is not None or child["goal"] == "up" for child in seen.children.values()):

@@ -65,8 +65,7 @@ class ServiceKind:
             await upgrade_keeper(world.host)
         elif action.verb == "remove":
             if (await child_of(world.host)).unrecorded:
-                # Never to be run: with it a keeper takes over what is to be ended.
-                await operate.tell(world.host, {"argv": ["true"]}, start_keeper=True)
+                await operate.hold_unrecorded(world.host)
             await operate.forget(world.host)
             await trio.to_thread.run_sync(prepared.remove, world.host)
         elif spec is not None:

@@ -795,14 +795,16 @@ async def test_what_was_never_applied_cannot_be_started_or_stopped(bench: Bench)
     assert (await control.service_status(bench.world))["state"] == "stopped"
 
 
-@pytest.mark.parametrize("keeper", ["alive", "dead"])
+@pytest.mark.parametrize("keeper", ["alive", "dead", "dead, and the record lost"])
 async def test_the_end_of_a_supervisor_can_take_all_with_it(
     bench: Bench, free_port: Callable[[], int], keeper: str
 ) -> None:
     desired = document(free_port())
     await bench.apply(desired)
-    if keeper == "dead":
+    if keeper != "alive":
         await kill_keeper(bench)
+    if "lost" in keeper:
+        (bench.world.host.state.keeper / "children/gateway.json").unlink()
     await control.stop_all(bench.world.host)
     assert processes_of_state(bench.root) == []
     await control.stop_all(bench.world.host)
