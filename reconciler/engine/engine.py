@@ -233,6 +233,9 @@ class Engine:
                 recovered = await recovery.recover(self, goal, left_open)
                 if recovered.stopped is not None:
                     return recovered.stopped, None
+                if recovered.taken_back is not None and request.approvals.person and first is None:
+                    # What was just seen to fail is not tried again by the very word that found it open.
+                    return recovered.taken_back, None
                 # This very document may have been taken back just now.
                 goal = source(journal.salt)
             back = await first() if first is not None else None

@@ -37,10 +37,12 @@ DIED = "its writer died before its end was recorded"
 class Recovered:
     """What became of open runs. `stopped`: a person wished to stop while a window was waited out, which is left open again.
 
-    `overtaken` are runs, with the reason, that stay open until something takes their place (`give_way`).
+    `taken_back`: the very document that is wanted now was just seen to fail, and was taken back. `overtaken` are runs, with the
+    reason, that stay open until something takes their place (`give_way`).
     """
 
     stopped: Outcome | None = None
+    taken_back: Outcome | None = None
     overtaken: tuple[tuple[Run, str], ...] = ()
 
 
@@ -55,7 +57,7 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> R
     for found in left_open:
         for intent in found.intents:
             await _settle(engine, goal, intent)
-    overtaken = []
+    overtaken, back = [], None
     for found in left_open:
         if found.run.state is Result.APPLYING:
             await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
@@ -65,11 +67,13 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> R
             continue
         else:
             stands = await _go_on_watching(engine, found, goal)
-            if isinstance(stands, Outcome):
-                return Recovered(stopped=stands)
-            if stands is not None:
+            if isinstance(stands, str):
                 overtaken.append((found.run, stands))
-    return Recovered(overtaken=tuple(overtaken))
+            elif stands.stopped:
+                return Recovered(stopped=stands)
+            elif stands.result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED):
+                back = stands
+    return Recovered(taken_back=back, overtaken=tuple(overtaken))
 
 
 async def give_way(engine: Engine, recovered: Recovered) -> None:
@@ -114,9 +118,9 @@ async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
     await _thread(partial(write, applied=left.fields, forgotten=left.forgotten))
 
 
-async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | str | None:
-    """Finishes a window that nobody watches any more; how it stands where a person wished to stop before its end, or why
-    what comes now is to take its place.
+async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | str:
+    """Finishes a window that nobody watches any more: how it ended, or stands where a person wished to stop before its end;
+    or why what comes now is to take its place.
     """
     run, journal = found.run, engine.journal()
     generation = await _thread(partial(journal.generation, run.generation or 0))
@@ -149,8 +153,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         verdict = await unless_stopping(engine.stopping, look)
     if verdict is None:
         return replace(window.outcome(Result.VERIFYING, ""), stopped=True)
-    await settle(engine, window, verdict)
-    return None
+    return await settle(engine, window, verdict)
 
 
 async def _end(engine: Engine, run: Run, result: Result, reason: str) -> None:
