@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import ssl
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.beds.processes import wait_until
 from tests.beds.site import Site
 from tests.beds.tls import certificate, with_tls
 from tests.e2e.test_rollback import Meanwhile
@@ -159,3 +162,24 @@ def test_whoever_turns_tls_over_in_the_file_by_hand_is_undone(site: Site, began:
     site.apply()
     assert config.read_text() == text
     assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("GW-1", "SVC-7", "SVC-12")
+def test_a_gateway_that_met_a_key_without_its_certificate_serves_again_once_they_fit(site: Site) -> None:
+    """Renewed one after the other, and a crash in between: 78 is no word for ever."""
+    text = site.write(verify="500ms")
+    cert, key = certificate(site, "one")
+    mine = site.home / "mine.key"
+    shutil.copy(key, mine)
+    site.write(with_tls(site, text, cert, mine))
+    supervisor = site.supervisor("--on-exit", "stop")
+    wait_until(lambda: [each["result"] for each in site.generations()] == ["confirmed"], 30, "it serves")
+    shutil.copy(certificate(site, "two")[1], mine)
+    os.kill(site.service()["pid"], signal.SIGKILL)
+    supervisor.wait_event(
+        lambda event: event["event"] == "degraded" and event["reason"] == "HeldDown", "it is held down"
+    )
+    shutil.copy(key, mine)
+    wait_until(lambda: site.service()["state"] == "ready", 90, "it serves again")
+    supervisor.wait_event(lambda event: event["event"] == "recovered", "and that is said")
+    assert [each["result"] for each in site.generations()] == ["confirmed"]
