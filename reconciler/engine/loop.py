@@ -98,7 +98,10 @@ class Loop:
         self._crashed = crashed
         self._idle = idle
         self._good: Found | None = None
-        self._refused: str | None = None
+        # What was looked at last, good or not, and what was last said of one that is refused.
+        self._looked: str | None = None
+        self._refused: tuple[str, str] | None = None
+        self._kept: Source | None = None
         self._told: dict[str, str] = {}
         self._failing: dict[Key, str] = {}
         self._degraded: dict[Key, str] = {}
@@ -173,16 +176,20 @@ class Loop:
         try:
             outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
         except BlockedError as err:
-            await self._keep_in_force(source, request, err)
+            await self._keep_in_force(found, source, request, err)
             return
         self._good, self._refused = found, None
-        self._applied.set()
+        self._keeps(found.source)
         await trio.to_thread.run_sync(found.remember)
         self._settle(outcome, waiting)
         if window is not None:
             self.watch_window(window)
 
-    async def _keep_in_force(self, refused: Source, request: Request, err: BlockedError) -> None:
+    def _keeps(self, source: Source) -> None:
+        self._kept = source
+        self._applied.set()
+
+    async def _keep_in_force(self, found: Found, refused: Source, request: Request, err: BlockedError) -> None:
         """What is in force stays so while a document is refused: its gateway runs, and what drifts is cured.
 
         Raises:
@@ -197,13 +204,14 @@ class Loop:
         outcome, window = await self.engine.begin(
             instead.source, replace(request, cause="drift"), wait_seconds=LOCK_SECONDS
         )
-        self._applied.set()
+        self._keeps(instead.source)
         self._settle(outcome, request.waiting)
         if window is not None:
             self.watch_window(window)
-        # Once, although that what is in force is well counts as good news of it.
-        if self._refused != err.message:
-            self._refused = err.message
+        # Once for each save, although that what is in force is well counts as good news of it.
+        if self._refused != (told := (found.mark, err.message)):
+            self._refused = told
+            self._over("not_applied")
             self._say("not_applied", err.message, hint=err.hint)
         self._retry(EVERYTHING, RESYNC_SECONDS)
 
@@ -227,8 +235,9 @@ class Loop:
             cause = "start"
         else:
             cause = "save" if found.mark != self._good.mark else "drift"
-        if cause != "drift":
-            # A change of the document is a reason to try at once what failed before.
+        if found.mark != self._looked:
+            # A change of the document is a reason to try at once what failed before; that it is still not applied is none.
+            self._looked = found.mark
             self._backoff.clear()
         self._files = found.files
         return found, cause
@@ -409,8 +418,8 @@ class Loop:
     async def _watch_kinds(self) -> None:
         # Before anything was applied there is nothing to watch, and no journal whose salt a world could have.
         await self._applied.wait()
-        assert self._good is not None
-        world = self.engine.world(self._good.source(self.engine.journal().salt))
+        assert self._kept is not None
+        world = self.engine.world(self._kept(self.engine.journal().salt))
         async with trio.open_nursery() as nursery:
             for kind in self.engine.kinds:
                 nursery.start_soon(self._watch_kind, kind, world)

@@ -173,6 +173,14 @@ def test_a_save_that_loses_the_authentication_waits_for_a_person(site: Site) -> 
     said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
     assert opened in said["reason"]
     assert ((site.state / "openclaw.json").read_bytes(), site.gateway_pid()) == (before, pid)
+    # A supervisor that starts while it waits keeps what is in force as well, and watches it.
+    assert supervisor.stop() == 0
+    supervisor = site.supervisor("--on-exit", "stop")
+    supervisor.wait_event(lambda event: event["event"] == "not_applied", "the next one says so too")
+    site.wait_healthy()
+    os.kill(site.gateway_pid() or 0, signal.SIGKILL)
+    site.wait_healthy()
+    assert (site.state / "openclaw.json").read_bytes() == before
     # The document says it: the same, and meant.
     site.write(good.replace("auth: {mode: token, token: {env: E2E_TOKEN}}", "auth: {mode: none}"))
     wait_until(lambda: site.generations()[0]["result"] == "confirmed" and len(site.generations()) == 2, 20, "applied")

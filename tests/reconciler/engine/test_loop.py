@@ -550,3 +550,38 @@ async def test_while_a_document_is_refused_what_is_in_force_stays_so(host: Harne
         document.fakes = {"a": fake(4)}
         loop.poke()
         await until(lambda: len(log.said("not_applied")) == 2, "it is said again")
+
+
+@pytest.mark.req("PLAN-3", "PLAN-10", "SVC-7")
+async def test_a_supervisor_that_starts_with_a_refused_document_keeps_what_is_in_force(host: Harness) -> None:
+    await host.apply({"a": fake(1), "b": fake(1)})
+    log = Record()
+    document = Document(host, {"a": fake(2)})
+    async with running(document, log) as loop:
+        assert len(log.said("not_applied")) == 1
+        host.kind.state["a"] = {"v": "drifted"}
+        loop.poke(Key("fake", "a"))
+        await until(lambda: host.kind.state == {"a": {"v": 1}, "b": {"v": 1}}, "drift is cured")
+        document.fakes = {"a": fake(3), "b": fake(1)}
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 3}, "b": {"v": 1}}, "the next save is applied")
+    assert not log.said("look_failed")
+    assert not log.said("watch_failed")
+
+
+@pytest.mark.req("PLAN-3", "PLAN-10")
+async def test_a_document_that_waits_is_looked_at_ever_more_rarely_and_each_save_of_it_is_told(host: Harness) -> None:
+    await host.apply({"a": fake(1), "b": fake(1)})
+    log = Record()
+    document = Document(host, {"a": fake(2)})
+    async with running(document, log) as loop:
+        for looks in (2, 3):
+            loop.queue.add(EVERYTHING)
+            await until(lambda looks=looks: document.loads >= looks, "a look")  # type: ignore[misc]
+        await until(lambda: loop._backoff[EVERYTHING].failures >= 3, "the wait grows")
+        assert len(log.said("not_applied")) == 1
+        # Another save that is refused for the same reason is told again, and tried at once.
+        document.fakes = {"a": fake(5)}
+        loop.queue.add(EVERYTHING)
+        await until(lambda: len(log.said("not_applied")) == 2, "it is told")
+        assert loop._backoff[EVERYTHING].failures == 1
