@@ -30,7 +30,7 @@ from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.host import Host
-from reconciler.journal import UNDECIDED, Journal, JournalFullError, Run
+from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined, Run
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Action, Condition, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
@@ -149,10 +149,14 @@ class Engine:
         """True while a window is watched: then stopping loses nothing but the verdict."""
         return self._watchers > 0
 
-    async def let_go(self, digest: str) -> None:
-        """Ends the quarantine of a document: what was to take its place did not."""
+    async def let_go(self, digest: str, before: Quarantined | None) -> None:
+        """Holds a document back as it was `before`, or no longer: what was to take its place did not."""
         async with self._writer(HOUR_SECONDS):
-            await _thread(partial(self.journal().release, digest))
+            journal = self.journal()
+            if before is None:
+                await _thread(partial(journal.release, digest))
+            else:
+                await _thread(partial(journal.quarantine, digest, before.reason, before.run_id, before.at))
 
     def close(self) -> None:
         """Closes the journal, if it was opened."""

@@ -8,6 +8,7 @@ import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
+from tests.beds.tls import mismatch, with_tls
 
 pytestmark = pytest.mark.real
 
@@ -50,6 +51,27 @@ def test_a_rollback_stays_while_the_document_is_not_valid(site: Site) -> None:
     assert back.code == 0, back.err
     assert site.config()["logging"]["level"] == "info"
     assert site.generations()[0]["result"] == "confirmed"
+
+
+@pytest.mark.req("PLAN-8", "PLAN-13")
+def test_a_rollback_that_fails_leaves_a_document_held_back_that_was_so_before(site: Site) -> None:
+    site_at_two(site)
+    good = site.document.read_text()
+    bad = site.write(with_tls(site, good, *mismatch(site)))
+    wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 30, "the bad document is taken back")
+    site.write(good.replace("level: debug", "level: warn"))
+    wait_until(lambda: [each["result"] for each in site.generations()[:1]] == ["confirmed"], 30, "the next one is good")
+    assert site.run("rollback", "2", "--yes").code == 0
+    assert site.level() == "debug"
+    assert bad not in site.document.read_text()
+    failed = site.run("rollback", "3", "--yes")
+    assert failed.code == 5, failed.err
+    assert "to generation 2" in site.run("status").out.partition("held back")[2].splitlines()[0]
+    # A look of the supervisor, whenever it comes, leads to what was gone back to.
+    config = site.state / "openclaw.json"
+    config.write_text(config.read_text().replace('"level": "debug"', '"level": "error"'))
+    wait_until(lambda: site.level() == "debug", 30, "what was gone back to is kept in force")
+    assert "drift" not in [each["cause"] for each in site.generations()]
 
 
 @pytest.mark.req("PLAN-8", "PLAN-15")

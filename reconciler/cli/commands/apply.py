@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
+    from reconciler.journal import Quarantined
     from reconciler.model import Plan
     from reconciler.planning.policy import Approvals
 
@@ -169,6 +170,7 @@ async def rollback(
         # What cannot be brought back must be said, asked or not.
         session.console.err("".join(f"note: {note.message}\n" for note in notes))
     held = present_digest(session, runtime)
+    before = held_before(session, held) if held is not None else None
     reason = f"superseded by `openclaw rollback` to generation {target.number}"
     request = Request(
         cause=f"rollback to {target.number}",
@@ -182,7 +184,7 @@ async def rollback(
         # Who only watches no longer, or could not do all of it yet, has gone back all the same.
         gave_up = outcome.result in (Result.FAILED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED, Result.INTERRUPTED)
         if gave_up and request.holds_back is not None:
-            await engine.let_go(request.holds_back[0])
+            await engine.let_go(request.holds_back[0], before)
     finally:
         session.leave(engine)
     return told(session, outcome, as_json)
@@ -197,6 +199,12 @@ def present_digest(session: Session, runtime: Runtime) -> str | None:
     except DocumentError:
         last = session.in_force()
         return last.digest if last is not None else None
+
+
+def held_before(session: Session, digest: str) -> Quarantined | None:
+    """Why a document is held back already."""
+    with session.journal() as journal:
+        return journal.quarantined(digest)
 
 
 async def carry_out(

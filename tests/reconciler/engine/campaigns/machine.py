@@ -195,9 +195,11 @@ class Campaign(RuleBasedStateMachine):
             cause=f"rollback to {target.number}",
             holds_back=(held, "superseded by an operator") if held != goal.digest else None,
         )
+        with self._reader() as journal:
+            before = journal.quarantined(held)
         outcome = await engine.apply(lambda _salt: goal, request)
         if outcome.exit_code != 0 and request.holds_back is not None:
-            await engine.let_go(held)
+            await engine.let_go(held, before)
         return outcome
 
     async def _supervise(self, engine: Engine, *, looks: int, watch: bool) -> None:
