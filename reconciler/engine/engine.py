@@ -25,14 +25,14 @@ from reconciler.engine.lock import WriterLock, holder
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, end_run, left_of
-from reconciler.engine.settle import settle
+from reconciler.engine.settle import ended_as, settle
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.host import Host
 from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined, Run
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
-from reconciler.model import Action, Condition, Key, Note, Plan, Result
+from reconciler.model import Action, Condition, Generation, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import check, window_seconds
 from reconciler.serial import plan_digest
@@ -287,18 +287,26 @@ class Engine:
                 newest = await _thread(partial(self.journal().runs, 1))
                 last = await _thread(self.journal().last_generation)
                 later = newest[0].document_digest if newest and newest[0].id != window.run else None
+                decided = await _thread(partial(self._decided, window))
                 if later is None and window.recorded and last is not None and last.number != window.generation:
                     later = last.digest
                 if later is not None:
                     kept = later == window.goal.digest
                     reason = "another run took its place" if kept else "another document took its place"
-                    # Another try of the same generation goes on with it.
-                    its = kept and last is not None and last.number == window.generation
+                    # Another try of the same generation goes on with it, or has decided it.
+                    its = decided is not None or (kept and last is not None and last.number == window.generation)
                     await end_run(self, replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)
                     outcome = replace(window.outcome(Result.SUPERSEDED, reason), in_force=kept)
+                    if decided is not None:
+                        outcome = ended_as(outcome, decided, await _thread(self.journal().last_confirmed))
                 else:
                     outcome = await settle(self, window, verdict)
         return outcome
+
+    def _decided(self, window: Window) -> Generation | None:
+        """The generation of a window, where another run to the same document has been confirmed or taken back meanwhile."""
+        generation = self.journal().generation(window.generation) if window.recorded else None
+        return None if generation is None or generation.result in (*UNDECIDED, Result.SUPERSEDED) else generation
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

@@ -74,15 +74,15 @@ async def joined(engine: Engine, found: Outcome) -> Outcome | None:
             left = holder(state.ours / "verify.lock") is None and holder(state.lock) is None
             generation = await _thread(partial(reader.generation, found.generation))
             if generation is None or generation.result is not Result.VERIFYING:
-                back = await _thread(reader.last_confirmed)
-                return _ended(found, generation, back)
+                return ended_as(found, generation, await _thread(reader.last_confirmed))
             if left:
                 break
             await trio.sleep(JOIN_SECONDS)
     return None
 
 
-def _ended(found: Outcome, generation: Generation | None, back: Generation | None) -> Outcome:
+def ended_as(found: Outcome, generation: Generation | None, back: Generation | None) -> Outcome:
+    """How a run ended whose generation somebody else has decided; `back` is the generation that is confirmed since."""
     result = generation.result if generation is not None else Result.SUPERSEDED
     return replace(
         found,

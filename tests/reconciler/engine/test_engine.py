@@ -210,6 +210,30 @@ async def test_a_new_document_supersedes_an_open_window(host: Harness) -> None:
     assert host.kind.state == {"a": {"v": 3}}
 
 
+@pytest.mark.req("PLAN-7", "PLAN-13")
+async def test_what_another_run_to_the_same_document_took_back_stays_taken_back(host: Harness) -> None:
+    await host.apply({"a": fake("good", impact="restart")})
+    _outcome, window = await host.engine.begin(host.source({"a": fake("bad", impact="restart")}), APPLY)
+    assert window is not None
+    host.kind.state["a"] = {"v": "moved"}
+
+    async def sick(action: Action) -> None:
+        bad = host.kind.state.get("a") == {"v": "bad"}
+        host.kind.health["a"] = Health(ready=not bad, reason="Sick", message="never with this", final=bad)
+
+    host.kind.after_apply = sick
+    async with host.engine.watching():
+        second = await host.apply({"a": fake("bad", impact="restart")})
+    assert (second.result, second.generation) == (Result.ROLLED_BACK, 2)
+    first = await host.engine.finish(window)
+    assert (first.result, first.exit_code, first.rolled_back_to) == (Result.ROLLED_BACK, 5, 1)
+    assert "never with this" in first.reason
+    newest = reader(host).generations()[0]
+    assert (newest.number, newest.result) == (2, Result.ROLLED_BACK)
+    assert "never with this" in newest.reason
+    assert reader(host).open_runs() == ()
+
+
 @pytest.mark.req("PLAN-7")
 async def test_a_cure_of_drift_in_an_open_window_takes_nothing_away_from_its_run(host: Harness) -> None:
     _outcome, window = await host.engine.begin(host.source({"a": fake(1, impact="restart")}), APPLY)
