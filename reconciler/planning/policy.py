@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reconciler.desired import Policy
-from reconciler.model import Action, Blocked, Cause, Impact, Key, Plan
+from reconciler.model import Action, Blocked, Cause, Impact, Key, Note, Plan
 
 # What an action that wants the consent `expose` says that it opens.
 _EXPOSURES = ("authentication_off", "encryption_off")
@@ -32,6 +32,17 @@ def check(plan: Plan, policy: Policy, approvals: Approvals, *, restarts_last_hou
     if (budget := _budget(plan.actions, policy, restarts_last_hour)) is not None:
         found.append(budget)
     return tuple(dict.fromkeys(found))
+
+
+def waits_for_person(plan: Plan, policy: Policy) -> tuple[Note, ...]:
+    """What must be told beside a plan that a person may apply as it is, and whoever watches may not."""
+    mine = check(plan, policy, Approvals(), restarts_last_hour=0)
+    theirs = check(plan, policy, Approvals(person=False), restarts_last_hour=0)
+    return tuple(
+        Note(code="waits_for_person", message=f"whoever watches waits for a person: {item.message}; {item.hint}")
+        for item in theirs
+        if item not in mine
+    )
 
 
 def window_seconds(actions: Sequence[Action], policy: Policy) -> float:
@@ -73,7 +84,7 @@ def _withdrawals(plan: Plan, approvals: Approvals) -> list[Blocked]:
             key=key,
             code="withdrawal",
             message=f"cannot change {key} by itself: a whole section has gone from the document",
-            hint=f"say `openclaw apply --approve {key}`, or put the section back",
+            hint="say `openclaw apply`, or put the section back",
         )
         for key in plan.withdrawals
         if key not in approvals.keys
@@ -91,7 +102,7 @@ def _exposures(plan: Plan, approvals: Approvals) -> list[Blocked]:
                     code="exposure",
                     message=f"cannot {action.verb} {action.key} by itself: what protects it has gone from the document, "
                     f"and then {opens}",
-                    hint=f"say `openclaw apply --approve {action.key}`, put it back, or write that it is meant so",
+                    hint="say `openclaw apply`, put it back, or write that it is meant so",
                 )
             )
     return found

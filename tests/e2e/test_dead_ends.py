@@ -70,7 +70,9 @@ def test_a_command_line_that_dies_inside_the_window_is_finished_by_the_next(site
     pid = site.gateway_pid()
     apply_and_die_in_the_window(site)
     assert "not confirmed yet" in site.run("status").out
-    assert "nobody watches it" in site.run("plan").err
+    asked = site.run("plan")
+    assert "nobody watches it" in asked.err
+    assert "(generation 2)" in asked.out
     done = site.apply()
     assert (done["result"], done["actions"]) == ("confirmed", [])
     assert site.generations()[0]["result"] == "confirmed"
@@ -169,7 +171,11 @@ def test_a_save_that_loses_the_authentication_waits_for_a_person(site: Site) -> 
     lost = "".join(line for line in good.splitlines(keepends=True) if "auth:" not in line)
     site.write(lost)
     opened = "whoever reaches the gateway is let in, without a token or password"
-    assert opened in site.run("plan").out
+    asked = site.run("plan")
+    assert opened in asked.out
+    waits = "whoever watches waits for a person: cannot write gateway-config/gateway by itself"
+    assert waits in asked.err
+    assert waits in site.run("status").out
     said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
     assert opened in said["reason"]
     assert ((site.state / "openclaw.json").read_bytes(), site.gateway_pid()) == (before, pid)

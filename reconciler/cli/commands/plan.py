@@ -110,7 +110,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
 
     from reconciler.engine.account import restarts_since
     from reconciler.engine.engine import HOUR_SECONDS, PROVISIONAL_SALT
-    from reconciler.planning.policy import Approvals, check
+    from reconciler.planning.policy import Approvals, check, waits_for_person
 
     loaded = session.load()
     runtime = session.runtime()
@@ -122,10 +122,16 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
         notes = (*notes_of(session, journal), *(held_back(journal, goal) if journal is not None else ()))
         planned = await engine.plan(goal, journal, notes=notes)
         restarts = restarts_since(journal, engine.now() - HOUR_SECONDS) if journal is not None else 0
+        last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:
             journal.close()
     policy = planned.goal.desired.policy
+    found = planned.plan
+    if last is not None and not found.actions:
+        # What the host is at, also while that is not confirmed yet.
+        found = replace(found, generation=last.number)
+    planned = replace(planned, plan=replace(found, notes=(*found.notes, *waits_for_person(found, policy))))
     return planned, check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
 
 

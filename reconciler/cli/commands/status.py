@@ -53,6 +53,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     from reconciler.engine.verify import probe_all
     from reconciler.planning.conditions import conditions
     from reconciler.planning.differences import differences
+    from reconciler.planning.policy import waits_for_person
 
     session.settle()
     runtime = session.runtime()
@@ -65,7 +66,8 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
         lost = journal.history_lost if journal is not None else None
         runs = runs_by_key(journal)
-        notes = (*notes, *notes_of(session, journal), *planned.plan.notes)
+        waits = waits_for_person(planned.plan, goal.desired.policy)
+        notes = (*notes, *notes_of(session, journal), *planned.plan.notes, *waits)
         last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:

@@ -451,7 +451,7 @@ async def test_a_section_that_disappears_is_not_withdrawn_by_itself(host: Harnes
         document.fakes = {"a": fake(1)}
         loop.poke()
         await until(lambda: log.said("not_applied"), "it says that it waits for a person")
-        assert "--approve fake/b" in str(log.said("not_applied")[0]["hint"])
+        assert "`openclaw apply`" in str(log.said("not_applied")[0]["hint"])
         assert host.kind.state == {"a": {"v": 1}, "b": {"v": 1}}
 
 
