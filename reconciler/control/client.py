@@ -109,22 +109,27 @@ def _accepted(
         who = exchange.body()
         if who["document"] != document:
             return False
-        digest = environment_digest(who["names"], environ, bytes.fromhex(who["salt"]))
-        request = {
-            "argv": argv,
-            "directory": directory,
-            "document": document,
-            "terminal": terminal,
-            "environment_digest": digest,
-        }
-        exchange.send("POST", f"/v1/commands/{command}", request)
-        status = exchange.head()
-        if status == 200:
-            exchange.socket.settimeout(None)
-            return True
-        if status == 409 and "names" in exchange.body():
-            raise _ElsewhereError
-        return False
+        while True:
+            digest = environment_digest(who["names"], environ, bytes.fromhex(who["salt"]))
+            request = {
+                "argv": argv,
+                "directory": directory,
+                "document": document,
+                "terminal": terminal,
+                "environment_digest": digest,
+            }
+            exchange.send("POST", f"/v1/commands/{command}", request)
+            status = exchange.head()
+            if status == 200:
+                exchange.socket.settimeout(None)
+                return True
+            now = exchange.body() if status == 409 else {}
+            if "names" not in now:
+                return False
+            if now["salt"] == who["salt"]:
+                raise _ElsewhereError
+            # It read another document since it told what its environment is measured by.
+            who = now
     except (OSError, ValueError, KeyError, TypeError, Unusable):
         sys.stderr.write("openclaw: the supervisor does not answer as expected; going on without it\n")
         return False

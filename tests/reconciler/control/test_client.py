@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.control.calls import CommandCall, Session
+from reconciler.control.calls import CommandCall, Identity, Session
 from reconciler.control.client import dumps, environment_digest, loads
 from tests.reconciler.control.conftest import FakeSupervisor, serving
 
@@ -222,6 +223,30 @@ async def test_an_apply_in_another_environment_is_refused(supervisor: FakeSuperv
     assert (done.returncode, done.stdout) == (3, b"")
     assert b"would take back what differs\nhint: let it apply" in done.stderr
     assert supervisor.asked == []
+
+
+@dataclass
+class Reading(FakeSupervisor):
+    """Reads another document between its introduction and the command, so that its environment is measured anew."""
+
+    def identity(self) -> Identity:
+        who = super().identity()
+        if len(self.names) == 2:
+            self.names, self.who = ("CANARY",), None
+        return who
+
+
+@pytest.mark.real
+@pytest.mark.req("PLAN-6")
+@pytest.mark.parametrize(("canary", "code"), [("a", 0), ("b", 3)])
+async def test_a_save_that_is_read_just_now_makes_no_other_environment(
+    document: Path, state: Path, canary: str, code: int
+) -> None:
+    supervisor = Reading(document=str(document), names=("CANARY", "OPENCLAW_LOG_LEVEL"), environ={"CANARY": "a"})
+    async with served(supervisor, state):
+        done = await openclaw(state, "apply", "--yes", environment=environ(state, CANARY=canary))
+    assert done.returncode == code, done.stderr
+    assert len(supervisor.asked) == (1 if code == 0 else 0)
 
 
 @pytest.mark.real
