@@ -23,6 +23,7 @@ from resources.service.keeper import program as keeper_program
 from resources.service.keeper.policy import STABLE_SECONDS
 from resources.service.keeper.process import ATTEMPT, DIGEST
 from resources.service.keeper_client import Seen, alive, look, unrecorded_process
+from resources.service.listeners import listeners
 from resources.service.plan import Detail, Holder
 from resources.service.prepared import fields_behind, prepared_digest
 from resources.service.spec import CHILD, KEEPER_PROGRAM, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
@@ -209,6 +210,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
         holder=_holder(port, child),
         unreadable=tuple((field, why) for field, path in spec.tls_files if (why := _unreadable(path)) is not None),
         program_missing=_program_missing(spec.program.argv[0]),
+        taken=_taken(child) if spec.port is None else frozenset(),
     )
 
 
@@ -235,6 +237,15 @@ def _holder(port: int, child: Child) -> Holder | None:
     if not pid:
         return Holder(port=port, pid=0, program="", uid=None, free_port=free)
     return Holder(port=port, pid=pid, program=proc.program(pid), uid=proc.user_id(pid), free_port=free)
+
+
+def _taken(child: Child) -> frozenset[int]:
+    """The ports that others listen on. It has none of ours, but what the gateway's own helpers may hold."""
+    return frozenset(
+        found.port
+        for found in listeners()
+        if child.pid is None or not proc.holds_inode(child.pid, frozenset((found.inode,)))
+    )
 
 
 def _is_ours(pid: int, child: Child) -> bool:

@@ -12,6 +12,8 @@ from typing import Final
 
 from reconciler.kinds import KindPlan, Resource, Step
 from reconciler.model import Action, Because, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
+from resources.gateway_config.fields import DEFAULT_PORT
+from resources.gateway_config.fields import KEY as CONFIG
 from resources.service.spec import (
     KEEPER_PROGRAM,
     KEY,
@@ -47,7 +49,8 @@ class Detail:
     `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
     measured at its last start. `silent_keeper` is a keeper that is there and does not answer. `unreadable` holds TLS files:
     field of openclaw.json and why. `program_missing` is why the program cannot be started. `suspended` says that a person
-    stopped it, and that this still holds; `outlived` that a person stopped it before the document wanted it stopped itself.
+    stopped it, and that this still holds; `taken` are the ports that others listen on, known only where the document declares
+    none; `outlived` that a person stopped it before the document wanted it stopped itself.
     """
 
     pid: int | None
@@ -59,6 +62,7 @@ class Detail:
     holder: Holder | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
     program_missing: str | None = None
+    taken: frozenset[int] = frozenset()
 
 
 def plan(step: Step) -> KindPlan:
@@ -73,9 +77,19 @@ def plan(step: Step) -> KindPlan:
     starts = any(action.verb in ("start", "restart") for action in actions)
     return KindPlan(
         actions=actions,
-        blocked=_collisions(detail) if starts else (),
+        blocked=_collisions(detail, _next_port(step)) if starts else (),
         notes=(*_suspended(step, detail), *(_not_held(spec) if starts else ())),
     )
+
+
+def _next_port(step: Step) -> int:
+    """Where the gateway listens after its next start: a port that is no longer declared goes back to what it was before."""
+    _observation, differences = step.others.get(CONFIG, (None, ()))
+    moved = next((item.desired for item in differences if item.path == "gateway.port"), None)
+    if moved is None:
+        port: int = step.observation.detail.port
+        return port
+    return moved if isinstance(moved, int) else DEFAULT_PORT
 
 
 def _suspended(step: Step, detail: Detail) -> tuple[Note, ...]:
@@ -207,7 +221,7 @@ def _restart(
     ]
     moved = next((item for item in differences if item.path == "config.gateway.port"), None)
     if moved is not None and isinstance(moved.observed, int):
-        text = f"port {moved.observed} is closed, clients must use port {detail.port}"
+        text = f"port {moved.observed} is closed, clients must use port {_next_port(step)}"
         consequences.append(Consequence(what="note", text=text))
     return _action(
         step,
@@ -337,9 +351,13 @@ def _not_driven(spec: ServiceSpec) -> tuple[Blocked, ...]:
     return tuple(found)
 
 
-def _collisions(detail: Detail) -> tuple[Blocked, ...]:
+def _collisions(detail: Detail, port: int) -> tuple[Blocked, ...]:
     found = []
-    if (holder := detail.holder) is not None:
+    if port != detail.port:
+        if port in detail.taken:
+            text = f"cannot listen on port {port}, to which the gateway goes back: another process holds it"
+            found.append(Blocked(key=KEY, code="port_held", message=text, hint="stop that process, or declare a port"))
+    elif (holder := detail.holder) is not None:
         found.append(Blocked(key=KEY, code="port_held", message=_held(holder), hint=_offer(holder)))
     for path, why in detail.unreadable:
         found.append(

@@ -203,6 +203,32 @@ def test_a_held_port_is_found_in_planning_and_its_holder_named(site: Site) -> No
     site.apply()
 
 
+@pytest.mark.req("PLAN-1", "PLAN-17", "GW-6")
+def test_a_port_that_is_given_back_is_named_and_looked_at_before_anything_is_done(
+    site: Site, free_port: Callable[[], int]
+) -> None:
+    before = free_port()
+    site.state.mkdir(mode=0o700, exist_ok=True)
+    (site.state / "openclaw.json").write_text(f'{{"gateway": {{"port": {before}}}}}\n')
+    text = site.write(verify="300ms")
+    site.apply("--take-over")
+    site.write(text.replace(f"  port: {site.port}\n", ""))
+    with socket.create_server(("127.0.0.1", before)):
+        blocked_everywhere(site, "port_held")
+        assert f"cannot listen on port {before}" in site.run("plan").err
+        assert site.health()[0] == 200
+    assert f"port {site.port} is closed, clients must use port {before}" in site.run("plan").out
+    site.apply()
+    assert (site.health(before)[0], site.health(site.port)[0]) == (200, 0)
+    # What was given back whole is somebody else's again, and the way back to managing it wants the same word.
+    site.write("\n".join(line for line in text.splitlines() if line.startswith(("version", "service", "policy"))) + "\n")
+    site.apply()
+    refused = site.run("rollback", "1", "--yes")
+    assert (refused.code, "--take-over" in refused.err) == (3, True), refused.err
+    assert site.run("rollback", "1", "--yes", "--take-over").code == 0
+    assert site.health()[0] == 200
+
+
 def blocked_everywhere(site: Site, code: str) -> None:
     """`plan` and `apply` end with 3 whatever they are asked for, and nothing is written."""
     for flags in ((), ("--detailed-exitcode",), ("--json",)):

@@ -119,14 +119,21 @@ async def apply(
 @click.argument("number", required=False, type=Number(1), metavar="[N]")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--approve", metavar="KEY", multiple=True, help="Grant the destruction of KEY.")
+@click.option("--take-over", is_flag=True, help="Manage again what was given back to its former owner since.")
 @click.option("--author", type=Line(), metavar="NAME", help="Who wants it, for the history.")
 @click.pass_obj
 def rollback_command(
-    session: Session, as_json: bool, number: int | None, yes: bool, approve: tuple[str, ...], author: str | None
+    session: Session,
+    as_json: bool,
+    number: int | None,
+    yes: bool,
+    approve: tuple[str, ...],
+    take_over: bool,
+    author: str | None,
 ) -> int:
     """Go back to generation N [default: the one that was confirmed before the present one]."""
     return session.run(
-        rollback, as_json=as_json, number=number, yes=yes, approvals=granted(approve, False), author=author
+        rollback, as_json=as_json, number=number, yes=yes, approvals=granted(approve, take_over), author=author
     )
 
 
