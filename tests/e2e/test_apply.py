@@ -221,7 +221,9 @@ def test_a_port_that_is_given_back_is_named_and_looked_at_before_anything_is_don
     site.apply()
     assert (site.health(before)[0], site.health(site.port)[0]) == (200, 0)
     # What was given back whole is somebody else's again, and the way back to managing it wants the same word.
-    site.write("\n".join(line for line in text.splitlines() if line.startswith(("version", "service", "policy"))) + "\n")
+    site.write(
+        "\n".join(line for line in text.splitlines() if line.startswith(("version", "service", "policy"))) + "\n"
+    )
     site.apply()
     refused = site.run("rollback", "1", "--yes")
     assert (refused.code, "--take-over" in refused.err) == (3, True), refused.err
