@@ -58,6 +58,10 @@ class Loop:
         self._poll.register(number, select.EPOLLIN)
         self._calls[number] = (call, None)
 
+    def watches(self, fd: Any) -> bool:
+        """Whether `fd` is watched."""
+        return _number(fd) in self._calls
+
     def watch_both(self, fd: Any, read: _Call, write: _Call | None) -> None:
         """Changes what a watched `fd` waits for: also for room to write where `write` is given."""
         number = _number(fd)
@@ -84,7 +88,9 @@ class Loop:
         while not self._stopped:
             found = self._poll.poll(self._wait_seconds())
             self._woken()
-            for number, events, calls in [(number, events, self._calls[number]) for number, events in found]:
+            # What woke it may have been forgotten by `woken`.
+            present = [(number, events, self._calls[number]) for number, events in found if number in self._calls]
+            for number, events, calls in present:
                 read, write = calls
                 # A hang-up is for both to see. A call before may have forgotten this descriptor, and another may have its number.
                 if write is not None and events & ~select.EPOLLIN and self._calls.get(number) is calls:

@@ -110,7 +110,7 @@ class Keeper:
         self.directory = f"{state}/reconciler/keeper"
         self.notify_path = f"{os.path.dirname(socket_path)}/{NOTIFY_NAME}"
         self.since = time.time()
-        self.loop = Loop(self._check_lock)
+        self.loop = Loop(self._check_files)
         _private_directories(f"{self.directory}/children")
         _private_directories(os.path.dirname(socket_path))
         self.store = Store(f"{self.directory}/children")
@@ -119,6 +119,8 @@ class Keeper:
         self.commands = Commands(self)
         self._lock: int | None = None
         self._lock_identity = (0, 0)
+        self._bound: dict[str, tuple[int, int] | None] = {}
+        self._unbound = ""
         self._listener: socket.socket | None = None
         self._notify: socket.socket | None = None
         # Made now: without descriptors enough it ends here, before it held anything.
@@ -135,10 +137,8 @@ class Keeper:
         self._lock = adopt.acquire_lock(f"{self.directory}/lock", self.socket_path)
         if self._lock is None:
             return False
-        self._listener = _bound(self.socket_path, socket.SOCK_STREAM)
-        self._listener.listen(MAX_CONNECTIONS)
-        self._notify = _bound(self.notify_path, socket.SOCK_DGRAM)
-        self._notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._listener = self._new_listener()
+        self._notify = self._new_notify()
         self._begin()
         return True
 
@@ -149,6 +149,7 @@ class Keeper:
         self._lock = lock
         self._listener = socket.socket(fileno=listener)
         self._notify = socket.socket(fileno=notify)
+        self._bound = {path: _identity(path) for path in (self.socket_path, self.notify_path)}
         self._begin()
 
     def _begin(self) -> None:
@@ -157,8 +158,8 @@ class Keeper:
         assert self._lock is not None
         self._lock_identity = adopt.identity(self._lock)
         self._check_lock()
-        self._listener.setblocking(False)
-        self._notify.setblocking(False)
+        for inherited in (self._listener, self._notify):
+            inherited.setblocking(False)
         self.log(f"keeper {os.getpid()} holds {self.state}")
         records, problems = self.store.load()
         for problem in problems:
@@ -168,6 +169,54 @@ class Keeper:
         adopt.take_over(list(self.children.values()), self.state, self.notify_path)
         self.loop.watch(self._listener, self._on_connection)
         self.loop.watch(self._notify, self._on_notification)
+
+    def _new_listener(self) -> socket.socket:
+        listener = _bound(self.socket_path, socket.SOCK_STREAM)
+        listener.listen(MAX_CONNECTIONS)
+        listener.setblocking(False)
+        self._bound[self.socket_path] = _identity(self.socket_path)
+        return listener
+
+    def _new_notify(self) -> socket.socket:
+        notify = _bound(self.notify_path, socket.SOCK_DGRAM)
+        notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        notify.setblocking(False)
+        self._bound[self.notify_path] = _identity(self.notify_path)
+        return notify
+
+    def _check_files(self) -> None:
+        """Sees that it still is the keeper, and can be reached: a socket whose path was deleted or exchanged is bound anew.
+
+        Else no command would find it, and no child's READY: each would be ended for not having said it.
+        """
+        self._check_lock()
+        try:
+            if _identity(self.socket_path) != self._bound[self.socket_path]:
+                self._replace(self._listener, self._new_listener(), self._on_connection)
+            if _identity(self.notify_path) != self._bound[self.notify_path]:
+                notify = self._new_notify()
+                # What was said before is still in the old one.
+                while self._take_notification():
+                    pass
+                self._replace(self._notify, notify, self._on_notification)
+        except OSError as err:
+            # Tried again at the next event.
+            if self._unbound != (text := f"cannot bind a socket again: {err}"):
+                self._unbound = text
+                self.log(text)
+
+    def _replace(self, old: socket.socket | None, new: socket.socket, call: Callable[[], None]) -> None:
+        assert old is not None
+        self.log("a socket was deleted or exchanged, and is bound anew")
+        self._unbound = ""
+        if old is self._listener:
+            self._listener = new
+        else:
+            self._notify = new
+        if self.loop.watches(old):
+            self.loop.forget(old)
+        old.close()
+        self.loop.watch(new, call)
 
     def _check_lock(self) -> None:
         """Lets go where the lock's file was deleted or exchanged: a successor could not know of this keeper, or is here already.
@@ -309,10 +358,9 @@ class Keeper:
             return
         except OSError as err:
             # No descriptor is left: the socket stays readable, and looking again at once would be a busy loop.
-            listener = self._listener
             self.log(f"cannot accept a connection: {err.strerror}")
-            self.loop.forget(listener)
-            self.loop.after(_ACCEPT_AGAIN_SECONDS, lambda: self.loop.watch(listener, self._on_connection))
+            self.loop.forget(self._listener)
+            self.loop.after(_ACCEPT_AGAIN_SECONDS, self._accept_again)
             return
         uid = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[1]
         if uid not in (0, os.getuid()) or len(self.connections) >= MAX_CONNECTIONS:
@@ -322,12 +370,19 @@ class Keeper:
         peer.setblocking(False)
         self.connections.add(Connection(peer, self))
 
+    def _accept_again(self) -> None:
+        if not self.loop.watches(self._listener):
+            self.loop.watch(self._listener, self._on_connection)
+
     def _on_notification(self) -> None:
+        self._take_notification()
+
+    def _take_notification(self) -> bool:
         assert self._notify is not None
         try:
             data, ancillary, _, _ = self._notify.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
         except OSError:
-            return
+            return False
         for level, kind, content in ancillary:
             if (level, kind) != (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) or len(content) < _CREDENTIALS.size:
                 continue
@@ -336,6 +391,7 @@ class Keeper:
                 for child in self.children.values():
                     if child.speaks_for(pid):
                         child.mark_ready()
+        return True
 
 
 def _bound(path: str, kind: socket.SocketKind) -> socket.socket:
@@ -348,6 +404,15 @@ def _bound(path: str, kind: socket.SocketKind) -> socket.socket:
     finally:
         os.umask(before)
     return bound
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells the socket at `path` from any other; None where there is none."""
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _remove(path: str) -> None:

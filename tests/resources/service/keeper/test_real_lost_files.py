@@ -189,3 +189,56 @@ def test_a_keeper_without_its_lock_leaves_the_child_to_its_successor(bed: Bed, l
     after = bed.wait_child("ready", restarts=1)
     assert copies(bed) == [after["pid"]]
     assert bed.holder() == second.pid
+
+
+READY = """
+import os, socket, time
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+    s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1001)
+"""
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def exchanged(path: Path) -> None:
+    path.unlink()
+    path.touch(mode=0o600)
+
+
+@pytest.mark.req("SVC-8")
+@pytest.mark.parametrize("lose", [deleted, exchanged])
+def test_a_child_that_is_started_without_the_socket_for_its_ready_says_it_all_the_same(
+    bed: Bed, lose: Callable[[Path], None]
+) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(python(READY), ready="notify"))
+    lose(children(bed).parent / "notify.sock")
+    kill(child["pid"])
+    after = bed.wait_child("ready", restarts=1)
+    # And the next one, and with the socket of the first.
+    kill(after["pid"])
+    bed.wait_child("ready", restarts=2)
+    assert bed.holder() == keeper.pid
+    assert "is bound anew" in bed.log()
+
+
+@pytest.mark.parametrize("lose", [deleted, exchanged])
+def test_a_keeper_whose_socket_is_gone_can_be_reached_again_after_its_next_event(
+    bed: Bed, lose: Callable[[Path], None]
+) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+        lose(bed.socket)
+        with pytest.raises(OSError):
+            bed.client()
+        # Whoever is connected goes on being served, and whatever it asks is an event.
+        assert client.ok("status")["children"]["gateway"]["pid"] == child["pid"]
+        assert bed.child()["pid"] == child["pid"]
+    second = bed.keeper()
+    assert second.wait(DEADLINE) == 0
+    assert bed.holder() == keeper.pid
