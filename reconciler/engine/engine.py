@@ -21,11 +21,11 @@ from reconciler.engine import account, recovery
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal, lacks_section, located, unmanaged_notes
-from reconciler.engine.lock import WriterLock, holder
+from reconciler.engine.lock import WriterLock
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, end_run, left_of
-from reconciler.engine.settle import ended_as, settle
+from reconciler.engine.settle import ended_as, is_watched, settle
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
@@ -383,7 +383,7 @@ class Engine:
             if plan.actions or plan.blocked or plan.unknown or request.expected is not None or request.holds_back:
                 return None
             left_open = await _thread(reader.open_runs)
-            if left_open and holder(self.host.state.ours / "verify.lock") is None:
+            if not all(is_watched(found.run, self.host.state, self.now()) for found in left_open):
                 return None
             known = await self._known(planned, reader)
             if known is None or account.outdated(planned.wanted, planned.observations):

@@ -20,6 +20,7 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
+from reconciler.engine.settle import OVERDUE_SECONDS
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import BlockedError, DocumentError, LockedError, OpenClawError, innermost, is_full, shortage
 from reconciler.journal import Journal, JournalFullError
@@ -184,6 +185,9 @@ class Loop:
         self._settle(outcome, waiting)
         if window is not None:
             self.watch_window(window)
+        elif outcome.result is Result.VERIFYING:
+            # Another process watches, and may be frozen: that it does not end its window is in no event.
+            self.queue.add_after(EVERYTHING, OVERDUE_SECONDS)
 
     def _keeps(self, source: Source) -> None:
         self._kept = source

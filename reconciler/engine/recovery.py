@@ -17,10 +17,9 @@ from reconciler.engine import account
 from reconciler.engine.aftermath import NOTHING, aftermath
 from reconciler.engine.execute import StepResult, unless_stopping
 from reconciler.engine.goal import Goal
-from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import Window, resume_roll_back
-from reconciler.engine.settle import settle
+from reconciler.engine.settle import is_watched, settle
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
 from reconciler.model import Result
@@ -63,7 +62,7 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> R
             await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
         elif found.run.state is Result.ROLLING_BACK:
             await resume_roll_back(engine, found.run)
-        elif holder(engine.host.state.ours / "verify.lock") is not None:
+        elif is_watched(found.run, engine.host.state, engine.now()):
             continue
         else:
             stands = await _go_on_watching(engine, found, goal)

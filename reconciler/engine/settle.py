@@ -16,7 +16,8 @@ from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import Window, end_run, roll_back
 from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import RollbackFailedError
-from reconciler.journal import Journal, JournalError, JournalFullError
+from reconciler.host import StatePaths
+from reconciler.journal import Journal, JournalError, JournalFullError, Run
 from reconciler.model import Generation, Result
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 # How often it is looked how the window of another stands.
 JOIN_SECONDS = 0.1
+# Beyond its end: whoever watches a window and has not ended it by then is frozen (SIGSTOP), or the machine slept.
+OVERDUE_SECONDS = 30.0
 
 
 async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
@@ -61,6 +64,13 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     return await _end(engine, window, Result.CONFIRMED, "")
 
 
+def is_watched(run: Run, state: StatePaths, now: float) -> bool:
+    """Whether somebody watches windows, and has not missed the end of this one by far."""
+    if holder(state.ours / "verify.lock") is None:
+        return False
+    return run.verify_since is None or now - run.verify_since < (run.verify_window or 0.0) + OVERDUE_SECONDS
+
+
 async def joined(engine: Engine, found: Outcome) -> Outcome | None:
     """How the window ended that `found` (VERIFYING, without a run of its own) met, which somebody else watches.
 
@@ -71,7 +81,9 @@ async def joined(engine: Engine, found: Outcome) -> Outcome | None:
     with await _thread(partial(Journal.open_reader, state.journal)) or nullcontext() as reader:
         while reader is not None:
             # Looked at first: who has let go of both has written the end before.
-            left = holder(state.ours / "verify.lock") is None and holder(state.lock) is None
+            left = holder(state.lock) is None and not await _thread(
+                partial(_is_watched, engine, reader, found.generation)
+            )
             generation = await _thread(partial(reader.generation, found.generation))
             if generation is None or generation.result is not Result.VERIFYING:
                 return ended_as(found, generation, await _thread(reader.last_confirmed))
@@ -79,6 +91,11 @@ async def joined(engine: Engine, found: Outcome) -> Outcome | None:
                 break
             await trio.sleep(JOIN_SECONDS)
     return None
+
+
+def _is_watched(engine: Engine, reader: Journal, generation: int) -> bool:
+    runs = [found.run for found in reader.open_runs() if found.run.generation == generation]
+    return any(is_watched(run, engine.host.state, engine.now()) for run in runs)
 
 
 def ended_as(found: Outcome, generation: Generation | None, back: Generation | None) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,6 +14,7 @@ import trio
 from reconciler.cli.render.outcome import outcome_text
 from reconciler.engine.goal import Goal
 from reconciler.engine.lock import WriterLock, holder
+from reconciler.engine.settle import OVERDUE_SECONDS, joined
 from reconciler.errors import (
     BlockedError,
     LockedError,
@@ -776,3 +778,36 @@ async def test_a_journal_that_is_lost_inside_a_window_stays_lost(host: Harness) 
     assert (over.result, over.exit_code) == (Result.FAILED, 1)
     assert "the journal was lost" in over.reason
     assert reader(host).history_lost is not None
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize("well", [True, False])
+async def test_a_window_whose_watcher_missed_its_end_by_far_is_ended_by_the_next_writer(
+    host: Harness, well: bool
+) -> None:
+    """As by SIGSTOP, or a debugger: it holds its lock, and does nothing."""
+    await host.apply({"a": fake("good", impact="restart")})
+    frozen = host.engine
+    _outcome, window = await frozen.begin(host.source({"a": fake("next", impact="restart")}), APPLY)
+    assert window is not None
+    if not well:
+        host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+
+    async def heal(action: Action) -> None:
+        host.kind.health.clear()
+
+    host.kind.after_apply = heal
+    async with frozen.watching():
+        joins = await host.fresh().apply(host.source({"a": fake("next", impact="restart")}), APPLY)
+        assert (joins.result, joins.run) == (Result.VERIFYING, "")
+        host.now = lambda: time.time() + window.left_seconds + OVERDUE_SECONDS + 1
+        with trio.fail_after(10):
+            # Whoever waits for it waits no longer, and goes on with it.
+            assert await joined(host.fresh(), joins) is None
+        ended = await host.fresh().apply(host.source({"a": fake("next", impact="restart")}), APPLY)
+    assert ended.result is (Result.CONFIRMED if well else Result.ROLLED_BACK)
+    assert reader(host).generations()[0].result is ended.result
+    # It goes on: there is nothing left to end.
+    late = await frozen.finish(window)
+    assert late.result is ended.result
+    assert reader(host).generations()[0].result is ended.result
