@@ -116,8 +116,9 @@ class Engine:
         """
         if not self._is_open:
             if self._journal is not None:
-                # Somebody may be reading in it.
-                self._astray.append(self._journal)
+                if not self._journal.save():
+                    # Somebody may be reading in it.
+                    self._astray.append(self._journal)
                 self._journal = None
             opened = partial(Journal.open_writer, self.host.state.journal, now=self.now())
             # Whether the disk may be full is known by what is planned, and that only once the journal is read.
@@ -132,6 +133,11 @@ class Engine:
     def _is_open(self) -> bool:
         """Whether the journal is open for writing, and still the file at its place."""
         return self._journal is not None and self._journal.in_place
+
+    @property
+    def is_astray(self) -> bool:
+        """Whether the journal is open and no longer the file, or the log, at its place."""
+        return self._journal is not None and not self._journal.in_place
 
     async def open_journal(self, wait_seconds: float) -> None:
         """Opens the journal for writing, if it is not open: from then on `journal` needs no lock.

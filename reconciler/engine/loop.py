@@ -33,6 +33,8 @@ RESYNC_SECONDS = 300.0
 # The key that stands for the document itself, and the one that stands for everything.
 DOCUMENT = Key("document", "openclaw.yaml")
 EVERYTHING = Key("host", "everything")
+# How often it is looked whether the journal is still at its place.
+ASTRAY_SECONDS = 30.0
 # How long another writer is waited for, before the look is put off.
 LOCK_SECONDS = 1.0
 UNKNOWN_SECONDS = 5.0
@@ -442,8 +444,12 @@ class Loop:
             await trio.sleep(RESYNC_SECONDS)
 
     async def _resync(self) -> None:
+        steps = max(1, round(RESYNC_SECONDS / ASTRAY_SECONDS))
         while True:
-            await trio.sleep(RESYNC_SECONDS)
+            for _ in range(steps):
+                await trio.sleep(RESYNC_SECONDS / steps)
+                if await trio.to_thread.run_sync(lambda: self.engine.is_astray):
+                    break
             self.queue.add(EVERYTHING)
 
     def _announce(self, outcome: Outcome) -> None:

@@ -72,6 +72,7 @@ class Journal:
         self._store = store
         self._path = path
         self._file = _file_at(path)
+        self._log: tuple[int, int] | None = None
         self._put_back: str | None = None
 
     @staticmethod
@@ -133,8 +134,30 @@ class Journal:
 
     @property
     def in_place(self) -> bool:
-        """Whether the file is still the one at its path, and not removed or replaced since it was opened."""
+        """Whether file and write-ahead log are still those at their paths, and not removed or replaced since they were opened."""
+        return self._has_file and self._has_log
+
+    @property
+    def _has_file(self) -> bool:
         return self._file == _file_at(self._path)
+
+    @property
+    def _has_log(self) -> bool:
+        # SQLite makes it with the first write, and removes it with its last connection only: not while this one is open.
+        found = _file_at(self._path.with_name(f"{self._path.name}-wal"))
+        self._log = self._log or found
+        return self._log == found
+
+    def save(self) -> bool:
+        """Puts what only a deleted or exchanged log holds into the file, and closes it. False where the file itself is gone.
+
+        As long as it is open every other process fails on it: what the log was to hold they look for in another one.
+        """
+        if not self._has_file:
+            return False
+        self._store.fold()
+        self._store.close()
+        return True
 
     def close(self) -> None:
         """Closes it; any later call fails."""

@@ -164,3 +164,29 @@ def test_what_stands_beside_the_journal_is_private_and_whole(settled: Site) -> N
     settled.edit("level: info\n", "level: warn\n")
     settled.apply()
     assert '"salt"' in path.read_text()
+
+
+@pytest.mark.req("PLAN-5", "PLAN-15")
+@pytest.mark.parametrize("how", ["deleted", "exchanged"])
+def test_a_log_of_the_journal_that_is_lost_under_a_supervisor_loses_nothing(site: Site, how: str) -> None:
+    text = site.write(verify="200ms")
+    supervisor = site.supervisor("--on-exit", "leave")
+    for number, level in enumerate(("info", "debug"), start=1):
+        site.write(text.replace("level: info", f"level: {level}"))
+        wait_until(
+            lambda number=number: [each["result"] for each in site.generations()] == ["confirmed"] * number,  # type: ignore[misc]
+            20,
+            "it is confirmed",
+        )
+    log = site.state / "reconciler/journal.sqlite-wal"
+    content = log.read_bytes()
+    log.unlink()
+    if how == "exchanged":
+        log.write_bytes(content)
+    site.write(text.replace("level: info", "level: warn"))
+    wait_until(lambda: site.run("status").code == 0 and site.level() == "warn", 20, "commands work again")
+    wait_until(lambda: [each["result"] for each in site.generations()] == ["confirmed"] * 3, 20, "all is known")
+    supervisor.process.kill()
+    supervisor.process.wait()
+    assert [each["result"] for each in site.generations()] == ["confirmed"] * 3
+    assert site.plan()["notes"] == []
