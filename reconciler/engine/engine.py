@@ -101,6 +101,8 @@ class Engine:
         self._astray: list[Journal] = []
         self._watch_lock = WriterLock(host.state.ours / "verify.lock", command=command, now=now)
         self._watchers = 0
+        # Whether this engine holds the writer lock: the end of a window may take its time.
+        self.is_writing = False
         self.ballast = Ballast(host.state.ours / "ballast")
 
     def world(self, goal: Goal, run: str = "") -> World:
@@ -339,7 +341,11 @@ class Engine:
     @asynccontextmanager
     async def _writer(self, wait_seconds: float) -> AsyncIterator[None]:
         async with WriterLock(self.host.state.lock, command=self.command, now=self.now).hold(wait_seconds):
-            yield
+            self.is_writing = True
+            try:
+                yield
+            finally:
+                self.is_writing = False
             if self._journal is not None:
                 await _thread(self.ballast.take_on)
 

@@ -153,7 +153,8 @@ class Loop:
         """Says what a look failed of, and arranges the next one."""
         match innermost(failure):
             case LockedError() as err:
-                self._say("waiting_for_lock", err.message)
+                if not self.engine.is_writing:
+                    self._say("waiting_for_lock", err.message)
                 self.queue.add_after(EVERYTHING, LOCK_SECONDS)
             case DocumentError() as err:
                 self._invalid(err)

@@ -24,6 +24,8 @@ from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
 # How long a statement waits for another process inside its transaction; ours are over in milliseconds.
 BUSY_SECONDS: Final = 5.0
+# What a journal has open at most: itself, its companions, its directory.
+_FILES: Final = 4
 _COMPANIONS: Final = ("-wal", "-shm")
 # Of pages that a writer keeps in memory. By itself SQLite keeps 2 MB, which a supervisor fills within a thousand saves for
 # nothing: the pages that it needs again and again are few, and the kernel has the others.
@@ -359,7 +361,24 @@ def _translated(path: Path) -> Iterator[None]:
                 f'cannot use the journal "{path}": another process has been writing to it for {BUSY_SECONDS:g} s',
                 hint="wait until it is done, then try again; one that is stopped (SIGSTOP) has to go on or to be ended",
             ) from err
+        if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            _ask_for_descriptors()
         raise JournalError(f'cannot use the journal "{path}": {err}') from err
+
+
+def _ask_for_descriptors() -> None:
+    """SQLite does not say why it cannot open a file.
+
+    Raises:
+        OSError: no more than a few can be opened.
+    """
+    opened: list[int] = []
+    try:
+        while len(opened) < _FILES:
+            opened.append(os.open("/", os.O_RDONLY))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 @contextmanager

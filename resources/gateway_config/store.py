@@ -34,6 +34,8 @@ from resources.gateway_config.fields import guarded, holds_secret, parts
 
 # A hundred times the largest config seen; the gateway reads no larger one either.
 MAX_BYTES = 4 << 20
+# Of a file that nobody can read nothing is planned: what stands in it may be somebody's.
+_REMEDY = "repair it, or move it away: then what is declared is written anew"
 # Of one path; the first, which was there before us, always stays.
 MAX_KEPT = 32
 
@@ -98,9 +100,9 @@ def read_config(path: Path) -> File:
             link=link,
         )
     except UnicodeDecodeError as err:
-        raise TerminalError(f"cannot read {path}: it is not UTF-8 at byte {err.start}") from err
+        raise TerminalError(f"cannot read {path}: it is not UTF-8 at byte {err.start}; {_REMEDY}") from err
     except Json5Error as err:
-        raise TerminalError(f"cannot read {path}:{err.line}:{err.column}: {err.message}") from err
+        raise TerminalError(f"cannot read {path}:{err.line}:{err.column}: {err.message}; {_REMEDY}") from err
 
 
 def read_kept(host: Host) -> Kept:

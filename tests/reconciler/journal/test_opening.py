@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -207,3 +209,34 @@ def test_where_the_system_forbids_to_look_a_person_is_told_that_it_may_not(
     with pytest.raises(NotPermittedError, match=r"cannot use the journal .*: permission denied") as caught:
         look(path)
     assert caught.value.exit_code == 77
+
+
+LACKING = """
+import os, resource, sys
+from pathlib import Path
+from reconciler.errors import lacking
+from reconciler.journal import Journal
+path = Path(sys.argv[1])
+Journal.open_writer(path, now=1.0).close()
+next_one = os.open("/", os.O_RDONLY)
+os.close(next_one)
+for more in range(4):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one + more, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        Journal.open_reader(path).generations()
+        print("read")
+    except Exception as err:
+        print(lacking(err).strerror)
+"""
+
+
+@pytest.mark.real
+@pytest.mark.req("PLAN-5", "PLAN-13")
+def test_whoever_has_no_descriptor_for_the_journal_says_that(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LACKING, tmp_path / "journal.sqlite"], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    said = done.stdout.splitlines()
+    assert said[0] == os.strerror(errno.EMFILE)
+    assert set(said) <= {os.strerror(errno.EMFILE), "read"}

@@ -301,6 +301,11 @@ async def test_a_file_that_cannot_be_read_is_unknown_with_its_place(tmp_path: Pa
     seen = await look(case, case.desired)
     assert reason in (seen.observations[0].unknown or "")
     assert not seen.actions
+    # What it says goes: without it what is declared is written anew.
+    if "move it away" in (seen.observations[0].unknown or ""):
+        config(case).rename(tmp_path / "aside")
+        await carry_out(case, await look(case, case.desired))
+        assert json.loads(config(case).read_text())["gateway"]["port"] == 9
 
 
 async def test_a_directory_or_a_pipe_in_its_place_hangs_nothing(tmp_path: Path) -> None:
