@@ -45,7 +45,7 @@ def acquire_lock(path: str, socket_path: str) -> int | None:
     continued: int | None = None
     while True:
         locked = _try_lock(fd)
-        if not is_lock(path, identity(fd)):
+        if not is_at(path, identity(fd)):
             # Deleted, or exchanged, since it was opened: whoever comes next looks at another file.
             os.close(fd)
             return acquire_lock(path, socket_path)
@@ -72,21 +72,20 @@ def acquire_lock(path: str, socket_path: str) -> int | None:
     return fd
 
 
-def identity(fd: int) -> tuple[int, int]:
-    """What tells an open file from any other: no other gets its number while it is open."""
-    found = os.fstat(fd)
+def identity(file: int | str) -> tuple[int, int]:
+    """What tells a file, by descriptor or path, from any other: no other gets its number while it is open."""
+    found = os.stat(file)
     return found.st_dev, found.st_ino
 
 
-def is_lock(path: str, held: tuple[int, int]) -> bool:
+def is_at(path: str, held: tuple[int, int]) -> bool:
     """Whether the file at `path` is the one with this identity. What cannot be looked at counts as the same."""
     try:
-        found = os.stat(path)
+        return identity(path) == held
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
         return True
-    return (found.st_dev, found.st_ino) == held
 
 
 def _try_lock(fd: int) -> bool:

@@ -18,6 +18,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from resources.service.keeper import adopt, protocol
@@ -119,7 +120,7 @@ class Keeper:
         self.commands = Commands(self)
         self._lock: int | None = None
         self._lock_identity = (0, 0)
-        self._bound: dict[str, tuple[int, int] | None] = {}
+        self._bound = {self.socket_path: (0, 0), self.notify_path: (0, 0)}
         self._unbound = ""
         self._listener: socket.socket | None = None
         self._notify: socket.socket | None = None
@@ -149,7 +150,11 @@ class Keeper:
         self._lock = lock
         self._listener = socket.socket(fileno=listener)
         self._notify = socket.socket(fileno=notify)
-        self._bound = {path: _identity(path) for path in (self.socket_path, self.notify_path)}
+        for inherited, path in ((self._listener, self.socket_path), (self._notify, self.notify_path)):
+            inherited.setblocking(False)
+            # Where it is gone, or meant for nobody any more, it is bound anew with the first event.
+            with suppress(OSError):
+                self._bound[path] = adopt.identity(path)
         self._begin()
 
     def _begin(self) -> None:
@@ -158,8 +163,6 @@ class Keeper:
         assert self._lock is not None
         self._lock_identity = adopt.identity(self._lock)
         self._check_lock()
-        for inherited in (self._listener, self._notify):
-            inherited.setblocking(False)
         self.log(f"keeper {os.getpid()} holds {self.state}")
         records, problems = self.store.load()
         for problem in problems:
@@ -174,14 +177,14 @@ class Keeper:
         listener = _bound(self.socket_path, socket.SOCK_STREAM)
         listener.listen(MAX_CONNECTIONS)
         listener.setblocking(False)
-        self._bound[self.socket_path] = _identity(self.socket_path)
+        self._bound[self.socket_path] = adopt.identity(self.socket_path)
         return listener
 
     def _new_notify(self) -> socket.socket:
         notify = _bound(self.notify_path, socket.SOCK_DGRAM)
         notify.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         notify.setblocking(False)
-        self._bound[self.notify_path] = _identity(self.notify_path)
+        self._bound[self.notify_path] = adopt.identity(self.notify_path)
         return notify
 
     def _check_files(self) -> None:
@@ -191,32 +194,29 @@ class Keeper:
         """
         self._check_lock()
         try:
-            if _identity(self.socket_path) != self._bound[self.socket_path]:
-                self._replace(self._listener, self._new_listener(), self._on_connection)
-            if _identity(self.notify_path) != self._bound[self.notify_path]:
+            if not adopt.is_at(self.socket_path, self._bound[self.socket_path]):
+                self._listener = self._replaced(self._listener, self._new_listener(), self._on_connection)
+            if not adopt.is_at(self.notify_path, self._bound[self.notify_path]):
                 notify = self._new_notify()
                 # What was said before is still in the old one.
                 while self._take_notification():
                     pass
-                self._replace(self._notify, notify, self._on_notification)
+                self._notify = self._replaced(self._notify, notify, self._on_notification)
         except OSError as err:
             # Tried again at the next event.
             if self._unbound != (text := f"cannot bind a socket again: {err}"):
                 self._unbound = text
                 self.log(text)
 
-    def _replace(self, old: socket.socket | None, new: socket.socket, call: Callable[[], None]) -> None:
+    def _replaced(self, old: socket.socket | None, new: socket.socket, call: Callable[[], None]) -> socket.socket:
         assert old is not None
         self.log("a socket was deleted or exchanged, and is bound anew")
         self._unbound = ""
-        if old is self._listener:
-            self._listener = new
-        else:
-            self._notify = new
         if self.loop.watches(old):
             self.loop.forget(old)
         old.close()
         self.loop.watch(new, call)
+        return new
 
     def _check_lock(self) -> None:
         """Lets go where the lock's file was deleted or exchanged: a successor could not know of this keeper, or is here already.
@@ -227,7 +227,7 @@ class Keeper:
             SystemExit: the lock is lost.
         """
         path = f"{self.directory}/lock"
-        if not adopt.is_lock(path, self._lock_identity):
+        if not adopt.is_at(path, self._lock_identity):
             self.log(f"keeper {os.getpid()} lets go: {path} is no longer the file that it holds; its children stay")
             raise SystemExit(0)
 
@@ -404,15 +404,6 @@ def _bound(path: str, kind: socket.SocketKind) -> socket.socket:
     finally:
         os.umask(before)
     return bound
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """What tells the socket at `path` from any other; None where there is none."""
-    try:
-        found = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _remove(path: str) -> None:
