@@ -18,6 +18,13 @@ from tests.beds.processes import Process, Spawned, identify, wait_until
 
 FAST = {"delay": 0.1, "max_delay": 0.4, "burst": 3, "window": 60.0, "never_on_exit": [78]}
 DEADLINE = 15.0
+# A child that says so once it serves.
+READY = """
+import os, socket, time
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+    s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1000)
+"""
 
 
 class Client:

@@ -13,7 +13,7 @@ import pytest
 
 from resources.service import proc
 from tests.beds.processes import Spawned, argv_of, pid_alive, processes_of_state, wait_until
-from tests.resources.service.beds import DEADLINE, Bed, kill, python
+from tests.resources.service.beds import DEADLINE, READY, Bed, kill, python
 
 pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
 
@@ -189,14 +189,6 @@ def test_a_keeper_without_its_lock_leaves_the_child_to_its_successor(bed: Bed, l
     after = bed.wait_child("ready", restarts=1)
     assert copies(bed) == [after["pid"]]
     assert bed.holder() == second.pid
-
-
-READY = """
-import os, socket, time
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
-    s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-time.sleep(1001)
-"""
 
 
 def deleted(path: Path) -> None:

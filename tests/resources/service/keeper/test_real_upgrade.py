@@ -14,17 +14,22 @@ import pytest
 
 from resources.service.keeper import program, protocol
 from tests.beds.processes import Spawned, argv_of, every_pid, identify, processes_of_state, wait_until
-from tests.resources.service.beds import DEADLINE, KEEPER, Bed, Client, environ, kill, other_version, process_of, python
+from tests.resources.service.beds import (
+    DEADLINE,
+    KEEPER,
+    READY,
+    Bed,
+    Client,
+    environ,
+    kill,
+    other_version,
+    process_of,
+    python,
+)
 
 pytestmark = [pytest.mark.real, pytest.mark.req("SVC-7")]
 
 SLEEP = ["sleep", "1000"]
-READY = """
-import os, socket, time
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
-    s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-time.sleep(1000)
-"""
 NEXT, LAST = protocol.VERSION + 1, protocol.VERSION - 1
 
 
@@ -258,7 +263,8 @@ def test_a_program_that_cannot_take_over_is_refused_and_all_goes_on(bed: Bed, tm
         assert client.ok("status")["children"]["gateway"] == child
         client.ok("restart", name="gateway")
         again = client.ok("wait", name="gateway")["child"]
-        assert fds(again["pid"]) == 3
+        # The loader of a program that just began has its libraries open.
+        wait_until(lambda: fds(again["pid"]) == 3, DEADLINE, "the three of its output alone")
         assert rest(keeper.pid) == before
     assert below(keeper.pid) == ["S"]
 
