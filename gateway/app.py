@@ -21,6 +21,7 @@ import trio
 
 from gateway.config import Settings, Snapshot, read_file
 from gateway.health import Health
+from gateway.last_good import copy_path, read_last_good
 from gateway.live import LiveConfig
 from gateway.log import Log, print_plain
 from gateway.methods import Services
@@ -93,38 +94,49 @@ def main(argv: Sequence[str], environ: MutableMapping[str, str] | None = None) -
     os.umask(0o077)
     state_dir = state_directory(environ)
     path = (arguments.config or Path(environ.get("OPENCLAW_CONFIG_PATH") or state_dir / "openclaw.json")).absolute()
-    snapshot = read_file(path, environ, port=arguments.port)
-    if snapshot.settings is None:
-        lines = (f"  {issue.path or path.name}: {issue.message}" for issue in snapshot.issues)
+    config = _config(path, environ, arguments.port)
+    if isinstance(config, Snapshot):
+        lines = (f"  {issue.path or path.name}: {issue.message}" for issue in config.issues)
         text = "\n".join(("Config validation failed:", *lines))
         print_plain(text)
         write_exit(environ, EXIT_CONFIG, text)
         return EXIT_CONFIG
-    code, reason = _run(snapshot, snapshot.settings, path, state_dir, environ, arguments.port)
+    code, reason = _run(config, state_dir, environ)
     write_exit(environ, code, reason)
     return code
 
 
-def _run(
-    snapshot: Snapshot,
-    settings: Settings,
-    path: Path,
-    state_dir: Path,
-    environ: MutableMapping[str, str],
-    port: int | None,
-) -> tuple[int, str]:
+def _config(path: Path, environ: MutableMapping[str, str], port: int | None) -> LiveConfig | Snapshot:
+    """The config to start with; the file as it was read where neither it nor the last good one will do."""
+    snapshot = read_file(path, environ, port=port)
+    if snapshot.valid:
+        return LiveConfig(path, environ, snapshot, port=port)
+    last_good = read_last_good(path, environ, port=port)
+    return LiveConfig(path, environ, last_good, refused=snapshot, port=port) if last_good is not None else snapshot
+
+
+def _run(config: LiveConfig, state_dir: Path, environ: MutableMapping[str, str]) -> tuple[int, str]:
+    snapshot, settings = config.started, config.started.settings
+    assert settings is not None  # only valid configs are in force
     runtime = Runtime(
         version=VERSION,
         state_dir=state_dir,
         environ=environ,
-        config=LiveConfig(path, environ, snapshot, port=port),
+        config=config,
         log=Log(),
         presence=Presence(VERSION),
     )
     configure_log(runtime, settings)
     log = runtime.log.logger("gateway")
     log.info("Gateway starting...", pid=os.getpid(), version=runtime.version)
-    log.info(f"Config loaded from {path}" if snapshot.exists else f"No config at {path}; running by defaults")
+    if config.error is not None:
+        log.error(
+            f"{config.path} is refused: {config.error}; "
+            f"running by the last good config, {copy_path(config.path)}, until it is repaired"
+        )
+    else:
+        place = config.path
+        log.info(f"Config loaded from {place}" if snapshot.exists else f"No config at {place}; running by defaults")
     for warning in snapshot.warnings:
         log.warn(f"{warning.path} {warning.message}")
     if settings.secret.mode is AuthMode.NONE:
@@ -223,6 +235,7 @@ class Gateway:
             self._log.info(f"log file: {self._runtime.log.file.path}")
         if failed := self._notifier.send("READY=1"):
             self._log.warn(failed)
+        self._reloader.keep()
         # What start made lives as long as the process: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()

@@ -193,6 +193,11 @@ class Snapshot:
         """Whether the gateway can run by it."""
         return self.settings is not None
 
+    @property
+    def error(self) -> str | None:
+        """What is wrong, in one line; None when valid."""
+        return "; ".join(f"{issue.path}: {issue.message}" for issue in self.issues) or None
+
 
 def read_file(path: Path, environ: Mapping[str, str], *, port: int | None = None) -> Snapshot:
     """Read and check the config. `port` is the command line's, which wins over environment and file.
@@ -212,6 +217,12 @@ def read_file(path: Path, environ: Mapping[str, str], *, port: int | None = None
 def check_text(path: str, raw: bytes, environ: Mapping[str, str], *, port: int | None = None) -> Snapshot:
     """As `read_file`, for bytes that are already there; `path` is only said again."""
     return _check(path, raw, environ, port)
+
+
+def objection(text: str) -> str | None:
+    """What is wrong with a config, in one line, wherever it is read and whatever its references give; None for nothing."""
+    environ = {match.group(1): "x" for match in _REFERENCE.finditer(text)}
+    return _check("", text.encode(), environ, None).error
 
 
 def _check(path: str, raw: bytes | None, environ: Mapping[str, str], port: int | None) -> Snapshot:

@@ -51,18 +51,20 @@ class LiveConfig:
         environ: Mapping[str, str],
         first: Snapshot,
         *,
+        refused: Snapshot | None = None,
         port: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`first` is what to run by: the file, or where that was `refused`, the last good one in its place."""
         assert first.valid  # the caller ends the process otherwise
         self.path = path
         self.started = self.current = first
         self.loaded_at = clock()
-        self.error: str | None = None
+        self.error = refused.error if refused is not None else None
         self._environ = environ
         self._port = port
         self._clock = clock
-        self._latest = first
+        self._latest = first if refused is None else refused
         self._seen = signature(path)
 
     @property
@@ -84,7 +86,7 @@ class LiveConfig:
         self._seen = signature(self.path)
         latest = self._latest = self._fresh()
         if not latest.valid:
-            self.error = "; ".join(f"{issue.path}: {issue.message}" for issue in latest.issues)
+            self.error = latest.error
             return Outcome(hash=latest.hash, error=self.error)
         before, self.current, self.error = self.current, latest, None
         self.loaded_at = self._clock()
@@ -108,6 +110,7 @@ class LiveConfig:
             "hash": self.current.hash,
             "loadedAt": int(self.loaded_at * 1000),
             "error": self.error,
+            "refusedHash": self._latest.hash if self.error is not None else None,
             "restartOwed": list(self.owed),
         }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from gateway.config import Settings
+from gateway.last_good import keep
 from gateway.live import Outcome, signature
 from gateway.log import log_directory
 from gateway.runtime import Runtime
@@ -119,7 +120,13 @@ class Reloader:
             self._apply(outcome)
         elif told is not None and told[1] is not None:
             self._log.info("config is valid again; nothing changed")
+        self.keep()
         return outcome
+
+    def keep(self) -> None:
+        """Keep the config in force for a start that finds the file damaged."""
+        if (problem := keep(self._runtime.config.path, self._runtime.config.current)) is not None:
+            self._log.warn(problem)
 
     def _apply(self, outcome: Outcome) -> None:
         settings = self._runtime.config.current.settings

@@ -48,7 +48,9 @@ from resources.gateway_config.store import (
     edited,
     keep_whole,
     read_config,
+    read_in_force,
     read_kept,
+    read_last_good,
     remove_config,
     write_config,
 )
@@ -125,6 +127,8 @@ class GatewayConfigKind:
         if wrong:
             message = f"not as declared: {', '.join(wrong)}"
             return Health(ready=False, reason="Differs", message=message, lagging=True)
+        if await trio.to_thread.run_sync(_serves_as_declared, observation.detail, resource, world):
+            return Health(ready=True)
         return _loaded_health(observation.detail)
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:
@@ -145,14 +149,16 @@ async def _observe(wanted: Wanted, world: World) -> Observation:
     try:
         return await _look(wanted, world)
     except OpenClawError as err:
-        return Observation(key=wanted.key, unknown=err.message)
+        return Observation(key=wanted.key, unknown=f"{err.message}; {err.hint}" if err.hint else err.message)
 
 
 async def _look(wanted: Wanted, world: World) -> Observation:
     """Raises OpenClawError where openclaw.json cannot be read."""
-    file, kept = await trio.to_thread.run_sync(_read, world.host)
-    fields = observed(file.root, _known(wanted), world.secrets)
     spec: ConfigSpec | None = wanted.resource.spec if wanted.resource is not None else None
+    read = read_in_force if spec is not None and spec.runtime == "builtin" else read_config
+    file = await trio.to_thread.run_sync(read, world.host.state.config)
+    kept = await trio.to_thread.run_sync(read_kept, world.host)
+    fields = observed(file.root, _known(wanted), world.secrets)
     loaded, silent = None, None
     if spec is not None and spec.runtime == "builtin" and file.text is not None:
         try:
@@ -166,7 +172,7 @@ async def _look(wanted: Wanted, world: World) -> Observation:
         fields=fields,
         detail=Seen(file=file, kept=kept, loaded=loaded, silent=silent, outdated=stale),
         shown=shown,
-        conditions=(*_conditions(loaded), *(() if stale is None else (stale,))),
+        conditions=(*_conditions(file, loaded), *(() if stale is None else (stale,))),
     )
 
 
@@ -182,19 +188,26 @@ def _known(wanted: Wanted) -> dict[str, tuple[Value, ...]]:
     }
 
 
-def _conditions(loaded: Loaded | None) -> tuple[Condition, ...]:
-    if loaded is None or loaded.error is None:
+def _conditions(file: File, loaded: Loaded | None) -> tuple[Condition, ...]:
+    if file.damage is not None:
+        reason, message = "Damaged", f"the gateway goes on by the last good one: {file.damage}"
+    elif loaded is not None and loaded.error is not None:
+        reason = "Rejected"
+        message = f"the gateway refuses openclaw.json and runs by the last good one: {loaded.error}"
+    else:
         return ()
-    message = f"the gateway refuses openclaw.json and runs by the last good one: {loaded.error}"
-    return (Condition(type="Degraded", status=Status.TRUE, reason="Rejected", message=message),)
-
-
-def _read(host: Host) -> tuple[File, Kept]:
-    return read_config(host.state.config), read_kept(host)
+    return (Condition(type="Degraded", status=Status.TRUE, reason=reason, message=message),)
 
 
 def _blocked(step: Step, seen: Seen) -> Blocked | None:
     """What forbids a write, found before anything is written."""
+    if seen.file.damage is not None:
+        return Blocked(
+            key=step.key,
+            code="config_damaged",
+            message=seen.file.damage,
+            hint="until then the gateway goes on by the last good one",
+        )
     if seen.file.link is not None:
         return Blocked(
             key=step.key,
@@ -205,12 +218,32 @@ def _blocked(step: Step, seen: Seen) -> Blocked | None:
     if seen.file.root is not None and not isinstance(seen.file.root, Object):
         return _no_object(step, seen, "the whole file")
     try:
-        edited(seen.file, _changes(step), seen.kept)
+        text = edited(seen.file, _changes(step), seen.kept)
     except NoObjectError as err:
         return _no_object(step, seen, f"{err}")
     except OpenClawError as err:
         return Blocked(key=step.key, code="config_not_restorable", message=err.message, hint=err.hint or "")
-    return None
+    return _refused(step, seen, text)
+
+
+def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
+    """The gateway refuses the file as it is, and would refuse it after the write for the same reason: nothing that is declared
+    can be taken over, or be gone back to, before a person has looked at that.
+    """
+    loaded = seen.loaded
+    if loaded is None or loaded.error is None or loaded.refused != seen.file.digest:
+        return None
+    # Loaded here: it comes with all that the gateway knows of its config.
+    from gateway.config import objection
+
+    if objection(text) != loaded.error:
+        return None
+    return Blocked(
+        key=step.key,
+        code="config_refused",
+        message=f"cannot write {seen.file.path}: the gateway refuses it for what is not declared: {loaded.error}",
+        hint="repair that in the file; until then the gateway goes on by the last good one",
+    )
 
 
 def _mute(step: Step, seen: Seen) -> tuple[Blocked, ...]:
@@ -307,9 +340,12 @@ def _consequences(felt: Impact, *, restarts: bool, foreign: bool) -> tuple[Conse
 
 def _reload(step: Step, seen: Seen, write: Action | None) -> tuple[Action, ...]:
     """The reload that follows a write, or that is owed because the gateway runs by another file than the one on disk."""
-    if seen.loaded is None or step.resource is None or _planned(step, "start", "restart", "stop", "remove"):
+    if seen.loaded is None or step.resource is None or seen.file.damage is not None:
         return ()
-    owed = seen.loaded.digest is not None and seen.loaded.digest != seen.file.digest
+    if _planned(step, "start", "restart", "stop", "remove"):
+        return ()
+    # What it has refused already it would refuse again: a person is to look at that.
+    owed = seen.loaded.digest is not None and seen.file.digest not in (seen.loaded.digest, seen.loaded.refused)
     if write is None and not owed:
         return ()
     cause = write.cause if write is not None else Cause.OWED
@@ -348,7 +384,7 @@ def _encoded(changes: Mapping[str, Value]) -> dict[str, object]:
 def _apply_write(action: Action, world: World) -> None:
     """`write` and `restore`: the same edit. Foreign changes since the plan stay, changes of our own fields are refused."""
     host = world.host
-    file, kept = _read(host)
+    file, kept = read_config(host.state.config), read_kept(host)
     changes = {path: decode(value) for path, value in action.arguments["paths"].items()}
     present = observed(file.root, _known_of(action, changes), world.secrets)
     wanted = {path: value for path, value in changes.items() if not same(present[path], value)}
@@ -387,6 +423,20 @@ def _remove_if_empty(host: Host) -> None:
     file = read_config(host.state.config)
     if file.text is not None and file.empty:
         remove_config(file)
+
+
+def _serves_as_declared(seen: Seen, resource: Resource, world: World) -> bool:
+    """Whether a gateway that refuses the file runs by a last good one with all that is declared: then it was something of
+    somebody else's that is wrong in the file, and nothing that was applied.
+    """
+    if seen.loaded is None or seen.loaded.error is None:
+        return False
+    copy = read_last_good(seen.file.path)
+    if copy is None or copy.digest != seen.loaded.digest:
+        return False
+    known = _known(Wanted(key=KEY, resource=resource))
+    found = observed(copy.root, known, world.secrets)
+    return all(same(found[path], value) for path, value in resource.fields.items())
 
 
 def _loaded_health(seen: Seen) -> Health:

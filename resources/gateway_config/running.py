@@ -52,12 +52,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What a running gateway says: the digest of the file that it runs by, why not the latest, and the hash of certificate and
-    key. None: it does not say, or there is none.
+    """What a running gateway says: the digest of the file that it runs by, why not the latest and the digest of that, and the
+    hash of certificate and key. None: it does not say, or there is none.
     """
 
     digest: str | None = None
     error: str | None = None
+    refused: str | None = None
     tls: str | None = None
 
 
@@ -180,6 +181,7 @@ def _loaded(report: Mapping[str, Any]) -> Loaded:
     return Loaded(
         digest=_text(config.get("hash")),
         error=_text(config.get("error")),
+        refused=_text(config.get("refusedHash")),
         tls=_text(listener.get("tlsHash")),
     )
 

@@ -11,7 +11,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ Kept = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """openclaw.json at one moment. `text` None: there is none. The text is never shown: it may hold secrets."""
+    """openclaw.json at one moment. `text` None: there is none. The text is never shown: it may hold secrets.
+
+    `damage`: why the file itself cannot be used; the rest is then of the copy that the gateway last ran by.
+    """
 
     path: Path
     text: str | None = field(default=None, repr=False)
@@ -52,6 +55,7 @@ class File:
     mode: int = 0o600
     owner: tuple[int, int] | None = None
     link: str | None = None
+    damage: str | None = None
 
     @property
     def digest(self) -> str:
@@ -64,11 +68,39 @@ class File:
         return self.root is None or (isinstance(self.root, Object) and not self.root.members)
 
 
+class DamagedError(TerminalError):
+    """openclaw.json is there, and what stands in it is no config."""
+
+
+def read_in_force(path: Path) -> File:
+    """As `read_config`; where the file is damaged, what the built-in gateway last ran by, and goes on by, in its place."""
+    try:
+        return read_config(path)
+    except DamagedError as err:
+        copy = read_last_good(path)
+        if copy is None:
+            raise
+        return replace(copy, path=path, damage=f"{err.message}; repair it, or copy {copy.path} over it")
+
+
+def read_last_good(path: Path) -> File | None:
+    """The copy of what the built-in gateway last ran by; None where there is none that can be read."""
+    # Loaded here: it comes with all that the gateway knows of its config.
+    from gateway.last_good import copy_path
+
+    try:
+        copy = read_config(copy_path(path))
+    except OpenClawError:
+        return None
+    return copy if copy.text is not None else None
+
+
 def read_config(path: Path) -> File:
     """The file, followed through a link (which is noted in `link`).
 
     Raises:
-        TerminalError: it is no JSON5 text in UTF-8; with line and column.
+        DamagedError: it is no JSON5 text in UTF-8; with line and column.
+        TerminalError: it is a link to nothing.
         NotPermittedError: this user may not read it.
         TemporaryError: the system does not let us read it.
     """
@@ -88,7 +120,7 @@ def read_config(path: Path) -> File:
     except OSError as err:
         raise TemporaryError(f"cannot read {path}: {err.strerror}") from err
     if len(data) > MAX_BYTES:
-        raise TerminalError(f"cannot read {path}: it has more than {MAX_BYTES >> 20} MiB")
+        raise DamagedError(f"cannot read {path}: it has more than {MAX_BYTES >> 20} MiB", hint=_REMEDY)
     try:
         text = data.decode()
         return File(
@@ -100,9 +132,9 @@ def read_config(path: Path) -> File:
             link=link,
         )
     except UnicodeDecodeError as err:
-        raise TerminalError(f"cannot read {path}: it is not UTF-8 at byte {err.start}; {_REMEDY}") from err
+        raise DamagedError(f"cannot read {path}: it is not UTF-8 at byte {err.start}", hint=_REMEDY) from err
     except Json5Error as err:
-        raise TerminalError(f"cannot read {path}:{err.line}:{err.column}: {err.message}; {_REMEDY}") from err
+        raise DamagedError(f"cannot read {path}:{err.line}:{err.column}: {err.message}", hint=_REMEDY) from err
 
 
 def read_kept(host: Host) -> Kept:
@@ -247,7 +279,9 @@ __all__ = [
     "edited",
     "keep_whole",
     "read_config",
+    "read_in_force",
     "read_kept",
+    "read_last_good",
     "remove_config",
     "write_config",
 ]

@@ -143,10 +143,10 @@ def _place(session: Session) -> Address:
     from reconciler.cli.commands.status import goal_in_force
     from reconciler.model import Key
     from resources.gateway_config.running import address
-    from resources.gateway_config.store import read_config
+    from resources.gateway_config.store import read_in_force
 
     session.settle()
-    root = read_config(session.host().state.config).root
+    root = read_in_force(session.host().state.config).root
     journal = session.own_reader()
     if journal is None and root is None:
         # Whoever listens on the default port is a stranger.

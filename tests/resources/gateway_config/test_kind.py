@@ -6,11 +6,13 @@ import json
 import os
 import stat
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.last_good import copy_path
 from gateway.wire.json5 import load
 from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
 from reconciler.errors import StaleError, TemporaryError
@@ -308,6 +310,22 @@ async def test_a_file_that_cannot_be_read_is_unknown_with_its_place(tmp_path: Pa
         assert json.loads(config(case).read_text())["gateway"]["port"] == 9
 
 
+async def test_a_damaged_file_is_seen_as_what_the_gateway_goes_on_by_and_never_written(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9), "{")
+    copy = copy_path(config(case))
+    copy.write_text('{"gateway": {"port": 9}}')
+    seen = await look(case, case.desired)
+    assert seen.converged
+    (condition,) = [item for item in seen.observations[0].conditions if item.type == "Degraded"]
+    assert condition.reason == "Damaged"
+    assert f"repair it, or copy {copy} over it" in condition.message
+    (plan,) = (await look(case, desired(8))).plans
+    assert [item.code for item in plan.blocked] == ["config_damaged"]
+    # Nothing that can be run by either: what stood there is not known.
+    copy.write_text("[")
+    assert (await look(case, case.desired)).observations[0].unknown is not None
+
+
 async def test_a_directory_or_a_pipe_in_its_place_hangs_nothing(tmp_path: Path) -> None:
     case = make_case(tmp_path, desired(9))
     os.mkfifo(config(case))
@@ -453,5 +471,20 @@ def test_a_reload_is_owed_as_long_as_the_gateway_runs_by_another_file(tmp_path: 
     same = read_config(tmp_path / "state" / "openclaw.json").digest
     assert verbs(step(tmp_path, desired(5), loaded=Loaded(digest=same))) == {}
     assert verbs(step(tmp_path, desired(5), loaded=Loaded())) == {}
+    # What the gateway has refused already it would refuse again.
+    assert verbs(step(tmp_path, desired(5), loaded=Loaded(digest="0" * 64, error="no", refused=same))) == {}
     for verb in ("restart", "stop", "start"):
         assert verbs(step(tmp_path, desired(5), loaded=Loaded(digest="0" * 64), planned=verb)) == {}
+
+
+def test_nothing_is_written_into_a_file_that_the_gateway_would_go_on_to_refuse(tmp_path: Path) -> None:
+    text = '{"gateway": {"port": 5}, "bogus": 1}'
+    refused = sha256(text.encode()).hexdigest()
+    told = Loaded(digest="0" * 64, error=': Unrecognized key: "bogus"', refused=refused)
+    (blocked,) = GatewayConfigKind().plan(step(tmp_path, LEVEL, loaded=told, text=text)).blocked
+    assert (blocked.code, 'Unrecognized key: "bogus"' in blocked.message) == ("config_refused", True)
+    # Where the write cures what it complains of, and of another file than that, it is for the gateway to say.
+    cured = '{"logging": {"level": "loud"}}'
+    ours = Loaded(digest="0" * 64, error="logging.level: no", refused=sha256(cured.encode()).hexdigest())
+    assert "write" in verbs(step(tmp_path, LEVEL, loaded=ours, text=cured))
+    assert "write" in verbs(step(tmp_path, LEVEL, loaded=replace(told, refused="1" * 64), text=text))

@@ -1,0 +1,102 @@
+"""openclaw.json is damaged by somebody while nobody looks: the gateway goes on by the last good one, whatever ends meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.beds.processes import wait_until
+from tests.beds.site import Site
+from tests.e2e.test_kills import gateways, keeper_pid, kill
+
+pytestmark = [pytest.mark.real, pytest.mark.req("GW-5", "SVC-7")]
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def nothing(_data: bytes) -> bytes:
+    return b""
+
+
+def garbage(data: bytes) -> bytes:
+    return b"\xff\xfe\x00" + data
+
+
+@pytest.mark.parametrize("damage", [half, nothing, garbage])
+def test_a_gateway_that_ends_while_its_config_is_damaged_comes_back_by_the_last_good_one(
+    site: Site, damage: Callable[[bytes], bytes]
+) -> None:
+    site.write(verify="300ms")
+    config = site.state / "openclaw.json"
+    site.supervisor()
+    site.wait_healthy()
+    # Of somebody else, and taken over by the gateway alone.
+    config.write_text(json.dumps({**json.loads(config.read_text()), "agents": {"list": []}}))
+    whole = config.read_bytes()
+    wait_until(lambda: "agents" in site.config(), 10, "the gateway has taken it over")
+    config.write_bytes(damage(whole))
+    before = site.gateway_pid()
+    assert before is not None
+    kill(before)
+    wait_until(lambda: site.gateway_pid() not in (None, before), 20, "a gateway by the last good config")
+    site.wait_healthy()
+    pid = site.gateway_pid()
+    assert gateways(site) == [pid]
+    assert site.config()["agents"] == {"list": []}
+    assert site.health()[1]["status"] == "degraded"
+    assert config.read_bytes() == damage(whole)
+    told = site.run("status")
+    assert "openclaw.json" in told.out
+    # Repaired, it is taken over without another start.
+    config.write_bytes(whole)
+    wait_until(lambda: site.health()[1]["status"] == "ok", 10, "the repaired file in force")
+    assert (site.gateway_pid(), site.run("plan").code) == (pid, 0)
+
+
+def unknown_key(data: bytes) -> bytes:
+    return json.dumps({**json.loads(data), "bogus": 1}).encode()
+
+
+@pytest.mark.parametrize("damage", [half, unknown_key])
+def test_a_machine_that_comes_up_with_a_damaged_config_serves_by_the_last_good_one(
+    site: Site, damage: Callable[[bytes], bytes]
+) -> None:
+    site.write(verify="300ms")
+    config = site.state / "openclaw.json"
+    supervisor = site.supervisor()
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the first generation in force")
+    supervisor.kill()
+    pid = site.gateway_pid()
+    assert pid is not None
+    kill(keeper_pid(site))
+    kill(pid)
+    whole = config.read_bytes()
+    config.write_bytes(damage(whole))
+    site.supervisor()
+    site.wait_healthy()
+    pid = site.gateway_pid()
+    assert gateways(site) == [pid]
+    # What is declared elsewhere is not held up; what would be written into the file is.
+    site.edit("  level: info", "  retention: {age: 3d}\n  level: info")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "a change of something else")
+    assert site.generations()[0]["number"] == 2
+    site.edit("level: info", "level: debug")
+    found = site.run("plan")
+    assert found.code == 3, found
+    assert ("repair it, or copy " if damage is half else 'Unrecognized key: "bogus"') in found.err
+    assert config.read_bytes() == damage(whole)
+    config.write_bytes(whole)
+    wait_until(lambda: site.level() == "debug", 20, "the repaired file is written, and in force")
+    assert gateways(site) == [pid]
+
+
+@pytest.mark.req("SVC-11")
+def test_without_a_last_good_one_a_damaged_config_is_no_start(site: Site) -> None:
+    site.write(verify="300ms")
+    site.state.mkdir(mode=0o700, exist_ok=True)
+    (site.state / "openclaw.json").write_text("{")
+    assert site.run("gateway", "run").code == 78
