@@ -101,7 +101,7 @@ class GatewayConfigKind:
         if seen is None:
             return KindPlan()
         if not step.differences:
-            return KindPlan(actions=_reload(step, seen, None), notes=_outdated(step, seen))
+            return KindPlan(actions=_reload(step, seen, None), notes=(*_unused(step, seen), *_outdated(step, seen)))
         if blocked := _blocked(step, seen):
             return KindPlan(blocked=(blocked,))
         write = _write(step, seen)
@@ -172,7 +172,7 @@ async def _look(wanted: Wanted, world: World) -> Observation:
         fields=fields,
         detail=Seen(file=file, kept=kept, loaded=loaded, silent=silent, outdated=stale),
         shown=shown,
-        conditions=(*_conditions(file, loaded), *(() if stale is None else (stale,))),
+        conditions=tuple(one for one in (_degraded(file, loaded), stale) if one is not None),
     )
 
 
@@ -188,15 +188,16 @@ def _known(wanted: Wanted) -> dict[str, tuple[Value, ...]]:
     }
 
 
-def _conditions(file: File, loaded: Loaded | None) -> tuple[Condition, ...]:
+def _degraded(file: File, loaded: Loaded | None) -> Condition | None:
+    """What is wrong with the file, while the gateway goes on without it."""
     if file.damage is not None:
         reason, message = "Damaged", f"the gateway goes on by the last good one: {file.damage}"
     elif loaded is not None and loaded.error is not None:
         reason = "Rejected"
         message = f"the gateway refuses openclaw.json and runs by the last good one: {loaded.error}"
     else:
-        return ()
-    return (Condition(type="Degraded", status=Status.TRUE, reason=reason, message=message),)
+        return None
+    return Condition(type="Degraded", status=Status.TRUE, reason=reason, message=message)
 
 
 def _blocked(step: Step, seen: Seen) -> Blocked | None:
@@ -260,6 +261,12 @@ def _mute(step: Step, seen: Seen) -> tuple[Blocked, ...]:
             hint="`openclaw service restart` ends it and starts it again",
         ),
     )
+
+
+def _unused(step: Step, seen: Seen) -> tuple[Note, ...]:
+    """A file that the gateway goes on without is no difference: what is declared is in force. It wants a person all the same."""
+    found = _degraded(seen.file, seen.loaded)
+    return () if found is None else (Note(code="config_not_used", message=f"{step.key}: {found.message}"),)
 
 
 def _outdated(step: Step, seen: Seen) -> tuple[Note, ...]:

@@ -157,7 +157,13 @@ def test_outputs_in_every_state_of_the_host(site: Site, published: Published) ->
     drifted = check_all(published, site)
     assert drifted["drift"][0] == 2
     assert drifted["drift"][1]["actions"][0]["cause"] == "drift"
+    config.write_text(good)
+    wait_until(lambda: site.level() == "info", 10, "the gateway runs by it")
     config.write_text("{ no JSON")
+    damaged = check_all(published, site)
+    assert (damaged["plan"][0], damaged["plan"][1]["actions"]) == (0, [])
+    assert [note["code"] for note in damaged["plan"][1]["notes"]] == ["config_not_used"]
+    (site.state / "openclaw.json.last-good").unlink()
     unknown = check_all(published, site)
     assert (unknown["plan"][0], unknown["plan"][1]["complete"]) == (1, False)
     assert unknown["plan"][1]["unknown"][0]["key"] == "gateway-config/gateway"
