@@ -21,7 +21,7 @@ from reconciler.journal import Journal, JournalError, JournalFullError, Run
 from reconciler.model import Generation, Result
 
 if TYPE_CHECKING:
-    from reconciler.engine.engine import Engine
+    from reconciler.engine.engine import Engine, Source
 
 T = TypeVar("T")
 
@@ -91,6 +91,47 @@ async def joined(engine: Engine, found: Outcome) -> Outcome | None:
                 break
             await trio.sleep(JOIN_SECONDS)
     return None
+
+
+async def beside(engine: Engine, source: Source, since: float) -> Run | None:
+    """The run of another writer to this very document that goes on, or has ended after `since`; None where there is none."""
+    reader = await _thread(partial(Journal.open_reader, engine.host.state.journal))
+    if reader is None:
+        return None
+    with reader:
+        digest = source(reader.salt).digest
+        runs = await _thread(reader.runs)
+    found = (run for run in runs if run.document_digest == digest and not run.cause.startswith("rollback of "))
+    return next((run for run in found if run.ended_at is None or run.ended_at >= since), None)
+
+
+async def outwaited(engine: Engine, source: Source, run: Run) -> Outcome | None:
+    """How a run ended that is `beside` us, where it was taken back; its writer holds the lock.
+
+    None where the document is to be tried again: it went another way, has come to its window, or its writer has died.
+    """
+    state = engine.host.state
+    engine.report(Progress(what="note", text="this document is being applied already, by another writer"))
+    with await _thread(partial(Journal.open_reader, state.journal)) or nullcontext() as reader:
+        now: Run | None = run
+        while reader is not None and now is not None and now.state in (Result.APPLYING, Result.ROLLING_BACK):
+            # Looked at first: who has let go has written the end before.
+            left = holder(state.lock) is None
+            now = await _thread(partial(reader.run, run.id))
+            if left:
+                break
+            await trio.sleep(JOIN_SECONDS)
+        if reader is None or now is None or now.state not in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED):
+            return None
+        back = await _thread(reader.last_confirmed)
+        return Outcome(
+            run="",
+            result=now.state,
+            plan=(await engine.plan(source(reader.salt), reader)).plan,
+            generation=now.generation or 0,
+            rolled_back_to=(back.number if back is not None else 0) if now.state is Result.ROLLED_BACK else None,
+            reason=now.reason,
+        )
 
 
 def _is_watched(engine: Engine, reader: Journal, generation: int) -> bool:

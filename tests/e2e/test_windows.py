@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import TOKEN, Site
+from tests.beds.tls import mismatch, with_tls
 
 pytestmark = pytest.mark.real
 
@@ -55,6 +58,49 @@ def test_an_apply_of_what_is_being_watched_waits_for_how_that_ends(site: Site, w
     assert done.json["result"] == ("confirmed" if well else "rolled-back")
     assert newest(site)["result"] == done.json["result"]
     assert (newest(site)["author"], newest(site)["commit"]) == (("Ada", "c0ffee") if well else (None, None))
+
+
+def wait_for_the_way_back(site: Site) -> None:
+    """Until a writer takes something back, which it does under the lock."""
+    journal = f"file:{site.state}/reconciler/journal.sqlite?mode=ro"
+
+    def states() -> list[str]:
+        with closing(sqlite3.connect(journal, uri=True)) as connection:
+            return [state for (state,) in connection.execute("SELECT state FROM runs WHERE ended_at IS NULL")]
+
+    wait_until(lambda: "rolling-back" in states(), 20, "the way back")
+
+
+@pytest.mark.req("PLAN-6", "PLAN-7")
+def test_an_apply_of_what_is_just_being_taken_back_waits_and_says_so(site: Site) -> None:
+    good = site.write(verify="5s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.write(with_tls(site, good, *mismatch(site)))
+    wait_for_the_way_back(site)
+    done = site.run("apply", "--yes", "--json")
+    assert done.code == 5, done
+    assert (done.json["run"], done.json["result"], done.json["rolled_back_to"]) == (None, "rolled-back", 1)
+    assert [item["result"] for item in site.generations()] == ["rolled-back", "confirmed"]
+
+
+@pytest.mark.req("PLAN-6")
+def test_who_waits_for_a_frozen_writer_of_the_same_document_is_told_for_whom(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = site.write(verify="5s")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write(with_tls(site, good, *mismatch(site)))
+    wait_for_the_way_back(site)
+    supervisor.process.send_signal(signal.SIGSTOP)
+    try:
+        monkeypatch.setattr("reconciler.cli.commands.apply.PATIENCE_SECONDS", 3.0)
+        refused = site.call("apply", "--yes")
+    finally:
+        supervisor.process.send_signal(signal.SIGCONT)
+    assert refused.code == 75, refused
+    assert f"another writer holds the lock: pid {supervisor.process.pid}" in refused.err
 
 
 @pytest.mark.req("PLAN-3", "PLAN-7", "PLAN-8")

@@ -10,19 +10,27 @@ import click
 
 from reconciler.cli.options import Line, Number, file_option, json_option
 from reconciler.cli.session import Session
-from reconciler.errors import BlockedError, UsageError
+from reconciler.errors import BlockedError, LockedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
     from reconciler.cli.runtime import Runtime
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
+    from reconciler.engine.rollback import Window
     from reconciler.journal import Quarantined
     from reconciler.model import Plan
     from reconciler.planning.policy import Approvals
 
+    Begin: TypeAlias = Callable[[], Awaitable[tuple[Outcome, Window | None]]]
+
 # How long an apply waits for another writer before it says who that is.
 LOCK_SECONDS = 2.0
+# How long it waits for one that applies this very document: a slow stop, a start, and the way back from both.
+PATIENCE_SECONDS = 300.0
 INTERRUPTED = 130
 
 
@@ -225,14 +233,18 @@ async def carry_out(
     first: First | None = None,
 ) -> Outcome:
     """The effects, then the window. The first wish to stop (Ctrl-C, SIGTERM) finishes the step and leaves the window to whoever
-    comes next, a second one ends everything. `wait_seconds` for another writer; `first` as in `Engine.begin`.
+    comes next, a second one ends everything. `wait_seconds` for another writer, and longer for one that applies this very
+    document: how that ends is how this ends. `first` as in `Engine.begin`.
     """
     from reconciler.engine.execute import unless_stopping
     from reconciler.engine.settle import joined
     from reconciler.model import Result
 
+    patience = 0.0 if no_wait or first is not None else PATIENCE_SECONDS
+    begin = partial(engine.begin, source, request, wait_seconds=wait_seconds, first=first)
+
     async with session.stoppable(engine):
-        outcome, window = await engine.begin(source, request, wait_seconds=wait_seconds, first=first)
+        outcome, window = await _begun(engine, source, begin, patience)
         while not no_wait and window is None and _is_of_another(outcome) and not outcome.stopped:
             ended = await unless_stopping(engine.stopping, partial(joined, engine, outcome))
             if ended is not None:
@@ -259,6 +271,33 @@ async def carry_out(
         if window is not None:
             session.hand_over(window)
     return outcome
+
+
+async def _begun(engine: Engine, source: Source, begin: Begin, patience: float) -> tuple[Outcome, Window | None]:
+    """What `begin` returns. Where another writer does just what is asked here (a supervisor that saw the save first) it is waited
+    for, at most `patience` seconds.
+    """
+    import trio
+
+    from reconciler.engine.execute import unless_stopping
+    from reconciler.engine.settle import beside, outwaited
+
+    limit = trio.current_time() + patience
+    while True:
+        since = engine.now()
+        try:
+            return await begin()
+        except LockedError:
+            run = await beside(engine, source, since) if trio.current_time() < limit else None
+            if run is None:
+                raise
+            ended = None
+            with trio.CancelScope(deadline=limit):
+                ended = await unless_stopping(engine.stopping, partial(outwaited, engine, source, run))
+            if engine.stopping.is_set():
+                raise
+        if ended is not None:
+            return ended, None
 
 
 def _is_of_another(outcome: Outcome) -> bool:
