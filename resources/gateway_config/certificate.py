@@ -32,8 +32,24 @@ def outdated(root: Node | None, loaded: str | None, host: Host) -> Condition | N
     if files_hash(*read) == loaded:
         return None
     (_, cert), (_, key) = files
+    if (reason := _misfit(cert, key)) is not None:
+        text = f"{key} cannot be used with {cert} ({reason}); the gateway serves by what it loaded, and its next start fails"
+        return _condition("CertificateUnusable", text)
     text = f"the gateway serves by an earlier content of {cert} or {key}"
     return _condition("CertificateRenewed", f"{text}; `openclaw service restart` takes over what lies there now")
+
+
+def _misfit(cert: str, key: str) -> str | None:
+    """Why no gateway can serve by these two: half of a renewal, most often."""
+    # Loaded here: only a certificate that was renewed is looked at so closely.
+    import ssl
+
+    try:
+        # An empty password, as the gateway: an encrypted key is an error and never a question on a terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, ValueError, OSError) as err:
+        return f"{err}"
+    return None
 
 
 def _condition(reason: str, message: str) -> Condition:

@@ -40,12 +40,15 @@ _IMPACTS = {"none": Impact.NONE, "hot": Impact.HOT_RELOAD, "restart": Impact.RES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigSpec:
-    """What the shell needs beside the fields: which runtime reads the file, and how its gateway is spoken to."""
+    """What the shell needs beside the fields: which runtime reads the file, how its gateway is spoken to, and which variables
+    the document gives to its process.
+    """
 
     runtime: str
     managed: bool
     token: SecretRef | None
     password: SecretRef | None
+    variables: frozenset[str]
 
 
 def declared(desired: Desired) -> tuple[dict[str, Value], dict[str, DocumentPath]]:

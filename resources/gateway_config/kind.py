@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import trio
 
-from gateway.wire.json5 import Object
+from gateway.wire.json5 import Object, parse
 from reconciler.desired import Desired
 from reconciler.errors import OpenClawError, StaleError, lacking
 from reconciler.host import Host
@@ -38,6 +38,7 @@ from reconciler.model import (
 from reconciler.values import decode, encode, same
 from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
+from resources.gateway_config.edit import scalar_at
 from resources.gateway_config.exposure import CONSENT, exposure
 from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, observed, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
@@ -90,6 +91,7 @@ class GatewayConfigKind:
             managed=desired.service is not None,
             token=gateway.token if gateway is not None else None,
             password=gateway.password if gateway is not None else None,
+            variables=frozenset(desired.service.environment if desired.service is not None else ()),
         )
         return (Resource(key=KEY, fields=fields, origins=origins, spec=spec),)
 
@@ -224,7 +226,7 @@ def _blocked(step: Step, seen: Seen) -> Blocked | None:
         return _no_object(step, seen, f"{err}")
     except OpenClawError as err:
         return Blocked(key=step.key, code="config_not_restorable", message=err.message, hint=err.hint or "")
-    return _refused(step, seen, text)
+    return _refused(step, seen, text) or _open_door(step, seen, text)
 
 
 def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
@@ -244,6 +246,26 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
         code="config_refused",
         message=f"cannot write {seen.file.path}: the gateway refuses it for what is not declared: {loaded.error}",
         hint="repair that in the file; until then the gateway goes on by the last good one",
+    )
+
+
+def _open_door(step: Step, seen: Seen, text: str) -> Blocked | None:
+    """A gateway that is to ask for a secret and has none does not start."""
+    spec: ConfigSpec | None = step.resource.spec if step.resource is not None else None
+    if spec is None or not spec.managed or spec.runtime != "builtin":
+        return None
+    root = parse(text)
+    mode = scalar_at(root, "gateway.auth.mode")
+    if mode not in ("token", "password") or scalar_at(root, f"gateway.auth.{mode}"):
+        return None
+    variable = f"OPENCLAW_GATEWAY_{mode.upper()}"
+    if variable in spec.variables:
+        return None
+    return Blocked(
+        key=step.key,
+        code="auth_without_secret",
+        message=f"cannot use gateway.auth.mode {mode!r}: no gateway.auth.{mode} is declared, and {seen.file.path} has none",
+        hint=f"declare it: gateway.auth.{mode}: {{env: {variable}}}, or {{file: PATH}}",
     )
 
 

@@ -130,6 +130,20 @@ def test_a_key_that_is_gone_while_it_serves_is_told_before_the_next_start_fails(
     assert f"cannot read {site.state / 'c.key'}: No such file or directory" in outdated["message"]
 
 
+@pytest.mark.req("GW-1")
+def test_half_of_a_renewal_is_told_before_the_next_start_fails(site: Site) -> None:
+    relative(site)
+    new = renewed(site)
+    shutil.copy(new[0], site.state / "c.pem")
+    outdated = conditions(site)["gateway-config/gateway"]["Outdated"]
+    assert outdated["reason"] == "CertificateUnusable"
+    assert f"{site.state / 'c.key'} cannot be used with {site.state / 'c.pem'} (" in outdated["message"]
+    planned = site.run("plan")
+    assert (planned.code, outdated["message"] in planned.err) == (0, True)
+    put(site, new)
+    assert conditions(site)["gateway-config/gateway"]["Outdated"]["reason"] == "CertificateRenewed"
+
+
 @pytest.mark.req("GW-1", "PLAN-7")
 def test_a_change_in_whose_window_the_certificate_is_renewed_is_confirmed(site: Site) -> None:
     text = relative(site)

@@ -25,6 +25,7 @@ from resources.gateway_config.running import Loaded
 from resources.gateway_config.store import read_config
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.resources.contract import Case, KindContract, carry_out, look
+from tests.resources.service.worlds import service
 
 CANARY = "canary-0123456789abcdef"
 NONE: dict[str, Any] = dict.fromkeys(
@@ -308,6 +309,23 @@ async def test_a_file_that_cannot_be_read_is_unknown_with_its_place(tmp_path: Pa
         config(case).rename(tmp_path / "aside")
         await carry_out(case, await look(case, case.desired))
         assert json.loads(config(case).read_text())["gateway"]["port"] == 9
+
+
+@pytest.mark.req("PLAN-6", "GW-3")
+@pytest.mark.parametrize("mode", ["token", "password"])
+async def test_a_mode_that_asks_for_a_secret_needs_one_from_somewhere(tmp_path: Path, mode: str) -> None:
+    asking = gateway(**{**NONE, "port": 9, "auth_mode": mode})
+    case = make_case(tmp_path, make_desired(gateway=asking, service=service(9)))
+    (plan,) = (await look(case, case.desired)).plans
+    (blocked,) = plan.blocked
+    assert blocked.code == "auth_without_secret"
+    assert f"gateway.auth.{mode}: {{env: OPENCLAW_GATEWAY_{mode.upper()}}}" in blocked.hint
+    # From the file of somebody else, or by the process's environment.
+    config(case).write_text(json.dumps({"gateway": {"auth": {mode: "theirs"}}}))
+    assert not (await look(case, case.desired)).plans[0].blocked
+    config(case).unlink()
+    given = service(9, environment={f"OPENCLAW_GATEWAY_{mode.upper()}": SecretRef("env", "X")})
+    assert not (await look(case, make_desired(gateway=asking, service=given))).plans[0].blocked
 
 
 async def test_a_damaged_file_is_seen_as_what_the_gateway_goes_on_by_and_never_written(tmp_path: Path) -> None:
