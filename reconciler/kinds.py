@@ -119,6 +119,7 @@ class Health:
     """Whether a resource serves: `ready`, else `reason` (CamelCase) and `message`. `final` means that waiting longer
     cannot help, so that a verify window may end at once. `lagging`: it serves, but not as declared (yet); whoever
     did nothing to it, because its action failed, has not made it sick. `excused`: by a person's word it does not serve.
+    `life` tells what runs now from what ran before an end that nobody asked for: between two looks it may be well again.
     """
 
     ready: bool
@@ -127,6 +128,7 @@ class Health:
     final: bool = False
     lagging: bool = False
     excused: bool = False
+    life: str = ""
 
 
 class Secrets(Protocol):

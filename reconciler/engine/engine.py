@@ -286,7 +286,8 @@ class Engine:
         """
         self.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
         async with self.watching():
-            verdict = await window.verdict(self.kinds, self.world(window.goal, window.run))
+            prolong = partial(self._prolong, window)
+            verdict = await window.verdict(self.kinds, self.world(window.goal, window.run), prolong)
         with trio.CancelScope(shield=True):
             async with self._writer(HOUR_SECONDS):
                 mine = await _thread(partial(self.journal().run, window.run))
@@ -310,6 +311,14 @@ class Engine:
                 else:
                     outcome = await settle(self, window, verdict)
         return outcome
+
+    async def _prolong(self, window: Window, seconds: float) -> None:
+        """Writes down that the window begins anew: whoever finds it does not take its watcher for frozen, or cut it short."""
+        self.report(Progress(what="verifying", text=f"{seconds:g}"))
+        async with self._writer(HOUR_SECONDS):
+            mine = await _thread(partial(self.journal().run, window.run))
+            if mine is not None and mine.state is Result.VERIFYING:
+                await recovery.begin_anew(self, window.run, seconds)
 
     def _decided(self, window: Window) -> Generation | None:
         """The generation of a window, where another run to the same document has been confirmed or taken back meanwhile."""

@@ -145,14 +145,21 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         inherited=True,
         gates=await _thread(partial(account.gates, journal, goal, steps)),
         left_seconds=seconds_left(run, engine.now(), boot_id()),
+        whole_seconds=run.verify_window or 0.0,
     )
     engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
     async with engine.watching():
-        look = partial(window.verdict, engine.kinds, engine.world(goal, run.id))
+        look = partial(window.verdict, engine.kinds, engine.world(goal, run.id), partial(begin_anew, engine, run.id))
         verdict = await unless_stopping(engine.stopping, look)
     if verdict is None:
         return replace(window.outcome(Result.VERIFYING, ""), stopped=True)
     return await settle(engine, window, verdict)
+
+
+async def begin_anew(engine: Engine, run: str, seconds: float) -> None:
+    """Writes down that the window of a run begins now, and is so long. The caller holds the writer lock."""
+    write = partial(engine.journal().set_run, run, Result.VERIFYING, engine.now())
+    await _thread(partial(write, verify_since=engine.now(), verify_window=seconds, verify_boot=boot_id()))
 
 
 async def _end(engine: Engine, run: Run, result: Result, reason: str) -> None:

@@ -18,7 +18,7 @@ from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import Steps
-from reconciler.engine.verify import Verdict, verify
+from reconciler.engine.verify import Prolong, Verdict, verify
 from reconciler.errors import OpenClawError
 from reconciler.journal import Intent, Journal, JournalError, Run
 from reconciler.kinds import Kind, Resource, World
@@ -39,7 +39,8 @@ class Window:
     """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched.
 
     `recorded` says that `generation` is this run's own, and not the one that was in force before and still is. `inherited`: a
-    process that died did its steps, and this one none of them.
+    process that died did its steps, and this one none of them. `whole_seconds`: how long it is when it begins anew, where that
+    is more than what is left of it.
     """
 
     run: str
@@ -51,11 +52,15 @@ class Window:
     inherited: bool = False
     gates: Mapping[Key, Resource]
     left_seconds: float
+    whole_seconds: float = 0.0
 
-    async def verdict(self, kinds: Sequence[Kind], world: World) -> Verdict:
-        """Watches it to its end."""
+    async def verdict(self, kinds: Sequence[Kind], world: World, prolong: Prolong) -> Verdict:
+        """Watches it to its end, which `prolong` is told where it is put off."""
         undone = {step.action.key for step in self.steps if step.result != "done"}
-        return await verify(self.gates, kinds, world, self.left_seconds, undone=undone)
+        whole = max(self.left_seconds, self.whole_seconds)
+        return await verify(
+            self.gates, kinds, world, self.left_seconds, undone=undone, whole_seconds=whole, prolong=prolong
+        )
 
     def outcome(self, result: Result, reason: str, rolled_back_to: int | None = None) -> Outcome:
         """How this run ended, as its caller is told."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import trio
 
@@ -17,10 +18,13 @@ EAGER_SECONDS = 0.2
 CALM_SECONDS = 1.0
 PROBE_SECONDS = 5.0
 
+# Is told that a window begins anew, and how many seconds it has.
+Prolong: TypeAlias = "Callable[[float], Awaitable[None]]"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a window showed: the health of each gate at its end; `healthy` counts only what we decide ourselves."""
+    """What a window showed: the health of each gate at its end, and which made it sick (only what we decide ourselves)."""
 
     health: Mapping[Key, Health]
     sick: tuple[Key, ...]
@@ -54,17 +58,23 @@ async def verify(
     window_seconds: float,
     *,
     undone: Collection[Key] = frozenset(),
+    whole_seconds: float = 0.0,
+    prolong: Prolong | None = None,
 ) -> Verdict:
-    """Probes `gates` for `window_seconds` and tells how they were at its end.
+    """Probes `gates` for `window_seconds` and tells how they were at its end. A window of 0 is one look.
 
-    `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick. Ends
-    early when a gate says that waiting cannot help. A window of 0 is one look. Cancellation passes at once.
+    What was well and falls, and be it between two looks, has the window begin anew, once: it may have been an accident. It has
+    `whole_seconds` then, where that is more, which `prolong` is told. What falls a second time does not stay up: that is sick,
+    whatever it is at that moment. Ends early when a gate says that waiting cannot help. Cancellation passes at once.
+
+    `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick.
 
     Raises:
         OSError: as `probe`; in a group.
     """
     external = {kind.name for kind in kinds if kind.external}
     end = trio.current_time() + window_seconds
+    steady = Steady()
     while True:
         health = await probe_all(gates, kinds, world)
         sick = tuple(
@@ -72,11 +82,48 @@ async def verify(
             for key, found in sorted(health.items())
             if not (found.ready or found.excused or key.kind in external or (found.lagging and key in undone))
         )
-        verdict = Verdict(health=health, sick=sick)
+        fell = steady.look(health, sick)
+        if len(steady.falls) > 1:
+            return steady.verdict(health, sick)
         left = end - trio.current_time()
-        if left <= 0 or any(health[key].final for key in sick):
-            return verdict
-        await trio.sleep(min(left, CALM_SECONDS if verdict.healthy else EAGER_SECONDS))
+        if any(health[key].final for key in sick) or (left <= 0 and not fell):
+            return Verdict(health=health, sick=sick)
+        if fell or steady.rose:
+            left = max(window_seconds, whole_seconds)
+            end = trio.current_time() + left
+            if prolong is not None:
+                await prolong(left)
+        await trio.sleep(min(left, EAGER_SECONDS if sick else CALM_SECONDS))
+
+
+class Steady:
+    """Whether the gates of a window stay well once they are. `falls`: why not; `rose`: as of this look they are again."""
+
+    def __init__(self) -> None:
+        self.falls: list[tuple[Key, str]] = []
+        self.rose = False
+        self._lives: Mapping[Key, str] | None = None
+
+    def look(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> bool:
+        """Takes one look in; True where something fell since the one before."""
+        before = self._lives
+        # Who tells no life now is in the one before.
+        lives = {key: found.life or (before or {}).get(key, "") for key, found in health.items()}
+        fallen = None
+        if before is not None:
+            fallen = next(iter(sick), None) or next((key for key in lives if lives[key] != before[key]), None)
+        if fallen is not None:
+            self.falls.append((fallen, health[fallen].message or "it ended, and was started again"))
+        self.rose = bool(self.falls) and before is None and not sick
+        self._lives = None if sick else lives
+        return fallen is not None
+
+    def verdict(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> Verdict:
+        """That of what does not stay up."""
+        key, why = self.falls[-1]
+        text = f"it does not stay up: it fell {len(self.falls)} times in its window, the last time: {why}"
+        unsteady = Health(ready=False, reason="Unsteady", message=text)
+        return Verdict(health={**health, key: unsteady}, sick=tuple(sorted({*sick, key})))
 
 
 async def probe(kind: Kind, key: Key, resource: Resource, world: World) -> Health:

@@ -162,7 +162,7 @@ async def _look(wanted: Wanted, world: World) -> Observation:
     kept = await trio.to_thread.run_sync(read_kept, world.host)
     fields = observed(file.root, _known(wanted), world.secrets)
     loaded, silent = None, None
-    if spec is not None and spec.runtime == "builtin" and file.text is not None:
+    if spec is not None and spec.runtime == "builtin":
         try:
             loaded = await ask(address(file.root, spec, world))
         except OpenClawError as err:
@@ -194,7 +194,7 @@ def _degraded(file: File, loaded: Loaded | None) -> Condition | None:
     """What is wrong with the file, while the gateway goes on without it."""
     if file.damage is not None:
         reason, message = "Damaged", f"the gateway goes on by the last good one: {file.damage}"
-    elif loaded is not None and loaded.error is not None:
+    elif loaded is not None and loaded.refuses(file.digest):
         reason = "Rejected"
         message = f"the gateway refuses openclaw.json and runs by the last good one: {loaded.error}"
     else:
@@ -234,7 +234,7 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
     can be taken over, or be gone back to, before a person has looked at that.
     """
     loaded = seen.loaded
-    if loaded is None or loaded.error is None or loaded.refused != seen.file.digest:
+    if loaded is None or loaded.refused is None or not loaded.refuses(seen.file.digest):
         return None
     # Loaded here: it comes with all that the gateway knows of its config.
     from gateway.config import objection
@@ -475,7 +475,7 @@ def _loaded_health(seen: Seen) -> Health:
         return Health(ready=False, reason="NoAnswer", message=seen.silent)
     if loaded is None:
         return Health(ready=True)
-    if loaded.error is not None:
+    if loaded.refuses(seen.file.digest):
         return Health(
             ready=False,
             reason="Rejected",

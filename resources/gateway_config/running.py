@@ -61,6 +61,10 @@ class Loaded:
     refused: str | None = None
     tls: str | None = None
 
+    def refuses(self, digest: str) -> bool:
+        """Whether it is the file of this digest that it does not run by, and not one that lay there before."""
+        return self.error is not None and self.refused in (None, digest)
+
 
 def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address:
     """Where the gateway that read this file listens, and the secret that it wants as far as we know it."""

@@ -233,14 +233,14 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
     if host is None:
         text = f"process {child.pid} does not listen on port {port}"
         return Health(ready=False, reason="PortNotOwned", message=text)
-    return await _answers(spec, host, port, world)
+    return await _answers(spec, child, host, port, world)
 
 
 def _why_down(child: Child) -> str:
     return {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}.get(child.state, "NotRunning")
 
 
-async def _answers(spec: ServiceSpec, host: str, port: int, world: World) -> Health:
+async def _answers(spec: ServiceSpec, child: Child, host: str, port: int, world: World) -> Health:
     """Asks the gateway itself, where its own process listens."""
     # Loaded here: a plan asks nobody.
     from gateway.client import ClientError, get_own_health
@@ -262,5 +262,5 @@ async def _answers(spec: ServiceSpec, host: str, port: int, world: World) -> Hea
             raise short from None
         return Health(ready=False, reason="NoAnswer", message=f"cannot ask port {port}: {err}")
     if status == 200:
-        return Health(ready=True)
+        return Health(ready=True, life=str(child.record["restarts"]) if child.record is not None else "")
     return Health(ready=False, reason="NotHealthy", message=f"/health answers {status}: {said.get('status')}")

@@ -57,6 +57,44 @@ def test_a_gateway_that_ends_while_its_config_is_damaged_comes_back_by_the_last_
     assert (site.gateway_pid(), site.run("plan").code) == (pid, 0)
 
 
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_a_file_that_somebody_deleted_is_written_anew_and_taken_over(site: Site, changed: bool) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    (site.state / "openclaw.json").unlink()
+    # The gateway has seen that it is gone, and refuses that.
+    wait_until(lambda: site.health()[1]["status"] == "degraded", 10, "it is missed")
+    if changed:
+        site.edit("level: info", "level: debug")
+    done = site.apply()
+    assert (done["result"], [step["verb"] for step in done["actions"]]) == ("confirmed", ["write", "reload"])
+    assert (site.level(), site.gateway_pid()) == ("debug" if changed else "info", pid)
+
+
+@pytest.mark.req("PLAN-13")
+def test_a_damaged_file_that_is_moved_away_is_written_anew_and_nothing_is_said_against_the_new_one(site: Site) -> None:
+    site.write(verify="300ms")
+    supervisor = site.supervisor()
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the first generation in force")
+    config = site.state / "openclaw.json"
+    whole = config.read_bytes()
+    config.write_text("{")
+    supervisor.wait_event(lambda event: event["event"] == "degraded", "the damage is told")
+    wait_until(lambda: site.health()[1]["status"] == "degraded", 10, "the gateway has seen it")
+    config.rename(site.home / "aside")
+    wait_until(lambda: config.exists() and config.read_bytes() == whole, 20, "what is declared, anew")
+    wait_until(lambda: site.health()[1]["status"] == "ok", 10, "it is in force")
+
+    def told() -> list[str]:
+        events = [event for event in supervisor.events() if event["event"] in ("degraded", "run")]
+        return [event.get("result", event.get("reason")) for event in events]
+
+    wait_until(lambda: told()[-1] not in ("verifying", "Damaged"), 20, "the verdict")
+    assert told() == ["verifying", "confirmed", "Damaged", "verifying", "confirmed"]
+
+
 def unknown_key(data: bytes) -> bytes:
     return json.dumps({**json.loads(data), "bogus": 1}).encode()
 

@@ -1,0 +1,57 @@
+"""A change after which the gateway starts, serves for a while and ends, again and again: it is never what is confirmed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.beds.processes import wait_until
+from tests.beds.site import Site
+
+pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-7", "SVC-12")]
+
+# In the gateway's process before its first line.
+ENDS_SOON = """
+import os, threading, time
+if "AFTER" in os.environ:
+    threading.Thread(target=lambda: (time.sleep(float(os.environ["AFTER"])), os._exit(1)), daemon=True).start()
+"""
+
+
+def with_an_end(site: Site, good: str, seconds: float) -> str:
+    hook = site.home / "hook"
+    hook.mkdir(exist_ok=True)
+    (hook / "sitecustomize.py").write_text(ENDS_SOON)
+    return good.replace("service: {", f"service: {{environment: {{PYTHONPATH: {hook}, AFTER: '{seconds:g}'}}, ")
+
+
+@pytest.mark.parametrize("how", ["apply", "save"])
+@pytest.mark.parametrize("seconds", [1.5, 3.0])
+def test_a_change_that_crashes_again_and_again_is_taken_back(site: Site, how: str, seconds: float) -> None:
+    """The window's end falls into a life in which it serves."""
+    good = site.write(verify="4s")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop") if how == "save" else None
+    site.write(with_an_end(site, good, seconds))
+    if supervisor is None:
+        done = site.apply(code=5)
+        assert done["rolled_back_to"] == 1
+    wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 40, "the way back")
+    assert "it does not stay up: it fell 2 times in its window" in site.generations()[0]["reason"]
+    assert site.run("history", "--json").json["in_force"] == 1
+    site.wait_healthy()
+
+
+def test_one_crash_by_somebody_else_takes_nothing_back(site: Site) -> None:
+    good = site.write(verify="3s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.write(good.replace("service: {", "service: {environment: {A: b}, "))
+    wait_until(lambda: [site.generations()[0][key] for key in ("number", "result")] == [2, "verifying"], 20, "window")
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 30, "confirmed all the same")
+    assert site.service()["restarts"] == 1

@@ -1,0 +1,118 @@
+"""What a window says of gates that are well, fall, and are well again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from reconciler.engine.verify import Verdict, verify
+from reconciler.kinds import Health, Kind, Resource
+from reconciler.model import Key
+from resources.testing import make_world
+
+pytestmark = pytest.mark.req("PLAN-7")
+
+GATE = Key("gate", "a")
+WELL = Health(ready=True)
+DOWN = Health(ready=False, reason="Down", message="killed by SIGKILL")
+
+
+class Scripted:
+    """A kind whose one gate is as the script says from a moment on (seconds since the first look)."""
+
+    name = "gate"
+    external = False
+
+    def __init__(self, script: Sequence[tuple[float, Health]]) -> None:
+        self.script = script
+        self.began: float | None = None
+
+    async def probe(self, _key: Key, _resource: Resource, _world: object) -> Health:
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time()
+        if self.began is None:
+            self.began = now
+        return [health for at, health in self.script if at <= now - self.began + 1e-6][-1]
+
+
+async def watched(
+    tmp_path: Path, seconds: float, *script: tuple[float, Health], whole: float = 0.0
+) -> tuple[Verdict, float, list[float]]:
+    """The verdict, when it came, and what the window was put off by."""
+    told: list[float] = []
+
+    async def prolong(more: float) -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(more)
+
+    kind = Scripted(script)
+    began = trio.current_time()
+    gates: Any = {GATE: None}
+    kinds = (cast(Kind, kind),)
+    verdict = await verify(gates, kinds, make_world(tmp_path), seconds, whole_seconds=whole, prolong=prolong)
+    return verdict, trio.current_time() - began, told
+
+
+async def test_what_is_well_to_the_end_is_healthy_then(tmp_path: Path, autojump_clock: MockClock) -> None:
+    verdict, seconds, told = await watched(tmp_path, 10, (0, DOWN), (3, WELL))
+    assert (verdict.healthy, told) == (True, [])
+    assert seconds == pytest.approx(10, abs=0.3)
+
+
+async def test_what_is_down_at_the_end_is_sick(tmp_path: Path, autojump_clock: MockClock) -> None:
+    verdict, seconds, _told = await watched(tmp_path, 10, (0, DOWN))
+    assert verdict.sick == (GATE,)
+    assert seconds == pytest.approx(10, abs=0.3)
+    assert "killed by SIGKILL" in verdict.reason
+
+
+@pytest.mark.parametrize("life", ["1", "2"])
+async def test_what_falls_once_has_a_whole_window_from_then_on(
+    tmp_path: Path, autojump_clock: MockClock, life: str
+) -> None:
+    """Seen down, or only known by another life."""
+    again = Health(ready=True, life=life)
+    script = ((0, Health(ready=True, life="1")), (6, DOWN if life == "1" else again), (8, again))
+    verdict, seconds, told = await watched(tmp_path, 10, *script)
+    assert verdict.healthy
+    assert seconds == pytest.approx(18 if life == "1" else 16, abs=1.1)
+    assert told == ([10, 10] if life == "1" else [10])
+
+
+async def test_what_falls_and_stays_down_is_sick_a_window_later(tmp_path: Path, autojump_clock: MockClock) -> None:
+    verdict, seconds, told = await watched(tmp_path, 10, (0, WELL), (6, DOWN))
+    assert (verdict.sick, told) == ((GATE,), [10])
+    assert seconds == pytest.approx(16, abs=1.1)
+
+
+@pytest.mark.parametrize("back", [0.5, 5.0])
+async def test_what_falls_twice_is_sick_whatever_it_is_then(
+    tmp_path: Path, autojump_clock: MockClock, back: float
+) -> None:
+    """A crash loop with a pause between two lives; the pause may lie between two looks."""
+    script: list[tuple[float, Health]] = []
+    for number in range(4):
+        at = number * (6 + back)
+        script += [(at, Health(ready=True, life=str(number))), (at + 6, DOWN)]
+    verdict, seconds, _told = await watched(tmp_path, 15, *script)
+    assert verdict.sick == (GATE,)
+    assert seconds == pytest.approx(12 + back, abs=1.5)
+    assert "it does not stay up: it fell 2 times in its window" in verdict.reason
+
+
+async def test_what_a_successor_watches_to_its_end_begins_anew_whole(tmp_path: Path, autojump_clock: MockClock) -> None:
+    verdict, _seconds, told = await watched(tmp_path, 2, (0, WELL), (1, DOWN), (2, WELL), whole=10)
+    assert (verdict.healthy, told) == (True, [10, 10])
+
+
+async def test_a_person_who_stops_it_makes_it_fall_in_no_way(tmp_path: Path, autojump_clock: MockClock) -> None:
+    held = Health(ready=False, reason="Suspended", message="stopped by Ada", excused=True)
+    script = ((0, Health(ready=True, life="1")), (3, held), (5, Health(ready=True, life="1")), (7, held))
+    verdict, seconds, told = await watched(tmp_path, 10, *script)
+    assert (verdict.healthy, told) == (True, [])
+    assert seconds == pytest.approx(10, abs=0.3)
