@@ -170,9 +170,13 @@ async def _apply(action: Action, spec: ServiceSpec, world: World) -> None:
 
 
 async def _adopt(spec: ServiceSpec | None, world: World) -> None:
-    """A keeper finds what its predecessor left by itself; of what is in no record it has to be told."""
+    """A keeper finds what its predecessor left by itself; of what is in no record it has to be told, and what went with the
+    record is what the next start reads.
+    """
     await ensure_keeper(world.host)
     if spec is not None and (await child_of(world.host)).unrecorded:
+        if await trio.to_thread.run_sync(prepared.prepared_digest, world.host) is None:
+            await trio.to_thread.run_sync(prepared.prepare, spec, world, None)
         port = await trio.to_thread.run_sync(effective_port, spec, world.host)
         await operate.tell(world.host, keeper_spec(spec, world.host, port), start_keeper=False)
 

@@ -127,3 +127,39 @@ def test_a_supervisor_holds_it_again_by_itself(site: Site) -> None:
     kill(keeper_pid(site))
     wait_until(lambda: site.service()["state"] == "ready", 20, "a keeper holds it again")
     assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
+
+
+def test_a_lost_state_directory_is_made_anew_around_the_running_gateway_which_can_be_started_again(site: Site) -> None:
+    # With a secret it is restarted: what it was started with cannot be compared under a new salt.
+    text = site.write(verify="300ms")
+    site.write(text.replace("auth: {mode: token, token: {env: E2E_TOKEN}}", "auth: {mode: none}"))
+    site.apply()
+    pid, old = site.gateway_pid(), keeper_pid(site)
+    assert pid is not None
+    site.state.rename(site.home / "away")
+    kill(old)
+    done = site.apply()
+    assert done["result"] == "confirmed"
+    assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
+    # What the next start reads went with the directory.
+    kill(pid)
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "the next one")
+    assert (site.service()["restarts"], gateways(site)) == (1, [site.gateway_pid()])
+
+
+@pytest.mark.req("PLAN-7", "PLAN-13")
+def test_a_state_directory_that_is_moved_away_under_a_supervisor_condemns_no_document(site: Site) -> None:
+    site.write(verify="1s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.state.rename(site.home / "away")
+    wait_until(
+        lambda: site.state.exists() and [each["result"] for each in site.generations()[:1]] == ["confirmed"], 60, "anew"
+    )
+    wait_until(lambda: site.plan()["actions"] == [], 20, "nothing left to do")
+    pid = site.gateway_pid()
+    assert pid is not None
+    assert gateways(site) == [pid]
+    kill(pid)
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "the next one")
+    assert [each["result"] for each in site.generations()] == ["confirmed"]
