@@ -7,6 +7,7 @@ import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,6 +24,7 @@ from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.errors import OpenClawError, innermost
 from reconciler.model import Key
 from reconciler.version import version
+from resources.service.control import keep
 
 if TYPE_CHECKING:
     from reconciler.cli.runtime import Runtime
@@ -110,6 +112,7 @@ class Supervisor:
             tell=self._tell,
             crashed=self.crashed,
             idle=empty_free_lists,
+            keep=partial(keep, self.engine.host),
         )
 
     def watch_window(self, window: Window) -> None:

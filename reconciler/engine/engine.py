@@ -42,6 +42,9 @@ T = TypeVar("T")
 # Does something to the host, and returns what takes it back.
 First: TypeAlias = "Callable[[], Awaitable[Callable[[], Awaitable[None]]]]"
 
+# Keeps up what was applied last, and returns what it did, in words; empty for nothing.
+Keep: TypeAlias = "Callable[[], Awaitable[str]]"
+
 # Makes the goal with the digests of its secrets under a salt: that of the journal, once there is one.
 Source: TypeAlias = "Callable[[bytes], Goal]"
 
@@ -165,6 +168,16 @@ class Engine:
                 await _thread(partial(journal.release, digest))
             else:
                 await _thread(partial(journal.quarantine, digest, before.reason, before.run_id, before.at))
+
+    async def keep(self, keep: Keep, wait_seconds: float) -> str:
+        """What `keep` does and returns, under the writer lock: it is for when nothing can be planned, and is in no run.
+
+        Raises:
+            LockedError: another writer holds the lock for longer than `wait_seconds`.
+            OpenClawError: as `keep`.
+        """
+        async with self._writer(wait_seconds):
+            return await keep()
 
     def close(self) -> None:
         """Closes the journal, if it was opened."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from reconciler.engine.backoff import Backoff, failed, held
-from reconciler.engine.engine import Engine, Source
+from reconciler.engine.engine import Engine, Keep, Source
 from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
@@ -76,6 +76,7 @@ class Loop:
         tell: is told the same as plain data, for those who listen to events; must not block.
         crashed: keeps the trace of a bug and returns its id.
         idle: is called after each run, when nobody waits for anything.
+        keep: keeps up what was applied last while nothing can be planned.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Loop:
         tell: Callable[[Mapping[str, Any]], None],
         crashed: Callable[[Exception], str],
         idle: Callable[[], object],
+        keep: Keep,
     ) -> None:
         self.engine = engine
         self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
@@ -100,6 +102,7 @@ class Loop:
         self._tell = tell
         self._crashed = crashed
         self._idle = idle
+        self._keep = keep
         self._good: Found | None = None
         # What was looked at last, good or not, and what was last said of one that is refused.
         self._looked: str | None = None
@@ -143,6 +146,7 @@ class Loop:
             await self._reconcile()
         except Exception as err:  # the boundary of the loop: the host must not be left alone because of one look
             self._failed(err)
+            await self._keep_up(err)
         finally:
             for key in keys:
                 self.queue.done(key)
@@ -171,6 +175,21 @@ class Loop:
                 name = self._crashed(failure)
                 self._say("look_failed", f"a bug of ours: {type(err).__name__} (id {name})")
                 self._retry(EVERYTHING, RESYNC_SECONDS)
+
+    async def _keep_up(self, failure: Exception) -> None:
+        """Where it cannot be known what is wanted, or nothing can be written down, what was applied last is not let fall."""
+        err = innermost(failure)
+        if not (isinstance(err, (DocumentError, JournalFullError)) or is_full(err)):
+            return
+        try:
+            done = await self.engine.keep(self._keep, LOCK_SECONDS)
+        except OpenClawError as failed:
+            self._say("not_kept", failed.message, hint=failed.hint)
+            self.queue.add_after(EVERYTHING, SHORT_SECONDS)
+        else:
+            self._over("not_kept")
+            if done:
+                self._log.info("kept", what=done)
 
     async def _reconcile(self) -> None:
         found, cause = await self._document()
@@ -266,7 +285,8 @@ class Loop:
         return await trio.to_thread.run_sync(found)
 
     def _invalid(self, err: DocumentError) -> None:
-        problems = [f"{getattr(item, 'line', 0)}: {getattr(item, 'message', '')}" for item in err.problems[:5]]
+        found = [(getattr(item, "line", 0), getattr(item, "message", "")) for item in err.problems[:5]]
+        problems = [f"{line}: {message}" if line else message for line, message in found]
         self._say("document_invalid", err.message, problems=problems)
 
     async def _held_back(self, source: Source) -> Source:

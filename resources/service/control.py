@@ -45,6 +45,29 @@ async def start(world: World) -> dict[str, Any]:
     return await service_status(world)
 
 
+async def keep(host: Host) -> str:
+    """Keeps up what was applied last while nobody can say what is wanted (a secret that cannot be read, a disk that is full):
+    what runs is held again, and what is down although nobody stopped it is started as it was.
+
+    Returns what it did, in words; empty for nothing.
+
+    Raises:
+        TerminalError: it ended and is held down.
+        TemporaryError: it ended, or was not Ready in time; or the keeper cannot be understood.
+    """
+    child = await child_of(host)
+    if child.held or child.unrecorded or child.record is None:
+        return ""
+    if child.pid is not None:
+        await ensure_keeper(host)
+        return "the gateway is held again, by a new keeper"
+    if child.state != "crashed":
+        return ""
+    told = child.record["spec"]
+    await operate.bring_up(host, told, seconds=_seconds(told), fresh=False)
+    return "the gateway is started as it was last applied"
+
+
 async def release(host: Host, *, end: bool = False) -> Callable[[], Awaitable[None]]:
     """Lifts a hold and starts nothing: whoever plans next finds the service down and leads it to where it is declared.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.beds.processes import Spawned, identify, wait_until
+from tests.beds.processes import Spawned, identify, pid_alive, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.beds.small_disk import SmallDisk, fill
 
@@ -373,3 +374,19 @@ def test_a_disk_that_is_mounted_for_reading_is_said_and_nothing_is_lost(cramped:
     assert site.apply()["result"] == "confirmed"
     assert site.config()["logging"]["level"] == "debug"
     assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("SVC-7", "PLAN-13")
+def test_a_boot_on_a_full_disk_starts_what_was_applied_last(cramped: Cramped) -> None:
+    site = cramped.site
+    ours = [item.pid for item in processes_of_state(site.state)]
+    # Something is to be written down, so that it cannot be planned past the full disk.
+    site.edit("level: info", "level: debug")
+    with cramped.full():
+        for pid in ours:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(pid_alive(pid) for pid in ours), 10, "all are gone")
+        supervisor = site.supervisor()
+        site.wait_healthy()
+        supervisor.wait_event(lambda event: event["event"] == "kept", "what was applied last is kept up")
+    wait_until(lambda: site.level() == "debug", 30, "with room again the document is applied")

@@ -62,6 +62,12 @@ def host(tmp_path: Path) -> Harness:
     return Harness(tmp_path)
 
 
+async def keep() -> str:
+    """There is nothing that could fall."""
+    await trio.lowlevel.checkpoint()
+    return ""
+
+
 def make_loop(document: Document, log: Record, idle: Callable[[], object] = lambda: None) -> Loop:
     return Loop(
         engine=document.host.engine,
@@ -71,6 +77,7 @@ def make_loop(document: Document, log: Record, idle: Callable[[], object] = lamb
         tell=lambda _event: None,
         crashed=lambda _err: "trace-1",
         idle=idle,
+        keep=keep,
     )
 
 

@@ -223,6 +223,7 @@ class Campaign(RuleBasedStateMachine):
             tell=lambda _event: None,
             crashed=crashed,
             idle=lambda: None,
+            keep=nothing_to_keep,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             loop._windows = nursery if watch else None
@@ -377,6 +378,12 @@ class Campaign(RuleBasedStateMachine):
             confirmed = journal.last_confirmed()
             assert confirmed is not None
             assert confirmed.digest == self._digest(document)
+
+
+async def nothing_to_keep() -> str:
+    """These kinds have nothing that could fall."""
+    await trio.lowlevel.checkpoint()
+    return ""
 
 
 class _Silence:
