@@ -459,7 +459,7 @@ class Policy(Section):
     rollback: Flag = setting(True, "Go back by itself when the result is not healthy.")
     windows: list[MaintenanceWindow] = setting([], "When restarts are allowed; without any, always.")
     restarts_per_hour: Annotated[int | None, or_null(integer(1, 1000))] = setting(
-        6, "Most restarts in an hour; null is no limit."
+        6, "Most restarts in an hour without --approve; null is no limit."
     )
     approve: list[Annotated[str, choice("hot-reload", "restart", "destroy")]] = setting(
         ["destroy"], "Impacts that need a person's approval."

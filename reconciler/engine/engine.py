@@ -564,13 +564,19 @@ class Engine:
         return window.outcome(Result.VERIFYING, ""), window
 
     async def _unfinished(self, planned: Planned, request: Request, journal: Journal) -> Window | None:
-        """The window of a run to this document that died after its last effect, and before its window was opened."""
+        """The window of a run to this document that died after its last effect, and before its window was opened; or that was
+        sick in its window and never taken back: that it is well at this moment says as little as then.
+        """
         goal = planned.goal
         newest = await _thread(partial(journal.runs, 1))
-        if planned.plan.actions or planned.plan.unknown or not newest or newest[0].state is not Result.INTERRUPTED:
+        if planned.plan.actions or planned.plan.unknown or not newest or newest[0].document_digest != goal.digest:
             return None
         run = newest[0]
-        if run.document_digest != goal.digest or not await _thread(partial(_is_unknown, journal, goal.digest)):
+        if run.state is Result.FAILED:
+            wanted = await _thread(partial(_is_failed, journal, goal.digest))
+        else:
+            wanted = run.state is Result.INTERRUPTED and await _thread(partial(_is_unknown, journal, goal.digest))
+        if not wanted:
             return None
         steps = left_of(await _thread(partial(journal.actions_of, run.id)))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
@@ -697,6 +703,12 @@ def _is_unknown(journal: Journal, digest: str) -> bool:
     """Whether neither the generation in force nor the newest one is of the document with this digest."""
     known = (journal.last_confirmed(), journal.last_generation())
     return all(generation is None or generation.digest != digest for generation in known)
+
+
+def _is_failed(journal: Journal, digest: str) -> bool:
+    """Whether the newest generation is of the document with this digest, and was sick in its window."""
+    last = journal.last_generation()
+    return last is not None and last.digest == digest and last.result is Result.FAILED
 
 
 def _retried(planned: Planned) -> frozenset[Key]:

@@ -401,7 +401,10 @@ class Loop:
             self._failed(err)
             return
         self._announce(outcome)
-        if outcome.result is not Result.CONFIRMED:
+        if outcome.result is Result.FAILED:
+            # Nothing is taken back, and another window would follow at once.
+            self._retry(EVERYTHING, RESYNC_SECONDS)
+        elif outcome.result is not Result.CONFIRMED:
             self.queue.add(EVERYTHING)
         self._idle()
 

@@ -14,11 +14,14 @@ _EXPOSURES = ("authentication_off", "encryption_off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Approvals:
-    """What a person granted for one plan: keys by `--approve`, `--take-over`. `person` is False for watcher, timer, git."""
+    """What a person granted for one plan: keys by `--approve`, `--take-over`. `person` is False for watcher, timer, git;
+    `way_back` is True for who goes back: that waits for no budget.
+    """
 
     keys: frozenset[Key] = frozenset()
     take_over: bool = False
     person: bool = True
+    way_back: bool = False
 
 
 def check(plan: Plan, policy: Policy, approvals: Approvals, *, restarts_last_hour: int) -> tuple[Blocked, ...]:
@@ -29,7 +32,8 @@ def check(plan: Plan, policy: Policy, approvals: Approvals, *, restarts_last_hou
     if not approvals.person:
         found += _withdrawals(plan, approvals)
         found += _exposures(plan, approvals)
-    if (budget := _budget(plan.actions, policy, restarts_last_hour)) is not None:
+    budget = _budget(plan.actions, policy, restarts_last_hour)
+    if budget is not None and not (approvals.way_back or budget.key in approvals.keys):
         found.append(budget)
     return tuple(dict.fromkeys(found))
 
@@ -121,5 +125,7 @@ def _budget(actions: Sequence[Action], policy: Policy, restarts_last_hour: int) 
         code="budget",
         message=f"cannot restart {restarts[0].key}: {restarts_last_hour} restarts in the last hour, "
         f"and policy.restarts_per_hour is {policy.restarts_per_hour}",
-        hint="wait, or raise policy.restarts_per_hour in the document" if wished else "it is tried again later",
+        hint=f"wait, say --approve {restarts[0].key}, or raise policy.restarts_per_hour in the document"
+        if wished
+        else "it is tried again later",
     )

@@ -55,3 +55,36 @@ def test_one_crash_by_somebody_else_takes_nothing_back(site: Site) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 30, "confirmed all the same")
     assert site.service()["restarts"] == 1
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8")
+def test_where_the_document_wants_no_way_back_what_failed_is_in_force_and_is_no_good_generation(site: Site) -> None:
+    good = site.write(verify="2s").replace("{verify: 2s}", "{verify: 2s, rollback: false}")
+    site.write(good)
+    site.apply()
+    better = good.replace("level: info", "level: debug")
+    site.write(better)
+    site.apply()
+    # It serves for less than its window.
+    site.write(with_an_end(site, better, 0.8))
+    site.apply(code=1)
+    assert [site.generations()[0][key] for key in ("number", "result")] == [3, "failed"]
+    assert site.run("history", "--json").json["in_force"] == 3
+    assert "generation 3" in site.run("status").out
+    # A lucky look is no window, whoever looks.
+    for _ in range(3):
+        wait_until(lambda: site.health()[0] == 200, 20, "a life in which it serves")
+        assert site.run("apply", "--yes").code == 1
+    supervisor = site.supervisor("--on-exit", "leave")
+    supervisor.wait_event(lambda event: event.get("result") == "failed", "its window, once more", 40)
+    supervisor.stop()
+    assert [(each["number"], each["result"]) for each in site.generations()] == [
+        (3, "failed"),
+        (2, "confirmed"),
+        (1, "confirmed"),
+    ]
+    # The last good one is the one before it.
+    back = site.run("rollback", "--yes")
+    assert back.code == 0, (back.out, back.err)
+    assert site.generations()[0]["cause"] == "rollback to 2"
+    assert site.level() == "debug"

@@ -191,7 +191,7 @@ async def rollback(
         cause=f"rollback to {target.number}",
         author=author or who(session),
         commit=target.commit,
-        approvals=approvals,
+        approvals=replace(approvals, way_back=True),
         holds_back=(held, reason) if held is not None and held != target.digest else None,
     )
     try:

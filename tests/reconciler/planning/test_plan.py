@@ -207,6 +207,10 @@ def test_the_restart_budget_counts_what_was_and_what_would_be() -> None:
     assert codes(check(plan, policy, Approvals(), restarts_last_hour=1)) == []
     assert codes(check(plan, policy, Approvals(), restarts_last_hour=2)) == ["budget"]
     assert codes(check(plan, replace(policy, restarts_per_hour=None), Approvals(), restarts_last_hour=99)) == []
+    # A person may say more, and who goes back waits for nothing.
+    key = plan.actions[0].key
+    assert codes(check(plan, policy, Approvals(keys=frozenset({key})), restarts_last_hour=99)) == []
+    assert codes(check(plan, policy, Approvals(way_back=True), restarts_last_hour=99)) == []
 
 
 @pytest.mark.req("PLAN-3", "PLAN-10")
