@@ -696,6 +696,9 @@ def _is_new(journal: Journal, digest: str) -> bool:
     confirmed, last = journal.last_confirmed(), journal.last_generation()
     if last is not None and last.result in UNDECIDED:
         return True
+    if last is not None and last.result is Result.SUPERSEDED and last.digest != digest:
+        # The host was led elsewhere in between.
+        return True
     return confirmed is None or confirmed.digest != digest
 
 

@@ -276,3 +276,30 @@ def test_a_gateway_that_hangs_in_the_window_of_a_reload_has_its_old_file_again_a
     assert site.apply()["result"] == "confirmed"
     assert site.call("gateway", "call", "config.get").json["config"]["logging"]["level"] == "info"
     assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("PLAN-8")
+def test_going_back_inside_a_window_that_nobody_watches_is_a_generation_with_its_author(site: Site) -> None:
+    site.write(verify="4s")
+    site.apply()
+    site.edit("level: info", "level: debug")
+    assert site.run("apply", "--yes", "--no-wait").code == 0
+    assert site.generations()[0]["result"] == "verifying"
+    back = site.run("rollback", "1", "--yes", "--author", "Ada")
+    assert (back.code, back.out.split(";")[0]) == (0, "Generation 3: confirmed")
+    found = [(each["number"], each["result"], each["cause"], each["author"]) for each in site.generations()]
+    assert found[0] == (3, "confirmed", "rollback to 1", "Ada")
+    assert found[1][:2] == (2, "superseded")
+    assert site.level() == "info"
+
+
+@pytest.mark.req("PLAN-8")
+def test_going_back_to_what_is_there_already_says_that_it_is_recorded(site: Site) -> None:
+    text = site.write(verify="300ms")
+    site.apply()
+    site.write(text.replace("verify: 300ms", "verify: 400ms"))
+    applied = site.run("apply", "--yes")
+    assert applied.out == "Generation 2: confirmed; nothing had to be changed.\n"
+    back = site.run("rollback", "1", "--yes")
+    assert back.out == "Generation 3: confirmed; nothing had to be changed.\n"
+    assert site.generations()[0]["cause"] == "rollback to 1"

@@ -45,10 +45,9 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 def outcome_text(outcome: Outcome, *, colour: bool) -> str:
     """The closing line of `openclaw apply`."""
-    if not outcome.run:
-        if outcome.reason:
-            return f"No changes, but not confirmed: {outcome.reason}\n"
-        return "No changes: nothing to do.\n"
+    elsewhere = not outcome.run and outcome.result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED)
+    if not outcome.run and not elsewhere:
+        return _nothing_text(outcome)
     if outcome.result is Result.INTERRUPTED:
         stays = f"; generation {outcome.generation} stays in force" if outcome.generation else ""
         return f"Stopped before the first step: nothing was done{stays}.\n"
@@ -58,7 +57,8 @@ def outcome_text(outcome: Outcome, *, colour: bool) -> str:
     if outcome.result is Result.VERIFYING and done < len(outcome.steps):
         words = f"partly {words}"
     word = paint(words, "green" if good else "red", colour)
-    text = f"Generation {outcome.generation}: {word}; {done} of {plural(len(outcome.steps), 'action')} done.\n"
+    did = "by another writer" if elsewhere else f"{done} of {plural(len(outcome.steps), 'action')} done"
+    text = f"Generation {outcome.generation}: {word}; {did}.\n"
     if outcome.reason:
         text += f"  reason: {outcome.reason}\n"
     if outcome.stopped:
@@ -67,6 +67,15 @@ def outcome_text(outcome: Outcome, *, colour: bool) -> str:
         back = f"generation {outcome.rolled_back_to}" if outcome.rolled_back_to else "what was there before"
         text += f"  in force again: {back}; the document is left as it is, and is tried again once it changes\n"
     return text
+
+
+def _nothing_text(outcome: Outcome) -> str:
+    """Where no action was needed."""
+    if outcome.reason:
+        return f"No changes, but not confirmed: {outcome.reason}\n"
+    if outcome.result is Result.CONFIRMED and outcome.generation != outcome.plan.generation:
+        return f"Generation {outcome.generation}: confirmed; nothing had to be changed.\n"
+    return "No changes: nothing to do.\n"
 
 
 def progress_text(progress: Progress, *, colour: bool) -> str | None:
