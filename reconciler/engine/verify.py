@@ -17,6 +17,8 @@ from reconciler.model import Key
 EAGER_SECONDS = 0.2
 CALM_SECONDS = 1.0
 PROBE_SECONDS = 5.0
+# A window whose time is over is found at a moment that may be the worst: a process that is just being adopted, or started.
+LATE_SECONDS = 5.0
 
 # Is told that a window begins anew, and how many seconds it has.
 Prolong: TypeAlias = "Callable[[float], Awaitable[None]]"
@@ -67,6 +69,8 @@ async def verify(
     `whole_seconds` then, where that is more, which `prolong` is told. What falls a second time does not stay up: that is sick,
     whatever it is at that moment. Ends early when a gate says that waiting cannot help. Cancellation passes at once.
 
+    A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
+
     `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick.
 
     Raises:
@@ -74,6 +78,7 @@ async def verify(
     """
     external = {kind.name for kind in kinds if kind.external}
     end = trio.current_time() + window_seconds
+    late = trio.current_time() + min(LATE_SECONDS, whole_seconds)
     steady = Steady()
     while True:
         health = await probe_all(gates, kinds, world)
@@ -86,6 +91,8 @@ async def verify(
         if len(steady.falls) > 1:
             return steady.verdict(health, sick)
         left = end - trio.current_time()
+        if sick and left <= 0:
+            left = late - trio.current_time()
         if any(health[key].final for key in sick) or (left <= 0 and not fell):
             return Verdict(health=health, sick=sick)
         if fell or steady.rose:

@@ -70,7 +70,9 @@ def test_where_the_document_wants_no_way_back_what_failed_is_in_force_and_is_no_
     site.apply(code=1)
     assert [site.generations()[0][key] for key in ("number", "result")] == [3, "failed"]
     assert site.run("history", "--json").json["in_force"] == 3
-    assert "generation 3" in site.run("status").out
+    told = site.run("status")
+    assert "generation 3" in told.out
+    assert "generation 3 is in force and failed: service/gateway is not ready" in told.out + told.err
     # A lucky look is no window, whoever looks.
     for _ in range(3):
         wait_until(lambda: site.health()[0] == 200, 20, "a life in which it serves")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -153,7 +154,7 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
 
     if journal is None:
         return ()
-    notes = _full_disk(session.host().state.root)
+    notes = _no_room(session.host().state.root)
     if (lost := journal.history_lost) is not None:
         notes.append(
             Note(code="history_lost", message=f"the earlier history is lost: {lost}; nothing is withdrawn in this run")
@@ -183,17 +184,26 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     if last is not None and last.result is Result.PARTIAL:
         text = f"generation {last.number} is applied in part: {last.reason}; the rest is in this plan"
         notes.append(Note(code="partial", message=text))
+    if last is not None and last.result is Result.FAILED:
+        text = f"generation {last.number} is in force and failed: {last.reason}; the document wants no way back (policy.rollback)"
+        notes.append(Note(code="failed", message=text))
     if last is not None and last.result is Result.UNCONFIRMED:
         text = f"generation {last.number} is applied and was never seen to serve: once the service is started it is watched"
         notes.append(Note(code="unconfirmed", message=text))
     return tuple(notes)
 
 
-def _full_disk(root: Path) -> list[Note]:
-    """That nothing can be applied, where there is less room than a first commit takes."""
+def _no_room(root: Path) -> list[Note]:
+    """That nothing can be applied, where nothing can be written or there is less room than a first commit takes."""
+    import os
+
     from reconciler.engine.ballast import SIZE_BYTES, free_bytes
     from reconciler.model import Note
 
+    with suppress(OSError):
+        if os.statvfs(root).f_flag & os.ST_RDONLY:
+            text = f'the disk of the state directory "{root}" is mounted for reading only: nothing can be applied'
+            return [Note(code="disk_read_only", message=text)]
     free = free_bytes(root)
     if free is None or free >= SIZE_BYTES:
         return []

@@ -110,6 +110,17 @@ async def test_what_a_successor_watches_to_its_end_begins_anew_whole(tmp_path: P
     assert (verdict.healthy, told) == (True, [10, 10])
 
 
+@pytest.mark.parametrize("well_after", [3, 30])
+async def test_what_is_found_after_its_window_is_not_judged_by_its_worst_moment(
+    tmp_path: Path, autojump_clock: MockClock, well_after: float
+) -> None:
+    verdict, seconds, _told = await watched(tmp_path, 0, (0, DOWN), (well_after, WELL), whole=10)
+    assert verdict.healthy == (well_after == 3)
+    assert seconds == pytest.approx(min(well_after, 5), abs=0.3)
+    at_once, seconds, _told = await watched(tmp_path, 0, (0, WELL), whole=10)
+    assert (at_once.healthy, seconds) == (True, 0)
+
+
 async def test_a_person_who_stops_it_makes_it_fall_in_no_way(tmp_path: Path, autojump_clock: MockClock) -> None:
     held = Health(ready=False, reason="Suspended", message="stopped by Ada", excused=True)
     script = ((0, Health(ready=True, life="1")), (3, held), (5, Health(ready=True, life="1")), (7, held))
