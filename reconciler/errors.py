@@ -82,7 +82,7 @@ class UnreachableError(OpenClawError):
 
 
 class LockedError(OpenClawError):
-    """Another writer holds the lock; the text names it and says since when."""
+    """Another writer holds the lock; the text names it and says since when, as far as that can be told."""
 
     exit_code = 75
 

@@ -37,12 +37,14 @@ class Edit:
     Attributes:
         file: its absolute path.
         name: what the operator would call it.
+        before: its bytes as they were read; what is there by now may be somebody else's.
         lost: how many comments stood inside the value that was replaced, and are gone.
     """
 
     file: str
     name: str
     text: str
+    before: bytes
     lost: int = 0
 
 
@@ -105,7 +107,8 @@ def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None 
     file = os.path.normpath(os.path.join(directory, source.key))
     mark = _MARK if reading.contents[file].startswith(_MARK.encode()) else ""
     text = set_value(mark + source.text, path, value, name=source.name)
-    edit = Edit(file=file, name=source.name, text=text, lost=max(0, comments(source.text) - comments(text)))
+    lost = max(0, comments(source.text) - comments(text))
+    edit = Edit(file=file, name=source.name, text=text, before=reading.contents[file], lost=lost)
     if path[0] == "include":
         # What it is made of is no part of what the whole says: `load_edited` tells what comes of it.
         return edit

@@ -103,3 +103,40 @@ def test_a_writer_that_is_killed_holds_nobody_up(ready: Site, free_port: Callabl
     assert site.apply()["result"] == "confirmed"
     assert site.health()[0] == 200
     assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("DOC-6")
+def test_settings_at_the_same_moment_are_all_in_their_files(site: Site) -> None:
+    """Half of them in an include that two documents share, each of which lies in a directory of its own."""
+    (site.home / "common").mkdir()
+    common = site.home / "common/common.yaml"
+    common.write_text("service:\n  environment: # kept\n" + "".join(f"    C{number}: old\n" for number in range(6)))
+    common.chmod(0o640)
+    other = site.home / "other/openclaw.yaml"
+    other.parent.mkdir()
+    other.write_text("version: 1\ninclude: ../common/common.yaml\n")
+    site.write("version: 1\ninclude: common/common.yaml\n# kept\nservice:\n  environment: {}\n")
+    own = [("config", "set", f"service.environment.V{number}", "new") for number in range(6)]
+    shared = [
+        (
+            *(("--file", "other/openclaw.yaml") if number % 2 else ()),
+            "config",
+            "set",
+            f"service.environment.C{number}",
+            "new",
+        )
+        for number in range(6)
+    ]
+    started = [site.start(*argv) for pair in zip(own, shared, strict=True) for argv in pair]
+    for process in started:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, ""), (out, err)
+    assert site.run("config", "get", "service.environment").json == dict.fromkeys(
+        (f"{name}{number}" for name in "CV" for number in range(6)), "new"
+    )
+    assert common.read_text() == "service:\n  environment: # kept\n" + "".join(f"    C{n}: new\n" for n in range(6))
+    assert common.stat().st_mode & 0o777 == 0o640
+    assert "# kept\n" in site.document.read_text()
+    assert sorted(os.listdir(site.home)) == ["common", "openclaw.yaml", "other"]
+    assert os.listdir(common.parent) == ["common.yaml"]
+    assert list(site.state.iterdir()) == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.files import open_regular as open_in_gateway
-from reconciler.engine.files import replace_text, write_private
-from reconciler.errors import NotPermittedError, OpenClawError
+from reconciler.engine.files import directory_lock, replace_text, write_private
+from reconciler.errors import LockedError, NotPermittedError, OpenClawError, StaleError
 from reconciler.files import open_regular, replace_file
 
 
@@ -69,7 +72,7 @@ def test_an_operators_file_keeps_mode_owner_and_link(tmp_path: Path) -> None:
         os.chown(path, 65534, 65533)
     owner = path.stat().st_uid, path.stat().st_gid
     (tmp_path / "link").symlink_to("real/file")
-    replace_text(str(tmp_path / "link"), "żółć")
+    replace_text(str(tmp_path / "link"), b"old", "żółć")
     assert path.read_text(encoding="utf-8") == "żółć"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert (path.stat().st_uid, path.stat().st_gid) == owner
@@ -77,11 +80,72 @@ def test_an_operators_file_keeps_mode_owner_and_link(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "real") == ["file"]
 
 
+def saved(path: Path) -> None:
+    path.write_text("theirs")
+
+
+def moved_away(path: Path) -> None:
+    (path.parent / "real").rename(path.parent / "elsewhere")
+
+
+def pointed_elsewhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("other")
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize("act", [saved, moved_away, pointed_elsewhere])
+def test_what_somebody_else_changed_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: Callable[[Path], None]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("real")
+    for name in ("real", "other"):
+        (tmp_path / name).write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: act(link))
+    with pytest.raises(StaleError, match="somebody else has changed it meanwhile"):
+        replace_text(str(link), b"old", "ours")
+    assert "ours" not in [path.read_text() for path in tmp_path.iterdir() if path.exists()]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_lock_of_a_directory_is_waited_for_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with directory_lock(str(tmp_path), 0):
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            refused = (
+                rf'cannot edit in "{tmp_path}": (pid {os.getpid()}|another process) holds the lock .* within 0.05 s'
+            )
+            with pytest.raises(LockedError, match=refused), directory_lock(str(tmp_path), 0.05):
+                pytest.fail("locked twice")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+    with directory_lock(str(tmp_path), 0):
+        assert os.listdir(tmp_path) == []
+
+
+def test_where_a_directory_cannot_be_locked_whoever_writes_in_it_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with directory_lock(str(tmp_path / "none"), 0):
+        pass
+
+    def unsupported(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with directory_lock(str(tmp_path), 0):
+        pass
+
+
 def test_a_file_that_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(OpenClawError, match=r"cannot write .*: no such file or directory"):
         write_private(str(tmp_path / "none/file"), "")
     with pytest.raises(OpenClawError, match=r"cannot write .*: no such file or directory"):
-        replace_text(str(tmp_path / "none"), "")
+        replace_text(str(tmp_path / "none"), b"", "")
     with pytest.raises((OpenClawError, NotPermittedError), match="cannot write"):
         write_private("/proc/version", "")
 

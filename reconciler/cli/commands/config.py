@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from reconciler.cli.commands.completion import setting_paths
 from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
-from reconciler.errors import DocumentError, UsageError
+from reconciler.errors import DocumentError, StaleError, UsageError
+
+if TYPE_CHECKING:
+    from reconciler.document.edit import Edit
+    from reconciler.document.load import Loaded
+
+# An editor saves once; what changes under each of these is a program at work.
+EDIT_TRIES: Final = 5
 
 
 @click.group("config")
@@ -63,16 +71,10 @@ def set_command(session: Session, path: str, value: str) -> int:
 
     What an include sets is changed there. VALUE is read as YAML: `true`, `19000`, `30s`, `[a, b]`, `{env: NAME}`.
     """
-    from reconciler.document.edit import set_in_files
-    from reconciler.document.load import load_edited
-    from reconciler.engine.files import replace_text
     from reconciler.values import join_path
 
     where = parsed(path)
-    edit = set_in_files(session.document, where, yaml_value(value), name=session.named)
-    # What would not be valid is refused before it is written.
-    loaded = load_edited(session.document, session.environ, edit, name=session.named)
-    replace_text(edit.file, edit.text)
+    edit, loaded = edited(session, where, yaml_value(value))
     console = session.console
     included = "" if edit.name == session.named else f", which {session.named} includes"
     console.out(f"{edit.name}{included}: {path} is set; a running supervisor applies it, else `openclaw apply` does\n")
@@ -86,6 +88,49 @@ def set_command(session: Session, path: str, value: str) -> int:
             sets = f"{join_path(override.path)} is {json.dumps(override.value, ensure_ascii=False)}"
             console.err(f"note: {override.name} in this environment wins over the document: {sets} with it\n")
     return 0
+
+
+def edited(session: Session, where: tuple[Any, ...], value: Any) -> tuple[Edit, Loaded]:
+    """Writes the edit and returns it, with the document as it is then. Each of several at once finds what the others wrote.
+
+    Where somebody else changes the file between reading and writing, the edit is made anew, from what is there then.
+
+    Raises:
+        DocumentError: the document cannot be read, or would not be valid; it is untouched.
+        UsageError: there is no place for such a value.
+        LockedError: another process holds the lock of the directory.
+        StaleError: it changed under each try.
+        OpenClawError: it cannot be written.
+    """
+    from reconciler.document.edit import set_in_files
+    from reconciler.document.load import load_edited
+    from reconciler.engine.files import directory_lock, replace_text
+    from reconciler.values import join_path
+
+    directory = directory_of(session.document)
+    for _try in range(EDIT_TRIES):
+        with directory_lock(directory):
+            edit = set_in_files(session.document, where, value, name=session.named)
+            # Who edits an include by way of another document must meet the same lock: it is that of the file to be written.
+            if (wanted := directory_of(edit.file)) != directory:
+                directory = wanted
+                continue
+            # What would not be valid is refused before it is written.
+            loaded = load_edited(session.document, session.environ, edit, name=session.named)
+            try:
+                replace_text(edit.file, edit.before, edit.text)
+            except StaleError:
+                continue
+            return edit, loaded
+    raise StaleError(
+        f"cannot set '{join_path(where)}': somebody else changed the file in each of {EDIT_TRIES} tries",
+        hint="try again when its writer is done",
+    )
+
+
+def directory_of(file: str) -> str:
+    """Where the file really lies, whatever links lead to it."""
+    return os.path.dirname(os.path.realpath(file))
 
 
 def yaml_value(text: str) -> Any:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -19,6 +20,7 @@ from reconciler.cli.options import Number
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.control.calls import apply_call
+from reconciler.document import load
 from reconciler.engine.lock import WriterLock
 from reconciler.errors import UsageError
 
@@ -349,6 +351,31 @@ def test_config_set_says_that_comments_inside_of_what_it_replaced_are_gone(shell
     Path("openclaw.yaml").write_text("version: 1\nlogging:\n  # one\n  level: info\n")
     said = shell("config", "set", "logging", "{level: warn}")
     assert said.err == "note: 1 comment inside the value that was replaced is gone\n"
+
+
+@pytest.mark.req("DOC-6")
+def test_what_an_editor_saves_while_config_set_works_is_kept(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = Path("openclaw.yaml")
+    document.write_text("version: 1\nlogging:\n  level: info\n")
+    load_edited, saves = load.load_edited, iter(range(100))
+
+    def saved_meanwhile(*args: Any, **options: Any) -> load.Loaded:
+        if (number := next(saves)) < often:
+            document.write_text(f"version: 1\nlogging:\n  level: info  # {number}\n")
+        return load_edited(*args, **options)
+
+    monkeypatch.setattr(load, "load_edited", saved_meanwhile)
+    often = 2
+    assert shell("config", "set", "logging.level", "warn").code == 0
+    assert document.read_text() == "version: 1\nlogging:\n  level: warn  # 1\n"
+    often = 100
+    said = shell("config", "set", "logging.level", "debug")
+    assert (said.code, said.out) == (4, "")
+    assert said.err.startswith(
+        "openclaw: cannot set 'logging.level': somebody else changed the file in each of 5 tries\n"
+    )
+    assert "level: info  # 7" in document.read_text()
+    assert os.listdir() == ["openclaw.yaml"]
 
 
 def test_health_asks_no_stranger_before_anything_was_applied(shell: Shell) -> None:
