@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 DIFFERENCES, BLOCKED, INCOMPLETE = 2, 3, 1
 # A plan that lies about for longer is made again: that costs a second, and its window of restarts has passed.
 PLAN_SECONDS = 3600
+PLAN_FILE = "openclaw.plan-file/1"
+# A plan for the largest document is a few times that document's 4 MiB.
+PLAN_FILE_MAX_BYTES = 64 << 20
 
 
 @click.command("plan")
@@ -215,6 +218,7 @@ def keep(session: Session, planned: Planned, path: str) -> None:
     """Writes the plan to a file of its own (0600), with when it was made and until when it holds.
 
     Raises:
+        UsageError: what is there already is neither empty nor such a file; it is untouched.
         OpenClawError: it cannot be written.
     """
     import os
@@ -225,15 +229,45 @@ def keep(session: Session, planned: Planned, path: str) -> None:
     from reconciler.serial import plan_to_json
     from reconciler.values import digest, dump
 
+    file = os.path.join(session.directory, path)
+    refuse_other_file(file, path)
     now = time.time()
     data = {
-        "schema": "openclaw.plan-file/1",
+        "schema": PLAN_FILE,
         "made": rfc3339(now),
         "expires": rfc3339(now + PLAN_SECONDS),
         "document": session.document,
         "plan": plan_to_json(planned.plan),
     }
-    write_private(os.path.join(session.directory, path), dump({**data, "digest": digest(data)}) + "\n")
+    write_private(file, dump({**data, "digest": digest(data)}) + "\n")
+
+
+def refuse_other_file(file: str, name: str) -> None:
+    """Only a plan is replaced by a plan, or nothing at all: a slip must not cost the document or a token.
+
+    Raises:
+        UsageError: there is something else at `file`, called `name`.
+    """
+    import os
+
+    from reconciler.errors import UsageError
+    from reconciler.files import open_regular
+    from reconciler.values import parse_json
+
+    if not os.path.lexists(file):
+        return
+    try:
+        with open_regular(file) as there:
+            text = there.read(PLAN_FILE_MAX_BYTES)
+        found = parse_json(text) if text else {"schema": PLAN_FILE}
+        why = "" if isinstance(found, dict) and found.get("schema") == PLAN_FILE else "it is no plan file"
+    except ValueError:
+        why = "it is no plan file"
+    except OSError as err:
+        why = (err.strerror or "").lower()
+    if why:
+        hint = "name another file, or move this one away"
+        raise UsageError(f'cannot keep the plan in "{name}", which is there already: {why}', hint=hint)
 
 
 def read_kept(session: Session, path: str) -> tuple[Plan, str]:

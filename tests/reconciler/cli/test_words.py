@@ -302,6 +302,68 @@ def test_a_shell_is_offered_every_section(shell: Shell) -> None:
     assert {"service", "gateway", "logging", "policy", "tunnels"} <= {item.value for item in found}
 
 
+def the_document(path: Path) -> str:
+    path.symlink_to("openclaw.yaml")
+    return "it is no plan file"
+
+
+def a_token(path: Path) -> str:
+    path.write_text("0123456789abcdef\n")
+    return "it is no plan file"
+
+
+def another_output(path: Path) -> str:
+    path.write_text('{"schema": "openclaw.plan/1"}\n')
+    return "it is no plan file"
+
+
+def a_list(path: Path) -> str:
+    path.write_text("[]")
+    return "it is no plan file"
+
+
+def nowhere(path: Path) -> str:
+    path.symlink_to("nowhere")
+    return "no such file or directory"
+
+
+@pytest.mark.req("PLAN-2")
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("there", [a_token, the_document, another_output, a_list, nowhere, directory, fifo])
+def test_a_plan_takes_the_place_of_no_other_file(
+    shell: Shell, there: Callable[[Path], str], blocked: bool, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    shell("init", "--port", str(port))
+    path = Path("kept")
+    why = there(path)
+    before = path.lstat(), Path("openclaw.yaml").read_bytes(), sorted(os.listdir())
+    with socket.create_server(("127.0.0.1", port if blocked else 0)):
+        assert shell("plan").code == (3 if blocked else 0)
+        said = shell("plan", "--out", "kept")
+    assert (said.code, said.out) == (64, "")
+    assert said.err == (
+        f'openclaw: cannot keep the plan in "kept", which is there already: {why}\n'
+        "  hint: name another file, or move this one away\n"
+    )
+    now = path.lstat(), Path("openclaw.yaml").read_bytes(), sorted(os.listdir())
+    assert (now[0].st_ino, now[0].st_mtime_ns, now[1:]) == (before[0].st_ino, before[0].st_mtime_ns, before[1:])
+
+
+@pytest.mark.req("PLAN-2")
+def test_a_plan_takes_the_place_of_an_earlier_one_and_of_an_empty_file(
+    shell: Shell, free_port: Callable[[], int]
+) -> None:
+    shell("init", "--port", str(free_port()))
+    path = Path("kept")
+    path.touch()
+    for _ in range(2):
+        inode = path.stat().st_ino
+        assert shell("plan", "--out", "kept").code == 0
+        assert path.stat().st_ino != inode
+        assert path.read_text().startswith('{"digest":"')
+
+
 @pytest.mark.req("DOC-4")
 def test_a_secret_file_that_others_may_read_is_noted(shell: Shell) -> None:
     shell("init", "--port", "18989")
