@@ -5,6 +5,7 @@ Knows the files' names and the shape of a line (docs/reference/files.md), and no
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from reconciler.cli.console import Console
 from reconciler.cli.render.text import paint
 from reconciler.cli.session import Session
 from reconciler.errors import DocumentError, NotPermittedError, OpenClawError, UsageError
+from reconciler.files import open_regular
 from reconciler.values import parse_json
 
 LEVELS = ("fatal", "error", "warn", "info", "debug", "trace")
@@ -26,6 +28,8 @@ _STYLES = {"fatal": "red", "error": "red", "warn": "yellow", "debug": "dim", "tr
 MAX_LINE_BYTES = 1 << 20
 # How long a line may wait that no event tells of.
 LOOK_MILLISECONDS = 500
+# Between the listing and now it was pruned, or something else than a regular file came in its place.
+_NO_LOG_NOW = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.ELOOP, errno.ENXIO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,17 +146,21 @@ def _looks(directory: str) -> Iterator[None]:
 
 
 def read_new(directory: str, position: Position) -> Iterator[Line]:
-    """The whole lines of all daily files that were not read before, oldest file first."""
+    """The whole lines of all daily files that were not read before, oldest file first.
+
+    What only has the name of one (a directory, a fifo, a link) is none, as for the plan that prunes them.
+    """
     try:
-        names = sorted(name for name in os.listdir(directory) if _DAILY.fullmatch(name))
+        with os.scandir(directory) as entries:
+            found = [each for each in entries if _DAILY.fullmatch(each.name) and each.is_file(follow_symlinks=False)]
     except OSError as err:
         raise _unreadable(directory, err) from err
-    for name in names:
+    for path in sorted(each.path for each in found):
         try:
-            yield from _read_file(os.path.join(directory, name), position)
-        except FileNotFoundError:
-            continue  # Pruned between the listing and now.
-        except PermissionError as err:
+            yield from _read_file(path, position)
+        except OSError as err:
+            if err.errno in _NO_LOG_NOW:
+                continue
             raise _unreadable(directory, err) from err
 
 
@@ -164,7 +172,7 @@ def _unreadable(directory: str, err: OSError) -> OpenClawError:
 
 
 def _read_file(path: str, position: Position) -> Iterator[Line]:
-    with open(path, "rb") as file:
+    with open_regular(path, follow=False) as file:
         inode = os.fstat(file.fileno()).st_ino
         start = position.offsets.get(inode, 0)
         if os.fstat(file.fileno()).st_size < start:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reconciler.cli.tail import Position, read_new
 from tests.beds.processes import Spawned, wait_until
 from tests.beds.site import OPENCLAW, Site
 
@@ -240,6 +243,43 @@ def test_it_ends_quietly_when_nobody_reads_on(site: Site, logs: Path) -> None:
     )
     assert done.stdout.endswith("number 0\n")
     assert done.stderr == ""
+
+
+def link(path: Path) -> None:
+    add(path.with_name("elsewhere"), line("not here"))
+    path.symlink_to("elsewhere")
+
+
+def bound(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo, bound, link])
+def test_what_only_has_the_name_of_a_log_is_passed_over(
+    site: Site, logs: Path, spawned: Spawned, put: Callable[[Path], None]
+) -> None:
+    add(logs / "openclaw-2026-01-01.log", line("one"))
+    put(logs / "openclaw-2026-01-02.log")
+    add(logs / "openclaw-2026-01-03.log", line("three"))
+    assert texts(site.run("logs", timeout=10)) == ["one", "three"]
+    reader = Reader(site, spawned)
+    reader.wait("three")
+    put(logs / "openclaw-2026-01-04.log")
+    add(logs / "openclaw-2026-01-05.log", line("five"))
+    reader.wait("five")
+    assert reader.err == ""
+
+
+def test_one_that_becomes_something_else_between_listing_and_opening_is_passed_over(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        add(tmp_path / f"openclaw-2026-01-0{number}.log", line(f"number {number}"))
+    reading = read_new(str(tmp_path), Position())
+    assert next(reading).text == "number 1"
+    for number, put in ((2, os.mkdir), (3, bound)):
+        (tmp_path / f"openclaw-2026-01-0{number}.log").unlink()
+        put(tmp_path / f"openclaw-2026-01-0{number}.log")
+    assert [found.text for found in reading] == ["number 4"]
 
 
 @pytest.mark.parametrize("argv", [(), ("-f",), ("--json",)])
