@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gateway.files import open_regular
+
 
 def tail(path: Path, *, cursor: int | None, limit: int, max_bytes: int) -> dict[str, Any]:
     """The lines from `cursor` (a byte offset from an earlier answer) to the end, or the last ones without it.
@@ -17,7 +19,7 @@ def tail(path: Path, *, cursor: int | None, limit: int, max_bytes: int) -> dict[
     """
     found = _newest(path)
     try:
-        with found.open("rb") as file:
+        with open_regular(found) as file:
             size = os.fstat(file.fileno()).st_size
             start, reset, truncated = _start(cursor, size, max_bytes)
             file.seek(max(0, start - 1))
@@ -52,7 +54,7 @@ def _start(cursor: int | None, size: int, max_bytes: int) -> tuple[int, bool, bo
 
 
 def _newest(path: Path) -> Path:
-    """The path itself, or the newest daily file beside it when it is not there."""
-    if path.exists():
+    """The path itself, or the newest daily file beside it when it is not there; a directory or a fifo is none."""
+    if path.is_file():
         return path
-    return max(path.parent.glob("openclaw-????-??-??.log"), default=path)
+    return max((each for each in path.parent.glob("openclaw-????-??-??.log") if each.is_file()), default=path)

@@ -1,3 +1,5 @@
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,14 @@ def test_a_missing_file_has_no_lines_unless_an_older_day_stands_in(log: Path) ->
     assert ask(newer)["lines"] == ["one", "two", "three"]
     log.unlink()
     assert ask(newer) == {"lines": [], "cursor": 0, "truncated": False, "reset": False}
+
+
+@pytest.mark.parametrize("put", [os.mkdir, os.mkfifo])
+def test_what_only_has_the_name_of_a_log_is_not_waited_for_and_stands_in_for_nothing(
+    log: Path, put: Callable[[Path], None]
+) -> None:
+    put(log.with_name("openclaw-2026-11-22.log"))
+    for day in (22, 23):
+        assert ask(log.with_name(f"openclaw-2026-11-{day}.log"))["lines"] == ["one", "two", "three"]
+    log.unlink()
+    assert ask(log.with_name("openclaw-2026-11-22.log"))["lines"] == []
