@@ -82,6 +82,23 @@ def test_diff_shows_what_lies_between_two_generations(site: Site) -> None:
     assert site.run("diff", "1", "9").code == 64
 
 
+@pytest.mark.req("PLAN-8")
+def test_what_to_put_back_is_shown_while_the_document_is_not_valid(site: Site) -> None:
+    site.write(verify="300ms")
+    text = site.document.read_text()
+    site.apply()
+    put_back = "".join(f"-{line}\n" for line in text.splitlines())
+    site.write("")
+    assert site.run("diff", "1", "--text").out.endswith(put_back)
+    site.write(text.replace("level: info", "level: many  # oops"))
+    assert "-  level: info\n+  level: many  # oops\n" in site.run("diff", "1", "--text").out
+    assert site.run("diff", "1").code == 78
+    site.document.unlink()
+    gone = site.run("diff", "1", "--text")
+    assert (gone.code, gone.out) == (78, "")
+    assert "there is no such file" in gone.err
+
+
 class Meanwhile:
     """Does something as soon as the gateway's config names a thing: after the plan looked, before the gateway starts anew."""
 

@@ -8,7 +8,7 @@ import click
 
 from reconciler.cli.options import Number, file_option, json_option
 from reconciler.cli.session import Session
-from reconciler.errors import UsageError
+from reconciler.errors import DocumentError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ def diff_command(session: Session, as_json: bool, a: int, b: int | None, as_text
         )
     with session.journal() as journal:
         old = side(session, journal, a)
-        new = side(session, journal, b)
+        new = side(session, journal, b) if b is not None or not as_text else as_it_is(session, old["texts"])
     if as_text:
         session.console.out(text_diff(old["texts"], new["texts"], old["name"], new["name"]))
         return 0
@@ -72,6 +72,24 @@ def diff_command(session: Session, as_json: bool, a: int, b: int | None, as_text
     else:
         session.console.out(fields_text(found, old["name"], new["name"]))
     return 0
+
+
+def as_it_is(session: Session, beside: Mapping[str, str]) -> Mapping[str, Any]:
+    """The texts of the document as it is now, valid or not: while it is not, one looks for what to put back.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
+    from reconciler.document.raw import texts_beside
+
+    try:
+        texts = session.load().texts
+    except DocumentError:
+        found = texts_beside(session.document, beside, name=session.named)
+        if found is None:
+            raise
+        texts = found
+    return {"name": session.named, "texts": texts}
 
 
 def side(session: Session, journal: Journal, number: int | None) -> Mapping[str, Any]:
