@@ -198,6 +198,9 @@ OUTPUTS: Final[dict[str, Schema]] = {
         last_exit=_ANY,
         since=_MAYBE_TEXT,
         limits={"type": "object"},
+        keeper=_MAYBE_WHOLE,
+        port=_MAYBE_WHOLE,
+        hold={"type": ["object", "null"]},
         drift={"type": ["array", "null"], "items": _TEXT},
     ),
     "gateway-health": _output(

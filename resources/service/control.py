@@ -100,7 +100,7 @@ async def restart(world: World) -> dict[str, Any]:
 
 
 async def service_status(world: World, resource: Resource | None = None) -> dict[str, Any]:
-    """Manager, runtime, state, pid, restarts, last exit, since and limits as plain JSON data; changes nothing.
+    """What the schema `service-status` names, but for the drift, as plain JSON data; changes nothing.
 
     Raises:
         TemporaryError: the keeper cannot be understood.

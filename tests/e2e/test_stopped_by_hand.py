@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import pytest
 
@@ -72,6 +73,22 @@ def test_it_is_confirmed_by_the_start_that_shows_it(stopped: Site) -> None:
     assert site.config()["logging"]["level"] == "debug"
     assert "never seen to serve" not in site.run("status").out
     assert site.plan()["actions"] == []
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_a_held_port_leaves_it_stopped(stopped: Site, verb: str) -> None:
+    site = stopped
+    with socket.create_server(("127.0.0.1", site.port)):
+        # What served before is started without a plan that would look.
+        tried = site.run("service", verb)
+        assert (tried.code, "is already listening" in tried.err) == (1, True)
+        assert site.run("service", "stop").code == 0
+        site.edit("level: info", "level: debug")
+        assert site.apply()["result"] == "unconfirmed"
+        blocked = site.run("service", verb)
+        assert (blocked.code, f"cannot listen on port {site.port}" in blocked.err) == (3, True)
+    assert site.service()["hold"]["by"] == "operator"
+    assert results(site) == [(2, "unconfirmed"), (1, "confirmed")]
 
 
 def test_where_it_does_not_serve_the_start_goes_back_to_what_did(stopped: Site) -> None:
