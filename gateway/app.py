@@ -216,7 +216,10 @@ class Gateway:
         pid_file = PidFile(self._runtime.state_dir / "gateway.pid")
         try:
             self._runtime.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            pid_file.write()
+            if (other := pid_file.write()) is not None:
+                self._log.warn(
+                    f"gateway.pid is left alone: another gateway of this state directory lives by it (PID {other})"
+                )
         except OSError as err:
             # Serving does not need it; a full disk must not take the gateway down.
             self._log.warn(f"cannot write gateway.pid: {err.strerror}")

@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from gateway.client import CallError, ClientError, ConnectRefused, get_health, open_client, unverified_context
+from gateway.process import PidFile
 from gateway.version import VERSION
 from tests.beds.processes import Spawned, run, wait_until
 
@@ -167,6 +168,52 @@ def test_it_starts_says_where_serves_both_addresses_and_stops_clean(gateway: Gat
     assert not exit_file.exists()
     assert "Received SIGTERM, shutting down gracefully..." in gateway.log()
     assert TOKEN not in gateway.output() + "".join(gateway.log())
+
+
+@pytest.mark.req("GW-5")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_second_one_beside_it_leaves_its_pid_file_alone(
+    gateway: Gateway, free_port: Callable[[], int], end: signal.Signals
+) -> None:
+    pid_file = gateway.state / "gateway.pid"
+    gateway.start()
+    second = Gateway(gateway.spawned, gateway.state, gateway.environ, free_port())
+    second.start("--port", str(second.port))
+    left = f"gateway.pid is left alone: another gateway of this state directory lives by it (PID {gateway.pid})"
+    assert gateway.log().count(left) == 1
+    assert pid_file.read_text() == f"{gateway.pid}\n"
+    assert second.stop() == 0
+    assert pid_file.read_text() == f"{gateway.pid}\n"
+    gateway.stop(end)
+    assert pid_file.exists() == (end == signal.SIGKILL)
+    # What a dead one left is nobody's, whatever process has its number by now.
+    pid_file.write_text(f"{os.getpid()}\n")
+    gateway.start()
+    assert pid_file.read_text() == f"{gateway.pid}\n"
+    assert gateway.log().count(left) == 1
+    assert gateway.stop() == 0
+    assert not pid_file.exists()
+
+
+@pytest.mark.parametrize("there", [None, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_a_pid_file_is_taken_away_by_who_wrote_it_only(tmp_path: Path, there: Callable[[Path], None] | None) -> None:
+    path = tmp_path / "gateway.pid"
+    if there is not None:
+        there(path)
+    before = os.listdir("/proc/self/fd")
+    ours, beside, later = PidFile(path), PidFile(path), PidFile(path)
+    assert ours.write() is None
+    assert beside.write() == str(os.getpid())
+    beside.remove()
+    assert path.read_text() == f"{os.getpid()}\n"
+    path.unlink()
+    assert later.write() is None
+    ours.remove()
+    assert path.exists()
+    later.remove()
+    later.remove()
+    assert os.listdir(tmp_path) == []
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.req("GW-2", "GW-4")
