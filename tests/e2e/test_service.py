@@ -127,6 +127,8 @@ def test_a_config_that_does_not_hold_is_the_reason_of_a_failed_restart(site: Sit
     config = site.state / "openclaw.json"
     good = config.read_text()
     config.write_text("{ not json")
+    # With what it last ran by it would go on.
+    (site.state / "openclaw.json.last-good").unlink()
     answer = site.run("service", "restart")
     assert answer.code != 0
     assert "cannot start the gateway" in answer.err
