@@ -181,11 +181,11 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
                 f"the rollback of run {run.id} to generation {run.target_generation} is not finished: it goes on first"
             )
         else:
-            text = f"run {run.id} did not come to its end; what it left is in this plan"
+            text = f"run {run.id} did not come to its end; what it left is dealt with by the next one"
         notes.append(Note(code="open_run", message=text))
     last = journal.in_force()
     if last is not None and last.result is Result.PARTIAL:
-        text = f"generation {last.number} is applied in part: {last.reason}; the rest is in this plan"
+        text = f"generation {last.number} is applied in part: {last.reason}; the rest is still to be done"
         notes.append(Note(code="partial", message=text))
     if last is not None and last.result is Result.FAILED:
         text = f"generation {last.number} is in force and failed: {last.reason}; the document wants no way back (policy.rollback)"
