@@ -116,13 +116,15 @@ class Steady:
         before = self._lives
         # Who tells no life now is in the one before.
         lives = {key: found.life or (before or {}).get(key, "") for key, found in health.items()}
+        # What lags serves on: somebody writes to a file that it is to take over.
+        down = [key for key in sick if not health[key].lagging]
         fallen = None
         if before is not None:
-            fallen = next(iter(sick), None) or next((key for key in lives if lives[key] != before[key]), None)
+            fallen = next(iter(down), None) or next((key for key in lives if lives[key] != before[key]), None)
         if fallen is not None:
             self.falls.append((fallen, health[fallen].message or "it ended, and was started again"))
-        self.rose = bool(self.falls) and before is None and not sick
-        self._lives = None if sick else lives
+        self.rose = bool(self.falls) and before is None and not down
+        self._lives = None if down else lives
         return fallen is not None
 
     def verdict(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> Verdict:

@@ -105,6 +105,15 @@ async def test_what_falls_twice_is_sick_whatever_it_is_then(
     assert "it does not stay up: it fell 2 times in its window" in verdict.reason
 
 
+async def test_what_lags_now_and_then_has_not_fallen(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A file that others write to as well is taken over a moment later, again and again."""
+    lags = Health(ready=False, reason="NotLoaded", lagging=True)
+    script = [(2.0 * number, lags if number % 2 else WELL) for number in range(9)]
+    verdict, seconds, told = await watched(tmp_path, 16, *script)
+    assert (verdict.healthy, told) == (True, [])
+    assert seconds == pytest.approx(16, abs=0.3)
+
+
 async def test_what_a_successor_watches_to_its_end_begins_anew_whole(tmp_path: Path, autojump_clock: MockClock) -> None:
     verdict, _seconds, told = await watched(tmp_path, 2, (0, WELL), (1, DOWN), (2, WELL), whole=10)
     assert (verdict.healthy, told) == (True, [10, 10])
