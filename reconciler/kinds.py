@@ -119,7 +119,8 @@ class Health:
     """Whether a resource serves: `ready`, else `reason` (CamelCase) and `message`. `final` means that waiting longer
     cannot help, so that a verify window may end at once. `lagging`: it serves, but not as declared (yet); whoever
     did nothing to it, because its action failed, has not made it sick. `excused`: by a person's word it does not serve.
-    `life` tells what runs now from what ran before an end that nobody asked for: between two looks it may be well again.
+    `life` tells what runs now, well or not, from what ran before an end that nobody asked for: empty where nothing runs, None
+    where that is not known or there is no such thing.
     """
 
     ready: bool
@@ -128,7 +129,7 @@ class Health:
     final: bool = False
     lagging: bool = False
     excused: bool = False
-    life: str = ""
+    life: str | None = None
 
 
 class Secrets(Protocol):

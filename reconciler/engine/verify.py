@@ -104,27 +104,30 @@ async def verify(
 
 
 class Steady:
-    """Whether the gates of a window stay well once they are. `falls`: why not; `rose`: as of this look they are again."""
+    """Whether what runs in a window stays up. `falls`: what ended, and why; `rose`: as of this look all is well again after one.
+
+    What only does not answer, or is behind, has not fallen: that counts at the end of the window.
+    """
 
     def __init__(self) -> None:
         self.falls: list[tuple[Key, str]] = []
         self.rose = False
-        self._lives: Mapping[Key, str] | None = None
+        self._lives: dict[Key, str] = {}
+        self._down = False
 
     def look(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> bool:
         """Takes one look in; True where something fell since the one before."""
-        before = self._lives
-        # Who tells no life now is in the one before.
-        lives = {key: found.life or (before or {}).get(key, "") for key, found in health.items()}
-        # What lags serves on: somebody writes to a file that it is to take over.
-        down = [key for key in sick if not health[key].lagging]
         fallen = None
-        if before is not None:
-            fallen = next(iter(down), None) or next((key for key in lives if lives[key] != before[key]), None)
-        if fallen is not None:
-            self.falls.append((fallen, health[fallen].message or "it ended, and was started again"))
-        self.rose = bool(self.falls) and before is None and not down
-        self._lives = None if down else lives
+        for key, found in health.items():
+            if found.life is None or found.excused:
+                continue
+            if self._lives.get(key, "") not in ("", found.life):
+                fallen = key
+                self.falls.append((key, found.message or "it ended, and was started again"))
+            self._lives[key] = found.life
+        self._down = self._down or fallen is not None
+        self.rose = self._down and not sick
+        self._down = self._down and bool(sick)
         return fallen is not None
 
     def verdict(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> Verdict:

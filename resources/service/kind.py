@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 import trio
@@ -75,7 +75,8 @@ class ServiceKind:
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
         try:
-            return await _health(resource.spec, await child_of(world.host), world)
+            child = await child_of(world.host)
+            return replace(await _health(resource.spec, child, world), life=_life(child))
         except (OSError, OpenClawError) as err:
             if (short := lacking(err)) is not None:
                 raise short from None
@@ -237,14 +238,23 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
     if host is None:
         text = f"process {child.pid} does not listen on port {port}"
         return Health(ready=False, reason="PortNotOwned", message=text)
-    return await _answers(spec, child, host, port, world)
+    return await _answers(spec, host, port, world)
+
+
+def _life(child: Child) -> str:
+    """What tells this life of the gateway from one before an end that nobody asked for; empty where none is running."""
+    if child.record is None:
+        return ""
+    ended = child.last_exit
+    asked = ended is not None and ended["asked"]
+    return str(child.record["restarts"]) if child.pid is not None or asked else ""
 
 
 def _why_down(child: Child) -> str:
     return {"broken": "CrashLooping", "failed": "HeldDown", "crashed": "NotHeld"}.get(child.state, "NotRunning")
 
 
-async def _answers(spec: ServiceSpec, child: Child, host: str, port: int, world: World) -> Health:
+async def _answers(spec: ServiceSpec, host: str, port: int, world: World) -> Health:
     """Asks the gateway itself, where its own process listens."""
     # Loaded here: a plan asks nobody.
     from gateway.client import ClientError, get_own_health
@@ -266,5 +276,5 @@ async def _answers(spec: ServiceSpec, child: Child, host: str, port: int, world:
             raise short from None
         return Health(ready=False, reason="NoAnswer", message=f"cannot ask port {port}: {err}")
     if status == 200:
-        return Health(ready=True, life=str(child.record["restarts"]) if child.record is not None else "")
+        return Health(ready=True)
     return Health(ready=False, reason="NotHealthy", message=f"/health answers {status}: {said.get('status')}")

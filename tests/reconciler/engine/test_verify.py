@@ -18,8 +18,8 @@ from resources.testing import make_world
 pytestmark = pytest.mark.req("PLAN-7")
 
 GATE = Key("gate", "a")
-WELL = Health(ready=True)
-DOWN = Health(ready=False, reason="Down", message="killed by SIGKILL")
+WELL = Health(ready=True, life="1")
+DOWN = Health(ready=False, reason="Down", message="killed by SIGKILL", life="")
 
 
 class Scripted:
@@ -105,10 +105,19 @@ async def test_what_falls_twice_is_sick_whatever_it_is_then(
     assert "it does not stay up: it fell 2 times in its window" in verdict.reason
 
 
-async def test_what_lags_now_and_then_has_not_fallen(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A file that others write to as well is taken over a moment later, again and again."""
-    lags = Health(ready=False, reason="NotLoaded", lagging=True)
-    script = [(2.0 * number, lags if number % 2 else WELL) for number in range(9)]
+@pytest.mark.parametrize(
+    "moment",
+    [
+        Health(ready=False, reason="NotLoaded", lagging=True),
+        Health(ready=False, reason="NoAnswer", life="1"),
+        Health(ready=False, reason="ProbeTimeout"),
+    ],
+)
+async def test_what_only_lags_or_is_slow_now_and_then_has_not_fallen(
+    tmp_path: Path, autojump_clock: MockClock, moment: Health
+) -> None:
+    """A file that others write to as well is taken over a moment later, and a machine may be slow: again and again."""
+    script = [(2.0 * number, moment if number % 2 else WELL) for number in range(9)]
     verdict, seconds, told = await watched(tmp_path, 16, *script)
     assert (verdict.healthy, told) == (True, [])
     assert seconds == pytest.approx(16, abs=0.3)
