@@ -76,6 +76,26 @@ def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
     return open(descriptor, "rb")
 
 
+def identity(file: int | Path) -> tuple[int, int]:
+    """What tells a file, by descriptor or path, from any other: no other gets its number while it is open.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    found = os.stat(file, follow_symlinks=isinstance(file, int))
+    return found.st_dev, found.st_ino
+
+
+def is_at(path: Path, held: tuple[int, int]) -> bool:
+    """Whether the file at `path` is the one with this identity. What cannot be looked at counts as the same."""
+    try:
+        return identity(path) == held
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
 def remove_file(path: Path) -> None:
     """Removes `path` for good; one that is gone already is fine."""
     with suppress(FileNotFoundError):

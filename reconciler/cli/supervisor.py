@@ -20,8 +20,10 @@ from reconciler.cli.crash import write_report
 from reconciler.cli.session import Session
 from reconciler.control.calls import ApplyCall, CommandCall, Data, Identity, StopCall
 from reconciler.control.calls import Session as FarSession
+from reconciler.control.server import Server
+from reconciler.engine.lock import WriterLock
 from reconciler.engine.loop import EVERYTHING, Found, Loop
-from reconciler.errors import OpenClawError, innermost
+from reconciler.errors import LockedError, OpenClawError, innermost
 from reconciler.model import Key
 from reconciler.version import version
 from resources.service.control import keep
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # What a slow listener may miss before it is told how many.
 MAX_EVENTS = 256
+# How long a newcomer may hold the lock who ends by itself, because the control socket is ours: its start takes a second.
+NEWCOMER_SECONDS = 5.0
 # Variables beside those of the document by which a command line could mean something else.
 ALWAYS = ("HOME", "OPENCLAW_STATE_DIR", "OPENCLAW_PROFILE")
 
@@ -103,7 +107,12 @@ class Supervisor:
         self.stopped = trio.Event()
         self.on_exit: str | None = None
         self.signal: int | None = None
+        # Who took the place of this one, as the error with which it ends.
+        self.ousted: LockedError | None = None
+        self._lacking = ""
         self.engine = runtime.engine(command="openclaw run")
+        self.lock = WriterLock(runtime.host.state.ours / "supervisor.lock", command="openclaw run", now=self.engine.now)
+        self.server = Server(self, runtime.host.socket_path("control.sock"), crashed=self.crashed)
         self.loop = Loop(
             engine=self.engine,
             load=self._load,
@@ -113,6 +122,7 @@ class Supervisor:
             crashed=self.crashed,
             idle=empty_free_lists,
             keep=partial(keep, self.engine.host),
+            look_around=self.look_around,
         )
 
     def watch_window(self, window: Window) -> None:
@@ -133,6 +143,43 @@ class Supervisor:
                     self.signal = number
                     self.engine.stopping.set()
                     self.stopped.set()
+
+    async def look_around(self) -> None:
+        """Sees that it still is the one supervisor here and can be reached: what was deleted or exchanged of its lock and its
+        control socket is made anew. Where another one took its place meanwhile, its end begins.
+        """
+        if await trio.to_thread.run_sync(lambda: self.lock.in_place and self.server.in_place):
+            return
+        try:
+            await self._take_place()
+        except (OpenClawError, OSError) as err:
+            if isinstance(err, LockedError) and not self.lock.held:
+                self._give_way(err)
+            # Tried again at the next look.
+            elif self._lacking != (text := str(err)):
+                self._lacking = text
+                self._log.warning("not_reachable", reason=text)
+        else:
+            self._lacking = ""
+
+    async def _take_place(self) -> None:
+        lost = "was deleted or exchanged, and is made anew"
+        if not self.lock.in_place:
+            self.lock.release()
+            await self.lock.acquire(NEWCOMER_SECONDS)
+            self._log.warning("lock_taken_anew", reason=f"{self.lock.path} {lost}")
+        if not self.server.in_place:
+            await self.server.bind_anew()
+            self._log.warning("socket_bound_anew", reason=f"the control socket, or its lock, {lost}")
+
+    def _give_way(self, err: LockedError) -> None:
+        text = f"{self.lock.path} was deleted or exchanged, and another supervisor holds the new one"
+        self.ousted = LockedError(
+            f"cannot go on watching: {text}", hint="`openclaw status` names it; the service goes on"
+        )
+        self._log.warning("ousted", reason=text, by=err.message)
+        self.engine.stopping.set()
+        self.stopped.set()
 
     def crashed(self, err: Exception) -> str:
         """Keeps the trace of a bug that ended a request; returns the id under which it can be found."""

@@ -11,8 +11,8 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from reconciler.control.calls import Handlers
 from reconciler.control.connection import Connection
 from reconciler.control.session import Question
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError
+from reconciler.files import identity, is_at
 
 # More at once are no people; each costs a task and a buffer.
 MAX_CONNECTIONS: Final = 64
@@ -29,26 +30,73 @@ MAX_CONNECTIONS: Final = 64
 PROBE_SECONDS: Final = 2.0
 
 
-async def serve(
-    handlers: Handlers,
-    path: Path,
-    *,
-    crashed: Callable[[Exception], str],
-    task_status: trio.TaskStatus[Path] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serves the control API on the Unix socket `path` until cancelled; started with the path once it listens.
+class Server:
+    """The control API on the Unix socket `path`.
 
-    `crashed` is told of each bug that ended a request and returns the id under which it can be found. On cancellation
-    running commands are cancelled, connections closed and the socket removed.
-
-    Raises:
-        LockedError: another supervisor serves there.
-        NotPermittedError: the directory belongs to another user, or something else than a socket lies there.
+    Args:
+        handlers: who answers.
+        path: where it listens.
+        crashed: is told of each bug that ended a request and returns the id under which it can be found.
     """
-    doorman = _Doorman(handlers, crashed)
-    async with _listener(path) as listener, trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, doorman.admit, [listener])
-        task_status.started(path)
+
+    def __init__(self, handlers: Handlers, path: Path, *, crashed: Callable[[Exception], str]) -> None:
+        self._path = path
+        self._doorman = _Doorman(handlers, crashed)
+        # What the present socket holds, undone when it is closed, and the files that make it reachable.
+        self._held = ExitStack()
+        self._files: dict[Path, tuple[int, int]] = {}
+        self._listener: trio.SocketListener | None = None
+        self._tasks: trio.Nursery | None = None
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves until cancelled; started once it listens. On cancellation running commands are cancelled, connections closed
+        and the socket removed.
+
+        Raises:
+            LockedError: another supervisor serves there.
+            NotPermittedError: the directory belongs to another user, or something else than a socket lies there.
+        """
+        await self._bind()
+        try:
+            async with trio.open_nursery() as self._tasks:
+                await self._tasks.start(self._accept)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._held.close()
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the socket and its claim are still the files at their paths, so that clients come here."""
+        return all(is_at(path, held) for path, held in self._files.items())
+
+    async def bind_anew(self) -> None:
+        """Listens at its place again, by a new socket; conversations over the former one go on. Only while it serves.
+
+        Raises:
+            OSError, and as `serve`: then nobody is listened to until a later call succeeds.
+        """
+        assert self._tasks is not None
+        if self._listener is not None:
+            await self._listener.aclose()
+        self._held.close()
+        await self._bind()
+        await self._tasks.start(self._accept)
+
+    async def _bind(self) -> None:
+        with ExitStack() as held:
+            sock, self._files = await trio.to_thread.run_sync(_bind, self._path, held)
+            self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+            self._held = held.pop_all()
+
+    async def _accept(self, task_status: trio.TaskStatus[object]) -> None:
+        assert self._listener is not None
+        try:
+            await trio.serve_listeners(
+                self._doorman.admit, [self._listener], handler_nursery=self._tasks, task_status=task_status
+            )
+        except* trio.ClosedResourceError:
+            pass  # it is bound anew
 
 
 class _Doorman:
@@ -91,27 +139,24 @@ def peer_uid(sock: trio.socket.SocketType) -> int:
     return int(uid)
 
 
-@asynccontextmanager
-async def _listener(path: Path) -> AsyncIterator[trio.SocketListener]:
-    with ExitStack() as held:
-        sock = await trio.to_thread.run_sync(_bind, path, held)
-        with trio.socket.from_stdlib_socket(sock) as listening:
-            yield trio.SocketListener(listening)
+def _bind(path: Path, held: ExitStack) -> tuple[socket.socket, dict[Path, tuple[int, int]]]:
+    """A listening socket at `path`, and the files that it needs there; what must be undone at the end is put on `held`.
 
-
-def _bind(path: Path, held: ExitStack) -> socket.socket:
-    """A listening socket at `path`; what must be undone at the end is put on `held`. May block for PROBE_SECONDS."""
+    May block for PROBE_SECONDS.
+    """
     _private_directory(path.parent)
-    held.callback(os.close, _claim(path))
+    handle = _claim(path)
+    held.callback(os.close, handle)
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     held.callback(sock.close)
     sock.bind(str(path))
-    held.callback(_remove, path, path.lstat().st_ino)
+    bound = identity(path)
+    held.callback(_remove, path, bound)
     # Until now the directory alone kept others out.
     path.chmod(0o600)
     sock.listen(MAX_CONNECTIONS)
-    return sock
+    return sock, {path: bound, _claim_path(path): identity(handle)}
 
 
 def _private_directory(path: Path) -> None:
@@ -129,9 +174,13 @@ def _private_directory(path: Path) -> None:
             directory.chmod(0o700)
 
 
+def _claim_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 def _claim(path: Path) -> int:
     """A lock that the kernel drops with us: of two supervisors that find a dead socket only one may replace it."""
-    handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    handle = os.open(_claim_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -162,7 +211,7 @@ def _remove_stale(path: Path) -> None:
     raise LockedError(f'cannot serve on "{path}": another process does')
 
 
-def _remove(path: Path, inode: int) -> None:
+def _remove(path: Path, bound: tuple[int, int]) -> None:
     with suppress(OSError):
-        if path.lstat().st_ino == inode:
+        if identity(path) == bound:
             path.unlink()

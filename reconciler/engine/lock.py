@@ -1,8 +1,8 @@
 """One writer for each state directory: an advisory lock whose file names its holder (flock(2)).
 
 The kernel drops the lock when its holder dies, however it dies, so the content of the file is never proof: it only says
-who holds it. It covers effects, not the verify window. The file is never removed: a writer that waits on a removed file
-would hold a lock that nobody else sees.
+who holds it. It covers effects, not the verify window. The file is never removed by us: a writer that waits on a removed
+file would hold a lock that nobody else sees. Who holds it for long asks now and then whether it is still `in_place`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final
 import trio
 
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError
+from reconciler.files import identity, is_at
 from reconciler.journal import rfc3339
 from reconciler.values import parse_json
 
@@ -61,6 +62,11 @@ class WriterLock:
     def held(self) -> bool:
         """Whether this object holds the lock."""
         return self._handle is not None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the lock is held, by the file at its path: one that was deleted or exchanged keeps nobody out."""
+        return self._handle is not None and is_at(self.path, identity(self._handle))
 
     async def acquire(self, wait_seconds: float = 0.0) -> None:
         """Takes the lock; waits for it at most `wait_seconds` (0: asks once). Cancellation leaves it untaken.

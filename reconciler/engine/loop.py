@@ -33,7 +33,7 @@ RESYNC_SECONDS = 300.0
 # The key that stands for the document itself, and the one that stands for everything.
 DOCUMENT = Key("document", "openclaw.yaml")
 EVERYTHING = Key("host", "everything")
-# How often it is looked whether the journal is still at its place.
+# How often it is looked whether the journal, and what makes this process the supervisor, are still at their places.
 ASTRAY_SECONDS = 30.0
 # How long another writer is waited for, before the look is put off.
 LOCK_SECONDS = 1.0
@@ -77,6 +77,7 @@ class Loop:
         crashed: keeps the trace of a bug and returns its id.
         idle: is called after each run, when nobody waits for anything.
         keep: keeps up what was applied last while nothing can be planned.
+        look_around: is awaited every half minute; what it looks after is its own business, and so are its errors.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Loop:
         crashed: Callable[[Exception], str],
         idle: Callable[[], object],
         keep: Keep,
+        look_around: Callable[[], Awaitable[None]],
     ) -> None:
         self.engine = engine
         self.queue: WorkQueue[Key] = WorkQueue(trio.current_time)
@@ -103,6 +105,7 @@ class Loop:
         self._crashed = crashed
         self._idle = idle
         self._keep = keep
+        self._look_around = look_around
         self._good: Found | None = None
         # What was looked at last, good or not, and what was last said of one that is refused.
         self._looked: str | None = None
@@ -472,6 +475,7 @@ class Loop:
         while True:
             for _ in range(steps):
                 await trio.sleep(RESYNC_SECONDS / steps)
+                await self._look_around()
                 if await trio.to_thread.run_sync(lambda: self.engine.is_astray):
                     break
             self.queue.add(EVERYTHING)

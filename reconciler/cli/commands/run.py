@@ -29,17 +29,13 @@ async def run(session: Session, *, on_exit: str | None) -> int:
     """Runs until a signal or `stop` comes, and returns the exit code. A clean stop is 0.
 
     Raises:
-        LockedError: another supervisor watches this state directory.
+        LockedError: another supervisor watches this state directory, or took the place of this one.
     """
-    from functools import partial
-
     import trio
 
     from reconciler.cli.allocator import forget_the_start, keep_memory_together
     from reconciler.cli.logging import make_log
     from reconciler.cli.supervisor import Supervisor, on_exit_by_default
-    from reconciler.control.server import serve
-    from reconciler.engine.lock import WriterLock
     from reconciler.errors import DocumentError
 
     keep_memory_together()
@@ -56,15 +52,12 @@ async def run(session: Session, *, on_exit: str | None) -> int:
         journal.close()
     log = make_log(session.console.terminal)
     supervisor = Supervisor(session, runtime, log)
-    lock = WriterLock(host.state.ours / "supervisor.lock", command="openclaw run", now=supervisor.engine.now)
-    with alone(lock):
+    with alone(supervisor.lock):
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(supervisor.listen_to_signals)
                 release_signals()
-                await nursery.start(
-                    partial(serve, supervisor, host.socket_path("control.sock"), crashed=supervisor.crashed)
-                )
+                await nursery.start(supervisor.server.serve)
                 log.info("starting", document=session.document, state=str(host.state.root))
                 # Watching begins once what was found at the start is dealt with: a first step is finished even on Ctrl-C.
                 await nursery.start(supervisor.loop.run)
@@ -74,6 +67,9 @@ async def run(session: Session, *, on_exit: str | None) -> int:
                 nursery.cancel_scope.cancel()
         finally:
             supervisor.engine.close()
+        if supervisor.ousted is not None:
+            # The gateway is another one's to keep by now.
+            raise supervisor.ousted
         chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
         await _leave(session, chosen, log)
     return 0

@@ -167,8 +167,13 @@ def serving_goal(runtime: Runtime, journal: Journal | None, goal: Goal) -> Goal:
 
 def supervisor_of(session: Session) -> str | None:
     """Who watches this state directory, None where nobody does."""
+    import os
+
     from reconciler.engine.lock import holder
 
+    if session.supervisor is not None:
+        # It answers itself, whatever became of its lock's file.
+        return f"supervisor pid {os.getpid()}"
     found = holder(session.host().state.ours / "supervisor.lock")
     return f"supervisor pid {found.pid}" if found is not None else None
 

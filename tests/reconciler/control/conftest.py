@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import trio
 
 from reconciler.control.calls import ApplyCall, CommandCall, Data, Identity, Session, StopCall
-from reconciler.control.server import serve
+from reconciler.control.server import Server
 from reconciler.errors import BlockedError
 from reconciler.model import Key
 
@@ -88,9 +87,10 @@ def supervisor() -> FakeSupervisor:
 
 
 @asynccontextmanager
-async def serving(supervisor: FakeSupervisor, path: Path) -> AsyncIterator[Path]:
+async def serving(supervisor: FakeSupervisor, path: Path) -> AsyncIterator[Server]:
     """The control API on a real socket."""
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(serve, supervisor, path, crashed=supervisor.crashed))
-        yield path
+        server = Server(supervisor, path, crashed=supervisor.crashed)
+        await nursery.start(server.serve)
+        yield server
         nursery.cancel_scope.cancel()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from reconciler.control.server import MAX_CONNECTIONS, serve
+from reconciler.control.server import MAX_CONNECTIONS, Server
 from reconciler.errors import LockedError, NotPermittedError
 from tests.reconciler.control.conftest import FakeSupervisor, serving
 
@@ -84,7 +84,7 @@ async def test_another_user_is_refused_even_where_the_modes_let_it_in(supervisor
 async def test_a_second_supervisor_is_refused_and_harms_nothing(supervisor: FakeSupervisor, path: Path) -> None:
     async with serving(supervisor, path):
         with pytest.raises(LockedError, match="another supervisor does"):
-            await serve(supervisor, path, crashed=supervisor.crashed)
+            await Server(supervisor, path, crashed=supervisor.crashed).serve()
         assert (await get(path, "/v1/status"))["schema"] == "openclaw.status/1"
 
 
@@ -102,15 +102,52 @@ async def test_a_socket_on_which_somebody_answers_is_left_alone(supervisor: Fake
         other.bind(str(path))
         other.listen()
         with pytest.raises(LockedError, match="another process does"):
-            await serve(supervisor, path, crashed=supervisor.crashed)
+            await Server(supervisor, path, crashed=supervisor.crashed).serve()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+
+
+async def asked(client: trio.SocketStream) -> bool:
+    """Whether a request over this connection is answered."""
+    with trio.fail_after(10):
+        await client.send_all(b"GET /v1/status HTTP/1.1\r\nHost: openclaw\r\n\r\n")
+        return bytes(await client.receive_some()).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("lost", [("control.sock",), ("control.sock.lock",), ("control.sock", "control.sock.lock")])
+async def test_a_socket_that_was_deleted_is_bound_anew_and_conversations_go_on(
+    supervisor: FakeSupervisor, path: Path, lost: tuple[str, ...]
+) -> None:
+    async with serving(supervisor, path) as server, await trio.open_unix_socket(str(path)) as client:
+        before = (server.in_place, await asked(client))
+        for name in lost:
+            os.unlink(path.with_name(name))
+        astray = not server.in_place
+        await server.bind_anew()
+        assert (before, astray, server.in_place) == ((True, True), True, True)
+        assert (await get(path, "/v1/status"))["schema"] == "openclaw.status/1"
+        with pytest.raises(LockedError, match="another supervisor does"):
+            await Server(supervisor, path, crashed=supervisor.crashed).serve()
+        assert await asked(client)
+    assert path not in tuple(path.parent.iterdir())
+
+
+async def test_where_it_cannot_be_bound_anew_it_is_once_it_can(supervisor: FakeSupervisor, path: Path) -> None:
+    async with serving(supervisor, path) as server:
+        os.unlink(path)
+        os.mkdir(path)
+        with pytest.raises(NotPermittedError, match="something else"):
+            await server.bind_anew()
+        assert not server.in_place
+        os.rmdir(path)
+        await server.bind_anew()
+        assert (await get(path, "/v1/status"))["schema"] == "openclaw.status/1"
 
 
 async def test_something_else_in_its_place_is_left_alone(supervisor: FakeSupervisor, state: Path) -> None:
     (state / "precious").write_text("data")
     with pytest.raises(NotPermittedError, match="something else"):
-        await serve(supervisor, state / "precious", crashed=supervisor.crashed)
+        await Server(supervisor, state / "precious", crashed=supervisor.crashed).serve()
     assert (state / "precious").read_text() == "data"
 
 
@@ -120,7 +157,7 @@ async def test_a_directory_of_another_user_is_refused(supervisor: FakeSupervisor
     (runtime / "openclaw-1").mkdir(parents=True)
     os.chown(runtime, 65534, 65534)
     with pytest.raises(NotPermittedError, match="another user"):
-        await serve(supervisor, runtime / "openclaw-1" / "control.sock", crashed=supervisor.crashed)
+        await Server(supervisor, runtime / "openclaw-1" / "control.sock", crashed=supervisor.crashed).serve()
 
 
 async def test_garbage_resets_and_silence_of_some_do_not_concern_others(supervisor: FakeSupervisor, path: Path) -> None:

@@ -196,3 +196,17 @@ def test_a_lock_that_may_not_be_opened_is_not_permitted(path: Path) -> None:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_lock_knows_whether_its_file_is_still_at_its_place(path: Path) -> None:
+    first, second = lock_at(path), lock_at(path)
+    seen = [first.in_place]
+    assert first.acquire_nowait()
+    seen.append(first.in_place)
+    path.unlink()
+    seen.append(first.in_place)
+    # Whoever comes now cannot know of it.
+    assert second.acquire_nowait()
+    assert [*seen, first.in_place, second.in_place] == [False, True, False, False, True]
+    second.release()
+    first.release()

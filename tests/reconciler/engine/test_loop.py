@@ -78,6 +78,7 @@ def make_loop(document: Document, log: Record, idle: Callable[[], object] = lamb
         crashed=lambda _err: "trace-1",
         idle=idle,
         keep=keep,
+        look_around=trio.lowlevel.checkpoint,
     )
 
 

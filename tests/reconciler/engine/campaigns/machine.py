@@ -224,6 +224,7 @@ class Campaign(RuleBasedStateMachine):
             crashed=crashed,
             idle=lambda: None,
             keep=nothing_to_keep,
+            look_around=trio.lowlevel.checkpoint,
         )  # fmt: skip
         async with trio.open_nursery() as nursery:
             loop._windows = nursery if watch else None
