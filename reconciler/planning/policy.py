@@ -49,6 +49,14 @@ def waits_for_person(plan: Plan, policy: Policy) -> tuple[Note, ...]:
     )
 
 
+def not_applied(blocked: Sequence[Blocked]) -> tuple[Note, ...]:
+    """What must be told beside the state of a host of what keeps anybody from leading it to its document."""
+    return tuple(
+        Note(code="blocked", message="; ".join(filter(None, (f"not applied: {item.message}", item.hint))))
+        for item in blocked
+    )
+
+
 def window_seconds(actions: Sequence[Action], policy: Policy) -> float:
     """How long the result of `actions` is watched before it counts as confirmed.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,52 @@ def test_a_secret_that_is_gone_hides_neither_status_nor_drift(site: Site) -> Non
     assert moved.code == 2
     assert 'logging.level was "info" and is "trace"' in moved.out
     assert site.run("plan").code == 78
+
+
+def blocked(site: Site) -> list[str]:
+    """What `status` says of why the document is not applied, which must be the same in text."""
+    notes = [item["message"] for item in site.run("status", "--json").json["notes"] if item["code"] == "blocked"]
+    text = site.run("status").out
+    assert all(f"note: {note}\n" in text for note in notes)
+    return notes
+
+
+@pytest.mark.req("PLAN-6")
+@pytest.mark.parametrize("watched", [False, True])
+def test_what_keeps_a_document_from_being_applied_is_told_as_plan_does(
+    site: Site, free_port: Callable[[], int], watched: bool
+) -> None:
+    good = site.write(site.write(verify="0s").replace("{verify: 0s}", "{verify: 0s, restarts_per_hour: 1}"))
+    site.apply()
+    if watched:
+        supervisor = site.supervisor("--on-exit", "stop")
+    assert blocked(site) == []
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        site.write(good.replace(f"port: {site.port}", f"port: {port}"))
+        if watched:
+            supervisor.wait_event(lambda event: event["event"] == "not_applied", "it is refused")
+        (note,) = blocked(site)
+        assert note.startswith(f"not applied: cannot listen on port {port}: process {os.getpid()} ")
+        assert "; " in note
+    site.write(with_service(good, "A: b"))
+    if not watched:
+        site.apply()
+    else:
+        wait_until(lambda: len(site.generations()) == 2, 20, "the one restart")
+    site.write(with_service(good, "A: c"))
+    (note,) = wait_until(lambda: blocked(site), 20, "the spent budget")
+    assert note == (
+        "not applied: cannot restart service/gateway: 1 restarts in the last hour, and policy.restarts_per_hour is 1; "
+        "wait, or raise policy.restarts_per_hour in the document"
+    )
+    site.write(good.replace("restarts_per_hour: 1", "restarts_per_hour: null"))
+    assert blocked(site) == []
+
+
+def with_service(text: str, variable: str) -> str:
+    """The document with a variable more, which restarts the gateway."""
+    return text.replace("service: {", f"service: {{environment: {{{variable}}}, ")
 
 
 def test_a_run_that_is_at_work_is_no_run_that_died(site: Site, free_port: Callable[[], int]) -> None:

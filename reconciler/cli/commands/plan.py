@@ -112,9 +112,8 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     """The plan for the document as it is now, and all that forbids to apply it without further words."""
     import trio
 
-    from reconciler.engine.account import restarts_since
-    from reconciler.engine.engine import HOUR_SECONDS, PROVISIONAL_SALT
-    from reconciler.planning.policy import Approvals, check, waits_for_person
+    from reconciler.engine.engine import PROVISIONAL_SALT
+    from reconciler.planning.policy import waits_for_person
 
     loaded = session.load()
     runtime = session.runtime()
@@ -125,7 +124,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
         notes = (*notes_of(session, journal), *(held_back(journal, goal) if journal is not None else ()))
         planned = await engine.plan(goal, journal, notes=notes)
-        restarts = restarts_since(journal, engine.now() - HOUR_SECONDS) if journal is not None else 0
+        blocked = forbidden(planned, journal, engine.now())
         last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:
@@ -136,7 +135,19 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
         # What the host is at, also while that is not confirmed yet.
         found = replace(found, generation=last.number)
     planned = replace(planned, plan=replace(found, notes=(*found.notes, *waits_for_person(found, policy))))
-    return planned, check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
+    return planned, blocked
+
+
+def forbidden(planned: Planned, journal: Journal | None, now: float) -> tuple[Blocked, ...]:
+    """All that forbids to apply a plan without further words; the restarts of the hour before `now` stand in the journal."""
+    from reconciler.engine.account import restarts_since
+    from reconciler.engine.engine import HOUR_SECONDS
+    from reconciler.planning.policy import Approvals, check
+
+    policy = planned.goal.desired.policy
+    counted = journal is not None and policy.restarts_per_hour is not None and planned.plan.actions
+    restarts = restarts_since(journal, now - HOUR_SECONDS) if journal is not None and counted else 0
+    return check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
 
 
 def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:

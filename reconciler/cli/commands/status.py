@@ -48,12 +48,12 @@ async def status(session: Session, *, as_json: bool) -> int:
 
 async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tuple[Note, ...]]:
     """The generation in force, the state of every resource, and what else must be told."""
-    from reconciler.cli.commands.plan import notes_of
+    from reconciler.cli.commands.plan import forbidden, notes_of
     from reconciler.cli.render.status import ResourceStatus
     from reconciler.engine.verify import probe_all
     from reconciler.planning.conditions import conditions
     from reconciler.planning.differences import differences
-    from reconciler.planning.policy import waits_for_person
+    from reconciler.planning.policy import not_applied, waits_for_person
 
     session.settle()
     runtime = session.runtime()
@@ -67,7 +67,8 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         lost = journal.history_lost if journal is not None else None
         runs = runs_by_key(journal)
         waits = waits_for_person(planned.plan, goal.desired.policy)
-        notes = (*notes, *notes_of(session, journal), *planned.plan.notes, *waits)
+        blocked = not_applied(forbidden(planned, journal, engine.now()))
+        notes = (*notes, *notes_of(session, journal), *planned.plan.notes, *blocked, *waits)
         last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:

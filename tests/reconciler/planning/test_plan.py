@@ -14,7 +14,7 @@ from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wante
 from reconciler.model import ABSENT, Action, Blocked, Cause, Consequence, Impact, Key, Plan, Value
 from reconciler.planning.graph import order
 from reconciler.planning.plan import make_plan
-from reconciler.planning.policy import Approvals, check, window_seconds
+from reconciler.planning.policy import Approvals, check, not_applied, window_seconds
 from reconciler.serial import plan_from_json, plan_to_json
 from reconciler.values import decode
 from resources.testing import FakeKind, make_desired
@@ -211,6 +211,15 @@ def test_the_restart_budget_counts_what_was_and_what_would_be() -> None:
     key = plan.actions[0].key
     assert codes(check(plan, policy, Approvals(keys=frozenset({key})), restarts_last_hour=99)) == []
     assert codes(check(plan, policy, Approvals(way_back=True), restarts_last_hour=99)) == []
+
+
+@pytest.mark.req("PLAN-12")
+def test_what_forbids_a_plan_is_told_with_what_helps_where_that_is_known() -> None:
+    found = (
+        Blocked(key=None, code="a", message="cannot a", hint="do b"),
+        Blocked(key=None, code="c", message="cannot c"),
+    )
+    assert [note.message for note in not_applied(found)] == ["not applied: cannot a; do b", "not applied: cannot c"]
 
 
 @pytest.mark.req("PLAN-3", "PLAN-10")
