@@ -137,3 +137,22 @@ def test_a_run_that_is_at_work_is_no_run_that_died(site: Site, free_port: Callab
         os.kill(process.pid, signal.SIGCONT)
     assert f"is being applied now, by pid {process.pid} (`openclaw apply`)" in said
     assert process.wait(30) == 0
+
+
+def test_a_window_whose_frozen_watcher_was_overtaken_is_no_window(site: Site) -> None:
+    good = site.write(verify="5s")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write(with_service(good, "A: b"))
+    wait_until(lambda: site.generations()[0]["number"] == 2, 20, "the window of the second one")
+    supervisor.process.send_signal(signal.SIGSTOP)
+    try:
+        site.write(with_service(good, "A: c").replace("verify: 5s", "verify: 300ms"))
+        site.apply()
+        said = site.run("status").out
+        assert [item["result"] for item in site.generations()] == ["confirmed", "superseded", "confirmed"]
+    finally:
+        supervisor.process.send_signal(signal.SIGCONT)
+    assert said.startswith("generation 3, ")
+    assert "Progressing" not in said
+    assert "not confirmed yet" not in said

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from reconciler.engine.engine import Planned
     from reconciler.engine.goal import Goal
-    from reconciler.journal import Journal
+    from reconciler.journal import Journal, Run
     from reconciler.model import Blocked, Note, Plan
 
 DIFFERENCES, BLOCKED, INCOMPLETE = 2, 3, 1
@@ -174,8 +174,7 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
             Note(code="history_lost", message=f"the earlier history is lost: {lost}; nothing is withdrawn in this run")
         )
     writer = holder(session.host().state.lock)
-    for found in journal.open_runs():
-        run = found.run
+    for run in present_runs(journal):
         if run.state is Result.VERIFYING:
             watched = holder(session.host().state.ours / "verify.lock") is not None
             nobody = (
@@ -205,6 +204,27 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         text = f"generation {last.number} is applied and was never seen to serve: once the service is started it is watched"
         notes.append(Note(code="unconfirmed", message=text))
     return tuple(notes)
+
+
+def present_runs(journal: Journal) -> tuple[Run, ...]:
+    """The open runs that are at work, in their window, or left by a writer that died.
+
+    Not those in a window that decides nothing any more, because another generation has taken the place of theirs: whoever
+    watches may be frozen (SIGSTOP), and ends the run once he goes on.
+    """
+    from reconciler.model import Result
+
+    present = journal.in_force()
+
+    def is_overtaken(run: Run) -> bool:
+        number = run.generation
+        if run.state is not Result.VERIFYING or number is None:
+            return False
+        generation = journal.generation(number)
+        gone = generation is not None and generation.result in (Result.SUPERSEDED, Result.ROLLED_BACK)
+        return gone or (present is not None and present.number > number)
+
+    return tuple(found.run for found in journal.open_runs() if not is_overtaken(found.run))
 
 
 def _no_room(root: Path) -> list[Note]:

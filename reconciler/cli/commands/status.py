@@ -100,12 +100,12 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
 
 def runs_by_key(journal: Journal | None) -> dict[Key, tuple[Result, str]]:
     """The open run that works on each key, by its state and id."""
+    from reconciler.cli.commands.plan import present_runs
+
     if journal is None:
         return {}
     return {
-        intent.action.key: (found.run.state, found.run.id)
-        for found in journal.open_runs()
-        for intent in journal.actions_of(found.run.id)
+        intent.action.key: (run.state, run.id) for run in present_runs(journal) for intent in journal.actions_of(run.id)
     }
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.commands.plan import notes_of
+from reconciler.cli.commands.status import runs_by_key
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.engine import ballast
 from reconciler.journal import Journal
 from reconciler.model import Result
+from tests.reconciler.journal.conftest import action
 
 pytestmark = pytest.mark.req("PLAN-12")
 
@@ -59,3 +61,35 @@ def test_one_that_is_held_back_is_not_in_force(session: Session) -> None:
     with journal_of(session, (Result.CONFIRMED, ""), (Result.PARTIAL, "half")) as journal:
         journal.quarantine("1", "by a person", "", 1.0)
         assert notes_of(session, journal) == ()
+
+
+@pytest.mark.parametrize(
+    ("second", "third", "told"),
+    [
+        (Result.VERIFYING, None, True),
+        (Result.CONFIRMED, None, True),  # the run is a cure of drift
+        (Result.SUPERSEDED, Result.CONFIRMED, False),
+        (Result.SUPERSEDED, Result.ROLLED_BACK, False),
+        (Result.CONFIRMED, Result.VERIFYING, False),
+        (Result.ROLLED_BACK, None, False),
+    ],
+)
+def test_a_run_is_in_its_window_as_long_as_its_generation_is_not_decided(
+    session: Session, second: Result, third: Result | None, told: bool
+) -> None:
+    """Whoever watched it may be frozen, and ends it once he goes on."""
+    results = [(result, "") for result in (Result.CONFIRMED, second, third) if result is not None]
+    with journal_of(session, *results) as journal:
+        step = action()
+        journal.begin_run("r2", cause="save", plan_digest="p", document_digest="1", at=1.0, first_intent=step)
+        journal.set_run("r2", Result.VERIFYING, 1.0, verify_since=1.0, verify_window=10.0, generation=2)
+        assert [note.code for note in notes_of(session, journal)] == (["open_run"] if told else [])
+        assert runs_by_key(journal) == ({step.key: (Result.VERIFYING, "r2")} if told else {})
+
+
+def test_a_run_at_work_is_told_whatever_its_generation_is(session: Session) -> None:
+    with journal_of(session, (Result.CONFIRMED, ""), (Result.CONFIRMED, "")) as journal:
+        step = action()
+        journal.begin_run("r3", cause="save", plan_digest="p", document_digest="1", at=1.0, first_intent=step)
+        journal.set_run("r3", Result.ROLLING_BACK, 1.0, generation=1)
+        assert runs_by_key(journal) == {step.key: (Result.ROLLING_BACK, "r3")}
