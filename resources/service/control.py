@@ -18,6 +18,11 @@ from resources.service.keeper_client import connect, ensure_keeper, look
 from resources.service.observe import Child, child_of, shown, unheld_text
 from resources.service.spec import START_SECONDS
 
+
+class NothingAppliedError(TerminalError):
+    """The keeper knows of no service. Whoever knows the history knows whether there was one before."""
+
+
 _HINT: Final = "run `openclaw apply` first"
 
 
@@ -134,7 +139,8 @@ def _told(child: Child, verb: str) -> Mapping[str, Any]:
     if child.record is None and child.unrecorded:
         raise TerminalError(f"cannot {verb} the service: {unheld_text(child)}")
     if child.record is None:
-        raise TerminalError(f"cannot {verb} the service: it was never applied in this state directory", hint=_HINT)
+        text = f"cannot {verb} the service: it was never applied in this state directory"
+        raise NothingAppliedError(text, hint=_HINT)
     told: Mapping[str, Any] = child.record["spec"]
     return told
 

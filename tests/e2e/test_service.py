@@ -32,6 +32,26 @@ def test_where_nothing_was_applied_it_fails_and_says_what_to_do(site: Site, verb
     site.apply()
 
 
+@pytest.mark.parametrize("verb", ["start", "stop", "restart"])
+def test_where_the_service_was_withdrawn_it_says_so_and_what_to_do(site: Site, verb: str) -> None:
+    text = site.write(verify="0s")
+    site.apply()
+    withdrawn = "\n".join(line for line in text.splitlines() if not line.startswith("service:")) + "\n"
+    site.write(withdrawn)
+    # Not applied yet, it is there as before.
+    assert site.run("service", "restart").code == 0
+    site.apply("--approve", "service/gateway")
+    answer = site.run("service", verb)
+    assert (answer.code, answer.out) == (1, "")
+    said = f"cannot {verb} the service: the document that is in force (generation 2) declares none"
+    assert said in answer.err
+    assert "hint: write a `service` section into openclaw.yaml, then run `openclaw apply`" in answer.err
+    site.write(text)
+    assert said in site.run("service", verb).err
+    site.apply()
+    assert site.run("service", verb).code == 0
+
+
 def test_the_last_exit_is_told_in_words(site: Site) -> None:
     site.write(verify="300ms")
     site.apply()

@@ -129,12 +129,7 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
             outcome = await carry_out(session, engine, untried, request, wait_seconds=LOCK_SECONDS, first=first)
         else:
             async with WriterLock(host.state.lock, command=engine.command, now=engine.now).hold(LOCK_SECONDS):
-                if verb == "stop":
-                    await control.stop(world, person, why)
-                elif verb == "start":
-                    await control.start(world)
-                else:
-                    await control.restart(world)
+                await by_hand(session, world, verb, person, why)
         reason = f": {why}" if why else ""
         try:
             engine.journal().record_event(
@@ -152,6 +147,32 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
         session.console.err(outcome_text(outcome, colour=session.console.terminal.colour))
     _print(session, {**await control.service_status(world), "drift": await _drift(session)}, as_json)
     return exit_code(session, outcome) if outcome is not None else 0
+
+
+async def by_hand(session: Session, world: World, verb: str, person: str, why: str) -> None:
+    """Does it to the service as it was last applied.
+
+    Raises:
+        TerminalError: there is none, or it cannot be done.
+        TemporaryError: it ended, was not Ready in time, or the keeper ended meanwhile.
+    """
+    from resources.service import control
+
+    try:
+        if verb == "stop":
+            await control.stop(world, person, why)
+        elif verb == "start":
+            await control.start(world)
+        else:
+            await control.restart(world)
+    except control.NothingAppliedError as err:
+        last = session.in_force()
+        if last is None or any(path[0] == "service" for path in last.canonical["declared"]):
+            raise
+        raise TerminalError(
+            f"cannot {verb} the service: the document that is in force (generation {last.number}) declares none",
+            hint=f"write a `service` section into {session.named}, then run `openclaw apply`",
+        ) from err
 
 
 def never_seen(session: Session) -> Source | None:
