@@ -424,8 +424,8 @@ class Engine:
                 return None
             if await _thread(partial(reader.quarantined, goal.digest)) is not None:
                 return None
-            unnamed = request.commit is not None and known.result is not Result.VERIFYING
-            if unnamed and await _thread(partial(_lacks_commit, reader, known.generation)):
+            names = request.commit is not None and known.result is not Result.VERIFYING
+            if names and await _thread(partial(_is_nobodys, reader, known.generation)):
                 return None
             return replace(known, conditions=_seen(planned))
         finally:
@@ -686,9 +686,10 @@ def _is_suspended(planned: Planned) -> bool:
     return any(item.type == "Suspended" for _key, item in _seen(planned))
 
 
-def _lacks_commit(journal: Journal, number: int) -> bool:
+def _is_nobodys(journal: Journal, number: int) -> bool:
+    """Whether a generation was recorded without a person's word, and still waits to be named by a commit."""
     generation = journal.generation(number)
-    return generation is not None and generation.commit is None
+    return generation is not None and generation.author is None and generation.commit is None
 
 
 def _is_new(journal: Journal, digest: str) -> bool:

@@ -313,10 +313,10 @@ class Journal:
             )
 
     def attribute(self, number: int, author: str | None, commit: str) -> None:
-        """Says by whom and by which commit a generation came, where that was not known when it was recorded."""
+        """Says by whom and by which commit a generation came that was recorded on nobody's word; any other stays as it is."""
         with self._store.transaction() as write:
             write.execute(
-                "UPDATE generations SET author = coalesce(?, author), commit_id = ? WHERE number = ? AND commit_id IS NULL",
+                "UPDATE generations SET author = ?, commit_id = ? WHERE number = ? AND author IS NULL AND commit_id IS NULL",
                 (author, commit, number),
             )
 

@@ -715,6 +715,18 @@ async def test_a_commit_is_named_though_who_watches_was_quicker(host: Harness) -
     assert (generation.author, generation.commit) == ("Ada", "c0ffee")
 
 
+@pytest.mark.req("PLAN-8")
+@pytest.mark.parametrize("cause", ["apply", "rollback to 1", "service start"])
+async def test_what_a_person_applied_stays_theirs_whoever_names_a_commit_later(host: Harness, cause: str) -> None:
+    await host.apply({"a": fake(1)}, replace(APPLY, cause=cause, author="root"))
+    before = host.world.host.state.journal.stat().st_mtime_ns
+    outcome = await host.apply({"a": fake(1)}, replace(APPLY, cause="commit", author="Mallory", commit="999"))
+    assert (outcome.run, outcome.result) == ("", Result.CONFIRMED)
+    (generation,) = reader(host).generations()
+    assert (generation.cause, generation.author, generation.commit) == (cause, "root", None)
+    assert host.world.host.state.journal.stat().st_mtime_ns == before
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7")
 async def test_an_apply_that_is_refused_leaves_an_open_window_open(host: Harness) -> None:
     await host.apply({"a": fake(1)})
