@@ -153,7 +153,9 @@ class Watched:
             if argv[0] == "validate":
                 problems = json.loads(answer.out)["problems"]
                 assert problems, what
-                told = [f"{item['line']}: {item['message']}" for item in problems[:5]]
+                told = [
+                    f"{item['line']}: {item['message']}" if item["line"] else item["message"] for item in problems[:5]
+                ]
             else:
                 assert answer.out == ""
                 assert "cannot" in answer.err, (what, answer)

@@ -49,7 +49,9 @@ def lock_and_sockets(site: Site) -> None:
 
 
 def everything(site: Site) -> None:
-    shutil.rmtree(site.state)
+    # Moved first: who lives writes to it while it is deleted.
+    site.state.rename(site.home / "deleted")
+    shutil.rmtree(site.home / "deleted")
 
 
 @pytest.mark.parametrize("lose", [lock_only, socket_only, lock_and_sockets, everything])

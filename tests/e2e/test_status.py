@@ -112,7 +112,7 @@ def test_what_keeps_a_document_from_being_applied_is_told_as_plan_does(
     (note,) = wait_until(lambda: blocked(site), 20, "the spent budget")
     assert note == (
         "not applied: cannot restart service/gateway: 1 restarts in the last hour, and policy.restarts_per_hour is 1; "
-        "wait, or raise policy.restarts_per_hour in the document"
+        "wait, say --approve service/gateway, or raise policy.restarts_per_hour in the document"
     )
     site.write(good.replace("restarts_per_hour: 1", "restarts_per_hour: null"))
     assert blocked(site) == []
