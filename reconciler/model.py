@@ -138,11 +138,14 @@ class Consequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undo:
-    """How an action is taken back: another verb of the same kind with its arguments, and a sentence for people."""
+    """How an action is taken back: another verb of the same kind with its arguments, and a sentence for people. `follows`: it
+    takes over what others put back (a file that a process reads when it starts), and so comes after them.
+    """
 
     verb: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,7 +161,7 @@ def _action(data: Data) -> Action:
             Consequence(what=item["what"], text=item["text"], amount=item["amount"]) for item in data["consequences"]
         ),
         precondition=data["precondition"],
-        undo=Undo(verb=undo["verb"], arguments=dict(undo["arguments"]), text=undo["text"]) if undo else None,
+        undo=_undo(undo) if undo else None,
         needs=tuple(data["needs"]),
         deadline_seconds=data["deadline_seconds"],
         arguments=dict(data["arguments"]),
@@ -216,7 +216,19 @@ def condition_from_json(data: Data) -> Condition:
 
 
 def _undo_to_json(undo: Undo | None) -> dict[str, Any] | None:
-    return None if undo is None else {"verb": undo.verb, "arguments": dict(undo.arguments), "text": undo.text}
+    if undo is None:
+        return None
+    follows = {"follows": True} if undo.follows else {}
+    return {"verb": undo.verb, "arguments": dict(undo.arguments), "text": undo.text, **follows}
+
+
+def _undo(data: Data) -> Undo:
+    return Undo(
+        verb=data["verb"],
+        arguments=dict(data["arguments"]),
+        text=data["text"],
+        follows=bool(data.get("follows", False)),
+    )
 
 
 def _path_to_json(path: DocumentPath | None) -> list[str | int] | None:

@@ -462,7 +462,7 @@ class Policy(Section):
         6, "Most restarts in an hour without --approve; null is no limit."
     )
     approve: list[Annotated[str, choice("hot-reload", "restart", "destroy")]] = setting(
-        ["destroy"], "Impacts that need a person's approval."
+        ["destroy"], "Impacts that need a person's word (--approve KEY), whoever applies."
     )
 
 

@@ -160,14 +160,13 @@ class Engine:
         """True while a window is watched: then stopping loses nothing but the verdict."""
         return self._watchers > 0
 
-    async def let_go(self, digest: str, before: Quarantined | None) -> None:
+    async def let_go(self, names: Sequence[str], before: Sequence[Quarantined]) -> None:
         """Holds a document back as it was `before`, or no longer: what was to take its place did not."""
         async with self._writer(HOUR_SECONDS):
             journal = self.journal()
-            if before is None:
-                await _thread(partial(journal.release, digest))
-            else:
-                await _thread(partial(journal.quarantine, digest, before.reason, before.run_id, before.at))
+            await _thread(partial(journal.release, *names))
+            for held in before:
+                await _thread(partial(journal.quarantine, held.digest, held.reason, held.run_id, held.at))
 
     async def keep(self, keep: Keep, wait_seconds: float) -> str:
         """What `keep` does and returns, under the writer lock: it is for when nothing can be planned, and is in no run.
@@ -276,9 +275,11 @@ class Engine:
             await recovery.give_way(self, recovered)
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
-                await _thread(partial(journal.release, goal.digest))
+                await _thread(partial(journal.release, *goal.names))
             if request.holds_back is not None:
-                await _thread(partial(journal.quarantine, *request.holds_back, "", self.now()))
+                names, reason = request.holds_back
+                for name in names:
+                    await _thread(partial(journal.quarantine, name, reason, "", self.now()))
             tried = request.approvals.person or await _thread(partial(_is_unknown, journal, goal.digest))
             waiting = request.waiting if tried else request.waiting | _retried(planned)
             plan = _without(_as_agreed(planned.plan, request.expected), waiting)
@@ -422,7 +423,7 @@ class Engine:
             known = await self._known(planned, reader)
             if known is None or account.outdated(planned.wanted, planned.observations):
                 return None
-            if await _thread(partial(reader.quarantined, goal.digest)) is not None:
+            if await _thread(partial(reader.quarantined, *goal.names)) is not None:
                 return None
             names = request.commit is not None and known.result is not Result.VERIFYING
             if names and await _thread(partial(_is_nobodys, reader, known.generation)):
@@ -615,7 +616,7 @@ class Engine:
         goal = planned.goal
         with journal.transaction():
             account.record_applied(journal, goal, planned.wanted, planned.observations, ())
-            journal.release(goal.digest)
+            journal.release(*goal.names)
             journal.set_history_lost(None)
             return self._record(goal, request, journal, result, reason)
 

@@ -23,16 +23,23 @@ class Goal:
     """What is wanted, by whom.
 
     `digest` covers the desired state with its overrides and the digests of its secrets: quarantine and plans are
-    keyed by it. `texts` are the document's files; `locate` finds the place of a document path.
+    keyed by it. `document` is that of the desired state alone, None for a goal that comes from a generation. `texts` are the
+    document's files; `locate` finds the place of a document path.
     """
 
     desired: Desired
     digest: str
+    document: str | None = None
     texts: Mapping[str, str]
     secrets: Secrets
     secret_digests: Mapping[str, str]
     resources: Mapping[Key, Resource]
     locate: Locate
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what it may be held back: what failed is another thing with other secrets, what a person went back from is not."""
+        return (self.digest,) if self.document is None else (self.digest, f"document:{self.document}")
 
     @property
     def stored(self) -> Mapping[str, Any]:
@@ -59,6 +66,7 @@ def make_goal(
     return Goal(
         desired=desired,
         digest=digest({"document": document_digest, "secrets": secret_digests}),
+        document=document_digest,
         texts=texts,
         secrets=secrets,
         secret_digests=secret_digests,

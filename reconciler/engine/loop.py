@@ -301,8 +301,8 @@ class Loop:
 
         def instead() -> Source:
             journal = engine.journal()
-            digest = source(journal.salt).digest
-            number = self._number_instead(digest)
+            names = source(journal.salt).names
+            number = self._number_instead(names)
             if number is None:
                 goal: Goal | None = None
             else:
@@ -312,7 +312,7 @@ class Loop:
 
             def unless_overtaken(salt: bytes) -> Goal:
                 # Asked again under the writer lock: a person may have gone back while this look waited for it.
-                if self._number_instead(digest) != number:
+                if self._number_instead(names) != number:
                     raise _OvertakenError("cannot apply: another writer came first")
                 return goal if goal is not None else source(salt)
 
@@ -320,10 +320,10 @@ class Loop:
 
         return await trio.to_thread.run_sync(instead)
 
-    def _number_instead(self, digest: str) -> int | None:
+    def _number_instead(self, names: tuple[str, ...]) -> int | None:
         """The generation to keep in force instead of a document that is held back; None where it is not."""
         journal = self.engine.journal()
-        rejected = journal.quarantined(digest)
+        rejected = journal.quarantined(*names)
         if rejected is None:
             return None
         self._say("held_back", f"the document is held back: {rejected.reason}")

@@ -20,9 +20,10 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import Window, resume_roll_back
 from reconciler.engine.settle import is_watched, settle
+from reconciler.errors import OpenClawError
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
-from reconciler.model import Result
+from reconciler.model import Generation, Result
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine
@@ -124,17 +125,17 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
     run, journal = found.run, engine.journal()
     generation = await _thread(partial(journal.generation, run.generation or 0))
     recorded = generation is not None and generation.result is Result.VERIFYING
-    if generation is None or generation.digest != goal.digest:
+    left = seconds_left(run, engine.now(), boot_id())
+    if generation is None or (left > 0 and generation.digest != goal.digest):
         return "another document came before its window was over"
+    if generation.digest != goal.digest:
+        return await _seen_late(engine, run, generation)
     present = (await engine.plan(goal, journal)).plan
     if present.actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
         return "the host moved before its window was over, and nobody watched"
-    steps = tuple(
-        StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
-        for intent in await _thread(partial(journal.actions_of, run.id))
-    )
+    steps = _steps(await _thread(partial(journal.actions_of, run.id)))
     window = Window(
         run=run.id,
         goal=goal,
@@ -144,7 +145,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         recorded=recorded,
         inherited=True,
         gates=await _thread(partial(account.gates, journal, goal, steps)),
-        left_seconds=seconds_left(run, engine.now(), boot_id()),
+        left_seconds=left,
         whole_seconds=run.verify_window or 0.0,
     )
     engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
@@ -154,6 +155,44 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
     if verdict is None:
         return replace(window.outcome(Result.VERIFYING, ""), stopped=True)
     return await settle(engine, window, verdict)
+
+
+async def _seen_late(engine: Engine, run: Run, generation: Generation) -> Outcome | str:
+    """Confirms a generation whose window was over, unwatched, before another document came, where it is in force and well.
+
+    So many applies that nobody waited for are as many generations to go back to. Nothing is taken back here: what comes now
+    takes its place.
+    """
+    unseen = "another document came, and nobody had watched its window"
+    journal = engine.journal()
+    try:
+        goal, _notes = await _thread(partial(engine.goal_of, generation))
+    except OpenClawError:
+        return unseen
+    planned = await engine.plan(goal, journal)
+    steps = _steps(await _thread(partial(journal.actions_of, run.id)))
+    if planned.plan.actions or planned.plan.unknown or any(step.result != "done" for step in steps):
+        return unseen
+    window = Window(
+        run=run.id,
+        goal=goal,
+        plan=replace(planned.plan, generation=run.target_generation or 0),
+        steps=steps,
+        generation=generation.number,
+        recorded=generation.result is Result.VERIFYING,
+        inherited=True,
+        gates=await _thread(partial(account.gates, journal, goal, steps)),
+        left_seconds=0.0,
+    )
+    verdict = await window.verdict(engine.kinds, engine.world(goal, run.id), partial(begin_anew, engine, run.id))
+    return await settle(engine, window, verdict) if verdict.healthy else unseen
+
+
+def _steps(intents: Sequence[Intent]) -> tuple[StepResult, ...]:
+    return tuple(
+        StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
+        for intent in intents
+    )
 
 
 async def begin_anew(engine: Engine, run: str, seconds: float) -> None:

@@ -16,7 +16,7 @@ class Request:
     """One wish to apply: why (`cause`: apply, save, drift, timer, commit, rollback), by whom, and what was granted.
 
     `expected` is a plan made earlier that must still hold to the letter; `waiting` names keys that are left out because they
-    wait out their backoff. `holds_back` is the digest of a document that this wish takes the place of, with the reason: it is
+    wait out their backoff. `holds_back` has the names of a document that this wish takes the place of, with the reason: it is
     in quarantine before the first effect, so that nobody who watches sees drift in what an operator wants.
     """
 
@@ -27,7 +27,7 @@ class Request:
     expected: Plan | None = None
     expected_digest: str | None = None
     waiting: frozenset[Key] = frozenset()
-    holds_back: tuple[str, str] | None = None
+    holds_back: tuple[tuple[str, ...], str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

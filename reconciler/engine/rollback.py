@@ -228,7 +228,8 @@ def _generation_of(journal: Journal, run_id: str) -> Generation | None:
 async def _undo_all(
     engine: Engine, run: str, done: Sequence[StepResult], generation: Generation, *, earlier: bool = False
 ) -> dict[Key, str]:
-    """Takes back every action of a run that can be, in reverse; returns why those were not that were not.
+    """Takes back every action of a run that can be, in reverse, and what takes over what was put back after that, in order;
+    returns why those were not that were not.
 
     Of an `earlier` run only what still stands: since then somebody else may have written there.
     """
@@ -244,10 +245,10 @@ async def _undo_all(
         report=engine.report,
     )
     failures: dict[Key, str] = {}
-    for step in reversed(done):
-        # A step that failed may have had half of its effect: its undo is idempotent, so it is taken back as well.
-        if step.action.undo is None or step.stale or step.result not in ("done", "failed"):
-            continue
+    # A step that failed may have had half of its effect: its undo is idempotent, so it is taken back as well.
+    back_to = [step for step in done if not step.stale and step.result in ("done", "failed")]
+    first = [step for step in reversed(back_to) if step.action.undo is not None and not step.action.undo.follows]
+    for step in (*first, *(step for step in back_to if step.action.undo is not None and step.action.undo.follows)):
         if earlier and not (await steps.left(step.action)).happened:
             continue
         with trio.CancelScope(shield=True):

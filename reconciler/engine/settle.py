@@ -59,7 +59,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     if window.recorded and (unseen := verdict.unseen or await _unseen(engine, window, verdict)):
         # It may be as sick as any that was never tried: nothing to go back to before it was seen to serve.
         return await _end(engine, window, Result.UNCONFIRMED, unseen)
-    await _thread(partial(journal.release, window.goal.digest))
+    await _thread(partial(journal.release, *window.goal.names))
     await _thread(partial(journal.set_history_lost, None))
     return await _end(engine, window, Result.CONFIRMED, "")
 

@@ -591,18 +591,19 @@ class Journal:
         with self._store.transaction() as write:
             write.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)", (digest, reason, run_id, at))
 
-    def quarantined(self, digest: str) -> Quarantined | None:
-        """Why this document digest is quarantined, None when it is not."""
-        return _first(self._quarantines("WHERE digest = ?", digest))
+    def quarantined(self, *digests: str) -> Quarantined | None:
+        """Why the document that these are digests of is quarantined, None when by none of them it is."""
+        return _first(self._quarantines(f"WHERE digest IN ({', '.join('?' * len(digests))})", *digests))
 
     def quarantines(self) -> tuple[Quarantined, ...]:
         """All quarantined documents, newest first."""
         return self._quarantines("ORDER BY at DESC, digest")
 
-    def release(self, digest: str) -> bool:
-        """Ends the quarantine of a digest; False when it was not in quarantine."""
+    def release(self, *digests: str) -> bool:
+        """Ends the quarantine of these digests; False when none was in quarantine."""
         with self._store.transaction() as write:
-            return write.execute("DELETE FROM quarantine WHERE digest = ?", (digest,)).rowcount > 0
+            found = write.execute(f"DELETE FROM quarantine WHERE digest IN ({', '.join('?' * len(digests))})", digests)
+            return found.rowcount > 0
 
     def _quarantines(self, rest: str, *values: object) -> tuple[Quarantined, ...]:
         rows = self._store.rows(f"SELECT digest, reason, run_id, at FROM quarantine {rest}", values)

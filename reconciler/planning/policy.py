@@ -77,6 +77,16 @@ def _consents(action: Action, policy: Policy, approvals: Approvals) -> list[Bloc
                 hint=f"say --approve {action.key}, or put the section back into the document",
             )
         )
+    elif action.impact.value in policy.approve and action.key not in approvals.keys:
+        found.append(
+            Blocked(
+                key=action.key,
+                code="approval_missing",
+                message=f"cannot {action.verb} {action.key} without approval: its impact is {action.impact.value}, and "
+                "policy.approve names that",
+                hint=f"say --approve {action.key}",
+            )
+        )
     if "take-over" in action.consents and not approvals.take_over:
         found.append(
             Blocked(

@@ -392,7 +392,7 @@ def _reload(step: Step, seen: Seen, write: Action | None) -> tuple[Action, ...]:
             because=Because(text=text, path=write.because.path if write is not None else None),
             impact=Impact.HOT_RELOAD,
             needs=(write.id,) if write is not None else (),
-            undo=Undo(verb="reload", text="the gateway is told again"),
+            undo=Undo(verb="reload", text="the gateway is told again", follows=True),
         ),
     )
 

@@ -190,7 +190,9 @@ def _stop(
         differences,
         impact=Impact.RESTART,
         consequences=(Consequence(what="note", text=f"the gateway{process} is stopped and serves nobody"),),
-        undo=Undo(verb="start", arguments={"restore": True}, text="starts it again with its earlier files"),
+        undo=Undo(
+            verb="start", arguments={"restore": True}, text="starts it again with its earlier files", follows=True
+        ),
         deadline=_end_seconds(spec) + START_SECONDS,
     )
 
@@ -230,7 +232,7 @@ def _restart(
         differences,
         impact=Impact.RESTART,
         consequences=tuple(consequences),
-        undo=Undo(verb="restart", arguments={"restore": True}, text="restarts it with its earlier files"),
+        undo=Undo(verb="restart", arguments={"restore": True}, text="restarts it with its earlier files", follows=True),
         deadline=_end_seconds(spec) + START_SECONDS,
     )
 

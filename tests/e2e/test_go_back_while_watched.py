@@ -110,3 +110,29 @@ def test_a_document_may_be_named_from_another_directory(site: Site) -> None:
     inner = site.document.parent / "inner"
     inner.mkdir()
     assert site.run("plan", "--file", f"{inner}/../{site.document.name}").code == 0
+
+
+@pytest.mark.req("PLAN-8", "PLAN-15")
+def test_what_a_person_went_back_from_stays_so_when_a_secret_of_it_rotates(site: Site) -> None:
+    text = site.write(verify="300ms")
+    token = site.home / "token"
+    token.write_text("first-token-0123456789abcdef")
+    token.chmod(0o600)
+    site.write(text.replace("{env: E2E_TOKEN}", "{file: token}"))
+    site.apply()
+    site.edit("level: info", "level: debug")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop")
+    supervisor.wait_event(lambda event: event["event"] == "watching", "the supervisor watches")
+    assert site.run("rollback", "1", "--yes").code == 0
+    before = len(site.generations())
+    token.write_text("second-token-0123456789abcdef")
+    pid = site.gateway_pid()
+    wait_until(lambda: site.level() == "info" and "held back" in site.run("status").out, 20, "held back all the same")
+    config = site.state / "openclaw.json"
+    config.write_text(config.read_text().replace('"level": "info"', '"level": "error"'))
+    wait_until(lambda: site.level() == "info", 30, "a look of the supervisor, and it is kept so")
+    assert (len(site.generations()), site.gateway_pid()) == (before, pid)
+    # The word of a person, or another content, lifts it.
+    site.edit("level: debug", "level: warn")
+    wait_until(lambda: site.level() == "warn", 20, "the corrected document in force")

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -234,3 +235,48 @@ def test_a_second_rollback_inside_the_window_of_the_first_stays(site: Site) -> N
     assert first.wait(30) == 1
     assert standing(site) == (5, "confirmed")
     assert "held back" in site.run("status").out
+
+
+@pytest.mark.req("PLAN-7", "SVC-7")
+@pytest.mark.parametrize("how", ["save", "apply"])
+def test_a_bad_change_before_anything_was_confirmed_leaves_what_served_before_it(site: Site, how: str) -> None:
+    """There is no generation to go back to: the file comes back first, and then the process that reads it."""
+    good = site.write(verify="6s")
+    if how == "save":
+        site.supervisor("--on-exit", "stop")
+    else:
+        assert site.run("apply", "--yes", "--no-wait").code == 0
+    wait_until(lambda: standing(site) == (1, "verifying"), 20, "the first window")
+    site.wait_healthy()
+    site.write(with_tls(site, good, *mismatch(site)))
+    if how == "apply":
+        assert site.run("apply", "--yes").code == 5
+    wait_until(lambda: standing(site) == (2, "rolled-back"), 30, "the way back")
+    site.wait_healthy()
+    assert "keyPath" not in (site.state / "openclaw.json").read_text()
+    assert site.run("gateway", "health").code == 0
+
+
+@pytest.mark.req("PLAN-7")
+def test_a_window_that_was_over_and_well_before_another_document_came_is_confirmed(site: Site) -> None:
+    site.write(verify="500ms")
+    assert site.run("apply", "--yes", "--no-wait").code == 0
+    time.sleep(1)
+    site.edit("level: info", "level: debug")
+    site.apply()
+    assert [item["result"] for item in site.generations()] == ["confirmed", "confirmed"]
+
+
+@pytest.mark.req("PLAN-7")
+def test_a_window_that_was_over_and_is_sick_when_another_document_comes_is_not(site: Site) -> None:
+    site.write(verify="500ms")
+    assert site.run("apply", "--yes", "--no-wait").code == 0
+    time.sleep(1)
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    site.edit("service: {", "service: {environment: {A: b}, ")
+    site.run("apply", "--yes")
+    (last, first) = site.generations()
+    assert (first["result"], last["result"]) == ("superseded", "confirmed")
+    assert first["reason"] == "another document came, and nobody had watched its window"

@@ -184,15 +184,15 @@ async def rollback(
     else:
         # What cannot be brought back must be said, asked or not.
         session.console.err("".join(f"note: {note.message}\n" for note in notes))
-    held = present_digest(session, runtime)
-    before = held_before(session, held) if held is not None else None
+    held = present_names(session, runtime)
+    before = held_before(session, held)
     reason = f"superseded by `openclaw rollback` to generation {target.number}"
     request = Request(
         cause=f"rollback to {target.number}",
         author=author or who(session),
         commit=target.commit,
         approvals=replace(approvals, way_back=True),
-        holds_back=(held, reason) if held is not None and held != target.digest else None,
+        holds_back=(held, reason) if held and target.digest not in held else None,
     )
     try:
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request)
@@ -205,21 +205,21 @@ async def rollback(
     return told(session, outcome, as_json)
 
 
-def present_digest(session: Session, runtime: Runtime) -> str | None:
-    """The digest of what a supervisor keeps in force: the document, or the generation in force while that is not valid."""
+def present_names(session: Session, runtime: Runtime) -> tuple[str, ...]:
+    """By what is held back what a supervisor keeps in force: the document, or the generation in force while that is not valid."""
     from reconciler.errors import DocumentError
 
     try:
-        return runtime.source(session.load())(runtime.salt()).digest
+        return runtime.source(session.load())(runtime.salt()).names
     except DocumentError:
         last = session.in_force()
-        return last.digest if last is not None else None
+        return (last.digest,) if last is not None else ()
 
 
-def held_before(session: Session, digest: str) -> Quarantined | None:
-    """Why a document is held back already."""
+def held_before(session: Session, names: tuple[str, ...]) -> tuple[Quarantined, ...]:
+    """By which of these names a document is held back already, and why."""
     with session.journal() as journal:
-        return journal.quarantined(digest)
+        return tuple(held for name in names if (held := journal.quarantined(name)) is not None)
 
 
 async def carry_out(

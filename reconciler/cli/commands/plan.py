@@ -154,7 +154,7 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
     """A note where the document is in quarantine: only an operator's word applies it as it is."""
     from reconciler.model import Note
 
-    rejected = journal.quarantined(goal.digest)
+    rejected = journal.quarantined(*goal.names)
     if rejected is None:
         return ()
     text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"

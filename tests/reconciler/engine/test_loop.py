@@ -161,7 +161,7 @@ async def test_a_way_back_of_which_a_part_is_still_tried_is_what_stays_in_force(
 
     host.kind.before_apply = fail
     digest = host.source(document.fakes)(b"").digest
-    back = replace(APPLY, cause="rollback to 1", holds_back=(digest, "superseded by an operator"))
+    back = replace(APPLY, cause="rollback to 1", holds_back=((digest,), "superseded by an operator"))
     outcome = await host.apply({"a": fake(1), "b": fake(1)}, back)
     assert (outcome.result, outcome.generation, outcome.exit_code) == (Result.PARTIAL, 3, 1)
     async with running(document, log) as loop:

@@ -200,6 +200,19 @@ def test_destruction_and_take_over_need_their_own_words() -> None:
     assert check(plan, policy, granted, restarts_last_hour=0) == ()
 
 
+@pytest.mark.req("PLAN-11", "PLAN-16")
+@pytest.mark.parametrize("impact", [Impact.RESTART, Impact.HOT_RELOAD])
+def test_any_impact_that_the_policy_names_needs_an_approval(impact: Impact) -> None:
+    plan = replace(PLAN, actions=(action("a", impact=impact),))
+    policy = replace(POLICY, approve=("destroy", impact.value))
+    for asking in (Approvals(), Approvals(person=False), Approvals(way_back=True)):
+        (found,) = check(plan, policy, asking, restarts_last_hour=0)
+        assert (found.code, found.hint) == ("approval_missing", "say --approve fake/a")
+    granted = Approvals(keys=frozenset({Key("fake", "a")}))
+    assert check(plan, policy, granted, restarts_last_hour=0) == ()
+    assert check(plan, replace(POLICY, approve=("destroy",)), Approvals(), restarts_last_hour=0) == ()
+
+
 @pytest.mark.req("PLAN-11")
 def test_the_restart_budget_counts_what_was_and_what_would_be() -> None:
     plan = replace(PLAN, actions=(action("a", verb="restart", impact=Impact.RESTART),))

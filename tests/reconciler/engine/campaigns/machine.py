@@ -193,13 +193,13 @@ class Campaign(RuleBasedStateMachine):
         held, goal = self._digest(self.document), self.host._goal_of(target)[0]
         request = Request(
             cause=f"rollback to {target.number}",
-            holds_back=(held, "superseded by an operator") if held != goal.digest else None,
+            holds_back=((held,), "superseded by an operator") if held != goal.digest else None,
         )
         with self._reader() as journal:
             before = journal.quarantined(held)
         outcome = await engine.apply(lambda _salt: goal, request)
         if outcome.exit_code != 0 and request.holds_back is not None:
-            await engine.let_go(held, before)
+            await engine.let_go((held,), () if before is None else (before,))
         return outcome
 
     async def _supervise(self, engine: Engine, *, looks: int, watch: bool) -> None:
