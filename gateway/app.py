@@ -22,7 +22,7 @@ import trio
 from gateway.config import Settings, Snapshot, read_file
 from gateway.health import Health
 from gateway.last_good import copy_path, read_last_good
-from gateway.live import LiveConfig
+from gateway.live import LiveConfig, refused_if_missing
 from gateway.log import Log, print_plain
 from gateway.methods import Services
 from gateway.presence import Presence
@@ -109,10 +109,12 @@ def main(argv: Sequence[str], environ: MutableMapping[str, str] | None = None) -
 def _config(path: Path, environ: MutableMapping[str, str], port: int | None) -> LiveConfig | Snapshot:
     """The config to start with; the file as it was read where neither it nor the last good one will do."""
     snapshot = read_file(path, environ, port=port)
-    if snapshot.valid:
+    if snapshot.valid and snapshot.exists:
         return LiveConfig(path, environ, snapshot, port=port)
     last_good = read_last_good(path, environ, port=port)
-    return LiveConfig(path, environ, last_good, refused=snapshot, port=port) if last_good is not None else snapshot
+    if last_good is not None:
+        return LiveConfig(path, environ, last_good, refused=refused_if_missing(snapshot), port=port)
+    return LiveConfig(path, environ, snapshot, port=port) if snapshot.valid else snapshot
 
 
 def _run(config: LiveConfig, state_dir: Path, environ: MutableMapping[str, str]) -> tuple[int, str]:

@@ -1,8 +1,8 @@
 """The config that the gateway last ran by, kept beside openclaw.json for a start that finds that one damaged.
 
-A running gateway keeps its last good config when the file is damaged. Without the copy a restart would turn the same
-damage into an outage that lasts until a person comes. Only a file that is there and cannot be used is stood in for: a
-missing one is an empty config, as in the real product. Blocking, and small.
+A running gateway keeps its last good config when the file is damaged or deleted. Without the copy a restart would turn the
+same damage into an outage that lasts until a person comes, or into a gateway on another port than anybody expects. Blocking,
+and small.
 """
 
 from __future__ import annotations

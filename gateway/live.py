@@ -98,10 +98,7 @@ class LiveConfig:
 
     def _fresh(self) -> Snapshot:
         snapshot = read_file(self.path, self._environ, port=self._port)
-        if snapshot.exists or not self.current.exists:
-            return snapshot
-        # The real product takes a deleted file for an empty config and shuts everybody out. It is an accident.
-        return replace(snapshot, parsed=None, resolved={}, effective={}, settings=None, issues=(_MISSING,))
+        return refused_if_missing(snapshot) if self.current.exists else snapshot
 
     def part(self) -> dict[str, Any]:
         """For the health answer."""
@@ -113,6 +110,15 @@ class LiveConfig:
             "refusedHash": self._latest.hash if self.error is not None else None,
             "restartOwed": list(self.owed),
         }
+
+
+def refused_if_missing(snapshot: Snapshot) -> Snapshot:
+    """`snapshot`, invalid where there is no file. The real product takes a deleted one for an empty config, and shuts everybody
+    out; where there was one before it is an accident.
+    """
+    if snapshot.exists:
+        return snapshot
+    return replace(snapshot, parsed=None, resolved={}, effective={}, settings=None, issues=(_MISSING,))
 
 
 def signature(path: Path) -> tuple[int, ...]:

@@ -120,7 +120,8 @@ class Health:
     cannot help, so that a verify window may end at once. `lagging`: it serves, but not as declared (yet); whoever
     did nothing to it, because its action failed, has not made it sick. `excused`: by a person's word it does not serve.
     `life` tells what runs now, well or not, from what ran before an end that nobody asked for: empty where nothing runs, None
-    where that is not known or there is no such thing.
+    where that is not known or there is no such thing. `began`: when that life began, seconds since the epoch; `due_seconds`: how
+    long until it is started again by itself, where it is down.
     """
 
     ready: bool
@@ -130,6 +131,8 @@ class Health:
     lagging: bool = False
     excused: bool = False
     life: str | None = None
+    began: float | None = None
+    due_seconds: float = 0.0
 
 
 class Secrets(Protocol):

@@ -551,6 +551,11 @@ class Engine:
         # A cure of drift is no new desired state: the generation in force stays the one that it is.
         recorded = await _thread(partial(_is_new, journal, goal.digest))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
+        gates = await _thread(partial(account.gates, journal, goal, touched))
+        left = window_seconds([step.action for step in touched], goal.desired.policy)
+        if recorded and await _thread(partial(_is_unproven, journal)):
+            # Whatever little this run did, it confirms what the one before it did as well.
+            gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
         window = Window(
             run=steps.run,
             goal=goal,
@@ -558,8 +563,8 @@ class Engine:
             steps=results,
             generation=planned.plan.generation,
             recorded=recorded,
-            gates=await _thread(partial(account.gates, journal, goal, touched)),
-            left_seconds=window_seconds([step.action for step in touched], goal.desired.policy),
+            gates=gates,
+            left_seconds=left,
         )
         window = replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
         return window.outcome(Result.VERIFYING, ""), window
@@ -570,8 +575,10 @@ class Engine:
         """
         goal = planned.goal
         newest = await _thread(partial(journal.runs, 1))
-        if planned.plan.actions or planned.plan.unknown or not newest or newest[0].document_digest != goal.digest:
+        if planned.plan.actions or planned.plan.unknown or not newest:
             return None
+        if newest[0].document_digest != goal.digest:
+            return await self._unproven(planned, request, journal)
         run = newest[0]
         if run.state is Result.FAILED:
             wanted = await _thread(partial(_is_failed, journal, goal.digest))
@@ -590,6 +597,38 @@ class Engine:
             inherited=True,
             gates=await _thread(partial(account.gates, journal, goal, steps)),
             left_seconds=window_seconds([step.action for step in steps], goal.desired.policy),
+        )
+        return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
+
+    async def _unproven(self, planned: Planned, request: Request, journal: Journal) -> Window | None:
+        """The window of a document for which nothing is to be done, where what the one before it did was not seen to the end:
+        with this one it would be confirmed by a look.
+        """
+        goal = planned.goal
+        unknown = await _thread(partial(_is_unknown, journal, goal.digest))
+        if not unknown or not await _thread(partial(_is_unproven, journal)):
+            return None
+        run = uuid4().hex[:12]
+        begin = partial(
+            journal.begin_run,
+            run,
+            cause=request.cause,
+            author=request.author,
+            commit=request.commit,
+            plan_digest=plan_digest(planned.plan),
+            document_digest=goal.digest,
+            at=self.now(),
+        )
+        await _thread(begin)
+        await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
+        window = Window(
+            run=run,
+            goal=goal,
+            plan=planned.plan,
+            steps=(),
+            generation=planned.plan.generation,
+            gates=dict(goal.resources),
+            left_seconds=goal.desired.policy.verify_seconds,
         )
         return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
 
@@ -708,6 +747,14 @@ def _is_unknown(journal: Journal, digest: str) -> bool:
     """Whether neither the generation in force nor the newest one is of the document with this digest."""
     known = (journal.last_confirmed(), journal.last_generation())
     return all(generation is None or generation.digest != digest for generation in known)
+
+
+def _is_unproven(journal: Journal) -> bool:
+    """Whether what the newest generation did was never seen to serve to the end of its window."""
+    last = journal.last_generation()
+    seen = (Result.CONFIRMED, Result.ROLLED_BACK)
+    # What a person keeps from serving has its window once it is started.
+    return last is not None and last.result not in (*seen, Result.UNCONFIRMED)
 
 
 def _is_failed(journal: Journal, digest: str) -> bool:

@@ -147,6 +147,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         gates=await _thread(partial(account.gates, journal, goal, steps)),
         left_seconds=left,
         whole_seconds=run.verify_window or 0.0,
+        since=run.verify_since,
     )
     engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
     async with engine.watching():

@@ -40,7 +40,7 @@ class Window:
 
     `recorded` says that `generation` is this run's own, and not the one that was in force before and still is. `inherited`: a
     process that died did its steps, and this one none of them. `whole_seconds`: how long it is when it begins anew, where that
-    is more than what is left of it.
+    is more than what is left of it; `since`: when it was begun by another process.
     """
 
     run: str
@@ -53,13 +53,22 @@ class Window:
     gates: Mapping[Key, Resource]
     left_seconds: float
     whole_seconds: float = 0.0
+    since: float | None = None
 
     async def verdict(self, kinds: Sequence[Kind], world: World, prolong: Prolong) -> Verdict:
         """Watches it to its end, which `prolong` is told where it is put off."""
-        undone = {step.action.key for step in self.steps if step.result != "done"}
+        # What this run did not touch may still be behind by one before it.
+        undone = self.gates.keys() - {step.action.key for step in self.steps if step.result == "done"}
         whole = max(self.left_seconds, self.whole_seconds)
         return await verify(
-            self.gates, kinds, world, self.left_seconds, undone=undone, whole_seconds=whole, prolong=prolong
+            self.gates,
+            kinds,
+            world,
+            self.left_seconds,
+            undone=undone,
+            whole_seconds=whole,
+            since=self.since,
+            prolong=prolong,
         )
 
     def outcome(self, result: Result, reason: str, rolled_back_to: int | None = None) -> Outcome:

@@ -61,6 +61,7 @@ async def verify(
     *,
     undone: Collection[Key] = frozenset(),
     whole_seconds: float = 0.0,
+    since: float | None = None,
     prolong: Prolong | None = None,
 ) -> Verdict:
     """Probes `gates` for `window_seconds` and tells how they were at its end. A window of 0 is one look.
@@ -71,6 +72,8 @@ async def verify(
 
     A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
 
+    `since` is when somebody else began the window (seconds since the epoch): a life that began later has come after a fall.
+
     `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick.
 
     Raises:
@@ -79,7 +82,7 @@ async def verify(
     external = {kind.name for kind in kinds if kind.external}
     end = trio.current_time() + window_seconds
     late = trio.current_time() + min(LATE_SECONDS, whole_seconds)
-    steady = Steady()
+    steady = Steady(since)
     while True:
         health = await probe_all(gates, kinds, world)
         sick = tuple(
@@ -95,8 +98,10 @@ async def verify(
             left = late - trio.current_time()
         if any(health[key].final for key in sick) or (left <= 0 and not fell):
             return Verdict(health=health, sick=sick)
-        if fell or steady.rose:
-            left = max(window_seconds, whole_seconds)
+        # It is not over before what fell could be started again, and be well for as long as the rest.
+        due = max((found.due_seconds for found in health.values()), default=0.0) if steady.down else 0.0
+        if fell or steady.rose or due > left:
+            left = max(window_seconds, whole_seconds) + due
             end = trio.current_time() + left
             if prolong is not None:
                 await prolong(left)
@@ -104,16 +109,18 @@ async def verify(
 
 
 class Steady:
-    """Whether what runs in a window stays up. `falls`: what ended, and why; `rose`: as of this look all is well again after one.
+    """Whether what runs in a window stays up. `falls`: what ended, and why; `down`: and is not well again; `rose`: as of this
+    look it is.
 
     What only does not answer, or is behind, has not fallen: that counts at the end of the window.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, since: float | None = None) -> None:
+        self._since = since
         self.falls: list[tuple[Key, str]] = []
         self.rose = False
         self._lives: dict[Key, str] = {}
-        self._down = False
+        self.down = False
 
     def look(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> bool:
         """Takes one look in; True where something fell since the one before."""
@@ -121,13 +128,14 @@ class Steady:
         for key, found in health.items():
             if found.life is None or found.excused:
                 continue
-            if self._lives.get(key, "") not in ("", found.life):
+            late = self._since is not None and found.began is not None and found.began > self._since
+            if self._lives.get(key, "") not in ("", found.life) or (key not in self._lives and late):
                 fallen = key
                 self.falls.append((key, found.message or "it ended, and was started again"))
             self._lives[key] = found.life
-        self._down = self._down or fallen is not None
-        self.rose = self._down and not sick
-        self._down = self._down and bool(sick)
+        self.down = self.down or fallen is not None
+        self.rose = self.down and not sick
+        self.down = self.down and bool(sick)
         return fallen is not None
 
     def verdict(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> Verdict:

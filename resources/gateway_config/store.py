@@ -203,8 +203,11 @@ def keep_whole(host: Host, file: File) -> None:
 
 
 def remove_config(file: File) -> None:
-    """Takes away a file that we made and that holds nothing any more."""
+    """Takes away a file that we made and that holds nothing any more, and the gateway's copy: it is no accident."""
+    from gateway.last_good import copy_path
+
     try:
+        remove_file(copy_path(file.path))
         remove_file(file.path)
     except OSError as err:
         raise TemporaryError(f"cannot remove {file.path}: {err.strerror}") from err

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
+from tests.e2e.test_kills import keeper_pid, kill
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-7", "SVC-12")]
 
@@ -90,3 +92,60 @@ def test_where_the_document_wants_no_way_back_what_failed_is_in_force_and_is_no_
     assert back.code == 0, (back.out, back.err)
     assert site.generations()[0]["cause"] == "rollback to 2"
     assert site.level() == "debug"
+
+
+def lose_the_keeper(site: Site) -> None:
+    kill(keeper_pid(site))
+
+
+def lose_the_config(site: Site) -> None:
+    (site.state / "openclaw.json").unlink()
+
+
+def change_what_needs_no_action(site: Site) -> None:
+    site.edit("verify: 5s", "verify: 6s")
+
+
+@pytest.mark.parametrize("meanwhile", [lose_the_keeper, lose_the_config, change_what_needs_no_action])
+def test_nothing_that_is_done_inside_the_window_of_a_bad_change_confirms_it(
+    site: Site, meanwhile: Callable[[Site], None]
+) -> None:
+    good = site.write(verify="5s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.write(with_an_end(site, good, 2.0))
+    wait_until(lambda: [site.generations()[0][key] for key in ("number", "result")] == [2, "verifying"], 20, "window")
+    meanwhile(site)
+    wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 60, "the way back")
+    assert [each["number"] for each in site.generations() if each["result"] == "confirmed"] == [1]
+    site.wait_healthy()
+
+
+def test_one_crash_is_waited_out_although_the_next_start_is_later_than_the_window_is_long(site: Site) -> None:
+    good = site.write(verify="2s").replace("delay: 200ms, max_delay: 2s", "delay: 4s, max_delay: 8s")
+    site.write(good)
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.write(good.replace("service: {", "service: {environment: {A: b}, "))
+    wait_until(lambda: [site.generations()[0][key] for key in ("number", "result")] == [2, "verifying"], 20, "window")
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: site.generations()[0]["result"] != "verifying", 30, "the verdict")
+    assert site.generations()[0]["result"] == "confirmed"
+    assert site.gateway_pid() not in (None, pid)
+
+
+@pytest.mark.req("GW-5", "PLAN-13")
+def test_a_gateway_that_is_started_while_its_config_is_missing_listens_where_it_did(site: Site) -> None:
+    site.write(verify="300ms")
+    site.supervisor().kill()
+    wait_until(lambda: site.health()[0] == 200, 20, "it serves")
+    (site.state / "openclaw.json").unlink()
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "the next one, on its port")
+    site.supervisor()
+    wait_until(lambda: (site.state / "openclaw.json").exists(), 20, "what is declared, anew")
+    wait_until(lambda: site.health()[1]["status"] == "ok" and site.plan()["actions"] == [], 20, "all is well")

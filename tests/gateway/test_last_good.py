@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_used_is_stood_in_for_and_its_repair_taken_over(tm
     assert (config.part()["ok"], config.part()["refusedHash"]) == (True, None)
 
 
-def test_only_a_file_that_is_there_is_stood_in_for_and_only_by_what_can_be_run_by_now(tmp_path: Path) -> None:
+def test_it_is_stood_in_for_only_by_what_can_be_run_by_now(tmp_path: Path) -> None:
     path = tmp_path / "openclaw.json"
     path.write_text('{"gateway": {"auth": {"token": "${GIVEN}"}}}')
     keep(path, read_file(path, {"GIVEN": "value"}))
@@ -72,10 +72,22 @@ def test_only_a_file_that_is_there_is_stood_in_for_and_only_by_what_can_be_run_b
     without = _config(path, {}, None)
     assert isinstance(without, Snapshot)
     assert "JSON5" in (without.error or "")
+
+
+@pytest.mark.parametrize("how", ["deleted", "a link to nothing"])
+def test_a_missing_file_is_an_accident_where_there_was_one(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "openclaw.json"
+    good = write(path, {"gateway": {"port": 20001}})
     path.unlink()
-    missing = _config(path, {"GIVEN": "value"}, None)
+    fresh = _config(path, {}, None)
+    assert isinstance(fresh, LiveConfig)
+    assert (fresh.current.exists, fresh.error) == (False, None)
+    keep(path, good)
+    if how != "deleted":
+        path.symlink_to(tmp_path / "nowhere")
+    missing = _config(path, {}, None)
     assert isinstance(missing, LiveConfig)
-    assert (missing.current.exists, missing.error) == (False, None)
+    assert (missing.current.hash, missing.error) == (good.hash, ": the file is missing")
 
 
 def test_what_is_wrong_with_a_text_does_not_depend_on_what_its_references_give() -> None:

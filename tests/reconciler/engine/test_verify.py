@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -84,6 +85,16 @@ async def test_what_falls_once_has_a_whole_window_from_then_on(
     assert told == ([10, 10] if life == "1" else [10])
 
 
+async def test_what_is_started_again_later_than_the_window_is_long_is_waited_for(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The keeper's delay; it is known a moment after the fall."""
+    due = [(4.0 + number, replace(DOWN, due_seconds=19.0 - number)) for number in range(1, 20)]
+    verdict, seconds, _told = await watched(tmp_path, 10, (0, WELL), (4, DOWN), *due, (24, replace(WELL, life="2")))
+    assert verdict.healthy
+    assert seconds == pytest.approx(34, abs=1.1)
+
+
 async def test_what_falls_and_stays_down_is_sick_a_window_later(tmp_path: Path, autojump_clock: MockClock) -> None:
     verdict, seconds, told = await watched(tmp_path, 10, (0, WELL), (6, DOWN))
     assert (verdict.sick, told) == ((GATE,), [10])
@@ -121,6 +132,22 @@ async def test_what_only_lags_or_is_slow_now_and_then_has_not_fallen(
     verdict, seconds, told = await watched(tmp_path, 16, *script)
     assert (verdict.healthy, told) == (True, [])
     assert seconds == pytest.approx(16, abs=0.3)
+
+
+async def test_a_life_that_began_inside_of_a_window_that_nobody_watched_has_come_after_a_fall(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    for began, told in ((99.0, []), (101.0, [10])):
+        kind = cast(Kind, Scripted([(0, replace(WELL, began=began))]))
+        gates: Any = {GATE: None}
+        found: list[float] = []
+
+        async def prolong(more: float, found: list[float] = found) -> None:
+            await trio.lowlevel.checkpoint()
+            found.append(more)
+
+        verdict = await verify(gates, (kind,), make_world(tmp_path), 3, whole_seconds=10, since=100.0, prolong=prolong)
+        assert (verdict.healthy, found[:1]) == (True, told)
 
 
 async def test_what_a_successor_watches_to_its_end_begins_anew_whole(tmp_path: Path, autojump_clock: MockClock) -> None:
