@@ -98,16 +98,17 @@ def mask_text(text: str) -> str:
     return _URL_SECRET.sub(rf"\g<1>{MASK}\g<3>", _SHAPES.sub(MASK, text))
 
 
-def mask_line(line: str, before: str = "") -> str:
+def mask_line(line: str, before: str = "", *, near: bool = False) -> str:
     """One line as it may be shown: what follows a sensitive name is masked unless it is a reference.
 
-    `before` is the line above: a text may go on from there.
+    `before` is the line above: a text may go on from there. `near`: a name counts that may be a mistyped one of these, too.
     """
+    hidden = hides_nearly if near else hides
     found = False
     at = 0
     while match := _PAIR.search(line, at):
         found = True
-        if not hides(match[2]):
+        if not hidden(match[2]):
             at = match.end()
             continue
         rest = line[match.end() :]
@@ -119,9 +120,27 @@ def mask_line(line: str, before: str = "") -> str:
             at = match.end() + len(MASK)
     if not found and line.strip() and not line.lstrip().startswith("#"):
         previous = [match[2] for match in _PAIR.finditer(before[:10_000])]
-        if previous and hides(previous[-1]):
+        if previous and hidden(previous[-1]):
             return line[: len(line) - len(line.lstrip())] + MASK
     return mask_text(line)
+
+
+def opens_hidden_text(line: str) -> bool | None:
+    """Whether the lines below this one, indented further, may be a secret: True where they are its text, whatever they look
+    like, False where they may be a mapping as well, None where they are none.
+    """
+    pairs = list(_PAIR.finditer(line[:10_000]))
+    if not pairs or not hides_nearly(pairs[-1][2]):
+        return None
+    rest = line[pairs[-1].end() :]
+    if _BLOCK_OPENS.match(rest) is not None:
+        return True
+    return None if rest.strip() else False
+
+
+def hides_nearly(name: str) -> bool:
+    """As `hides`, or a name that may be a mistyped one of those."""
+    return hides(name) or resembles_secret(name.rpartition(".")[2])
 
 
 def hides(name: str) -> bool:

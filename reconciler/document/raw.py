@@ -13,11 +13,12 @@ from itertools import zip_longest
 from typing import Final
 
 from reconciler.document.files import ReadError, read_file
-from reconciler.document.masking import mask_line
+from reconciler.document.masking import mask_line, opens_hidden_text
 from reconciler.document.nodes import Source
 from reconciler.document.problems import quote
 from reconciler.document.sources import Reading, read_document
 from reconciler.document.validate import mark_secrets
+from reconciler.model import MASK
 
 _BREAKS: Final = re.compile("\r\n|\r|\n")
 
@@ -58,10 +59,22 @@ def _contents(reading: Reading, directory: str, known: Mapping[str, str]) -> dic
 
 def _shown(source: Source, known: frozenset[str]) -> str:
     shown = []
+    # The indentation of a name below which a secret may go on for any number of lines, and whether nothing else can stand there.
+    below: int | None = None
+    is_text = False
     for number, line in enumerate(source.lines, 1):
-        if line not in known:
+        indent = len(line) - len(line.lstrip())
+        if below is not None and line.strip() and indent <= below:
+            below = None
+        inside = below is not None and bool(line.strip()) and (is_text or ":" not in line)
+        if below is None and (opened := opens_hidden_text(line)) is not None:
+            below, is_text = indent, opened
+        if line in known:
+            shown.append(line)
+        elif inside:
+            shown.append(line[:indent] + MASK)
+        else:
             # The marks know texts of many lines, the guess from the line alone what another file has overlaid.
-            line = mask_line(quote(*source.shown(number, 1))[0], source.line(number - 1))
-        shown.append(line)
+            shown.append(mask_line(quote(*source.shown(number, 1))[0], source.line(number - 1), near=True))
     ends = _BREAKS.findall(source.text)
     return "".join(line + end for line, end in zip_longest(shown, ends, fillvalue=""))
