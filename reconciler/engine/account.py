@@ -17,7 +17,6 @@ from reconciler.planning.differences import differences
 from reconciler.values import same
 
 if TYPE_CHECKING:
-    from reconciler.engine.rollback import Window
     from reconciler.engine.verify import Verdict
 
 
@@ -76,9 +75,9 @@ def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[K
     return {key: goal.resources[key] for key in sorted(keys) if key in goal.resources}
 
 
-def record_health(journal: Journal, window: Window, verdict: Verdict, at: float) -> None:
-    """Stores the Ready and Synced conditions of the gates, as the window showed them."""
-    failed = {step.action.key: step.error or "" for step in window.steps if step.result != "done"}
+def record_health(journal: Journal, steps: Sequence[StepResult], verdict: Verdict, generation: int, at: float) -> None:
+    """Stores the Ready and Synced conditions of the gates, as a window of `generation` showed them; nothing else stays."""
+    failed = {step.action.key: step.error or "" for step in steps if step.result != "done"}
     # In one commit, and so one flush, however many they are.
     with journal.transaction():
         for key, health in verdict.health.items():
@@ -90,14 +89,14 @@ def record_health(journal: Journal, window: Window, verdict: Verdict, at: float)
                         status=Status.TRUE if health.ready else Status.FALSE,
                         reason=health.reason,
                         message=health.message,
-                        observed_generation=window.generation,
+                        observed_generation=generation,
                     ),
                     Condition(
                         type="Synced",
                         status=Status.FALSE if key in failed else Status.TRUE,
                         reason="ApplyFailed" if key in failed else "Applied",
                         message=failed.get(key, ""),
-                        observed_generation=window.generation,
+                        observed_generation=generation,
                     ),
                 ),
                 at,

@@ -119,7 +119,7 @@ class Engine:
             BlockedError: the state directory belongs to another document.
             OpenClawError: it cannot be written.
         """
-        if not self._is_open:
+        if not self.is_open:
             if self._journal is not None:
                 if not self._journal.save():
                     # Somebody may be reading in it.
@@ -135,7 +135,7 @@ class Engine:
         return self._journal
 
     @property
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
         """Whether the journal is open for writing, and still the file at its place."""
         return self._journal is not None and self._journal.in_place
 
@@ -151,7 +151,7 @@ class Engine:
             LockedError: another writer holds the lock for longer than `wait_seconds`.
             OpenClawError: as `journal`.
         """
-        if not self._is_open:
+        if not self.is_open:
             async with self._writer(wait_seconds):
                 await _thread(self.journal)
 
@@ -405,7 +405,7 @@ class Engine:
 
     async def _already(self, source: Source, request: Request) -> Outcome | None:
         """The outcome where there is nothing to do and nothing to record, found without the lock and without any write."""
-        if await self._may_take_ballast() or (self._journal is not None and not self._is_open):
+        if await self._may_take_ballast() or (self._journal is not None and not self.is_open):
             return None
         reader = self._journal or await _thread(partial(Journal.open_reader, self.host.state.journal))
         if reader is None:
@@ -421,6 +421,8 @@ class Engine:
             if not all(is_watched(found.run, self.host.state, self.now()) for found in left_open):
                 return None
             known = await self._known(planned, reader)
+            if request.approvals.person and await _thread(partial(_is_spoilt, reader)):
+                return None
             if known is None or account.outdated(planned.wanted, planned.observations):
                 return None
             if await _thread(partial(reader.quarantined, *goal.names)) is not None:
@@ -461,7 +463,9 @@ class Engine:
         if known is not None and request.commit is not None:
             # Who watches may have been quicker than the hook that says where it comes from.
             await _thread(partial(journal.attribute, known.generation, request.author, request.commit))
-        if known is not None or planned.plan.actions:
+        # A person who leads there once more after a rollback that failed wants to be told that it is well now.
+        again = request.approvals.person and await _thread(partial(_is_spoilt, journal))
+        if planned.plan.actions or (known is not None and not again):
             return known or done
         # Nothing is to be done, but a generation that does not serve is none to go back to.
         verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)
@@ -469,6 +473,7 @@ class Engine:
             return replace(done, result=Result.FAILED, reason=verdict.reason)
         result = Result.UNCONFIRMED if verdict.unseen else Result.CONFIRMED
         number = await _thread(partial(self._accept, planned, request, journal, result, verdict.unseen))
+        await _thread(partial(account.record_health, journal, (), verdict, number, self.now()))
         return replace(done, result=result, generation=number, reason=verdict.unseen)
 
     async def start_run(
@@ -755,6 +760,12 @@ def _is_unproven(journal: Journal) -> bool:
     seen = (Result.CONFIRMED, Result.ROLLED_BACK)
     # What a person keeps from serving has its window once it is started.
     return last is not None and last.result not in (*seen, Result.UNCONFIRMED)
+
+
+def _is_spoilt(journal: Journal) -> bool:
+    """Whether the newest generation is one that could not be taken back."""
+    last = journal.last_generation()
+    return last is not None and last.result is Result.ROLLBACK_FAILED
 
 
 def _is_failed(journal: Journal, digest: str) -> bool:

@@ -107,6 +107,8 @@ class Loop:
         self._keep = keep
         self._look_around = look_around
         self._good: Found | None = None
+        # The one that was applied last: what could not be seen on the host was not led there.
+        self._done: str | None = None
         # What was looked at last, good or not, and what was last said of one that is refused.
         self._looked: str | None = None
         self._refused: tuple[str, str] | None = None
@@ -202,9 +204,14 @@ class Loop:
         try:
             outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
         except BlockedError as err:
+            if self._kept is None and self.engine.is_open:
+                # What hinders it may go: that is to be seen.
+                self._keeps(source)
             await self._keep_in_force(found, source, request, err)
             return
         self._good, self._refused = found, None
+        if not outcome.plan.unknown:
+            self._done = found.mark
         self._keeps(found.source)
         await trio.to_thread.run_sync(found.remember)
         self._settle(outcome, waiting)
@@ -263,7 +270,7 @@ class Loop:
         if self._good is None:
             cause = "start"
         else:
-            cause = "save" if found.mark != self._good.mark else "drift"
+            cause = "save" if found.mark != self._done else "drift"
         if found.mark != self._looked:
             # A change of the document is a reason to try at once what failed before; that it is still not applied is none.
             self._looked = found.mark

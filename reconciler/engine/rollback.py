@@ -181,16 +181,7 @@ async def _restore(
     gates |= {key: goal.resources[key] for key in gate_keys if key in goal.resources}
     verdict = await verify(gates, engine.kinds, steps.world, goal.desired.policy.verify_seconds)
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
-    back = Window(
-        run=steps.run,
-        goal=goal,
-        plan=planned.plan,
-        steps=results,
-        generation=target.number,
-        gates=gates,
-        left_seconds=0.0,
-    )
-    await _thread(partial(account.record_health, journal, back, verdict, now()))
+    await _thread(partial(account.record_health, journal, results, verdict, target.number, now()))
     ended = Result.CONFIRMED if failure is None else Result.FAILED
     await _thread(partial(journal.set_run, steps.run, ended, now(), reason=failure or reason))
     return failure

@@ -40,7 +40,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     """
     journal, reason = engine.journal(), verdict.reason
     try:
-        await _thread(partial(account.record_health, journal, window, verdict, engine.now()))
+        await _thread(partial(account.record_health, journal, window.steps, verdict, window.generation, engine.now()))
     except JournalFullError:
         # Whatever filled the disk came with this run or during its window: as good as sick.
         if not (window.left_seconds > 0 and engine.ballast.give_up()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -138,3 +139,41 @@ def test_without_a_last_good_one_a_damaged_config_is_no_start(site: Site) -> Non
     site.state.mkdir(mode=0o700, exist_ok=True)
     (site.state / "openclaw.json").write_text("{")
     assert site.run("gateway", "run").code == 78
+
+
+@pytest.mark.req("PLAN-3", "PLAN-9")
+def test_a_repair_is_noticed_though_nothing_could_be_applied_since_the_start(site: Site) -> None:
+    site.write(verify="300ms")
+    supervisor = site.supervisor()
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the first generation in force")
+    supervisor.kill()
+    pid = site.gateway_pid()
+    assert pid is not None
+    kill(keeper_pid(site))
+    kill(pid)
+    config = site.state / "openclaw.json"
+    whole = config.read_bytes()
+    config.write_text("{x")
+    (site.state / "openclaw.json.last-good").unlink()
+    supervisor = site.supervisor()
+    supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says why")
+    time.sleep(3)
+    config.write_bytes(whole)
+    wait_until(lambda: site.health()[0] == 200, 5, "it is started as soon as the file is repaired")
+
+
+@pytest.mark.req("PLAN-9")
+def test_a_save_that_could_not_be_applied_at_once_is_no_drift(site: Site) -> None:
+    site.write(verify="300ms")
+    site.supervisor()
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the first generation in force")
+    config = site.state / "openclaw.json"
+    whole = config.read_bytes()
+    config.unlink()
+    config.mkdir()
+    site.edit("level: info", "level: debug")
+    time.sleep(1)
+    config.rmdir()
+    config.write_bytes(whole)
+    wait_until(lambda: site.generations()[0]["number"] == 2, 40, "the save is applied")
+    assert site.generations()[0]["cause"] == "save"

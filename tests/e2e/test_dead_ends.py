@@ -197,3 +197,24 @@ def test_a_save_that_loses_the_authentication_waits_for_a_person(site: Site) -> 
     site.write(lost)
     site.apply()
     assert "auth" not in json.loads((site.state / "openclaw.json").read_text())["gateway"]
+
+
+@pytest.mark.req("PLAN-8", "PLAN-12")
+def test_what_was_once_not_taken_back_is_told_no_longer_when_all_is_well(site: Site) -> None:
+    good = site.write(verify="500ms")
+    site.apply()
+    site.write(with_tls(site, good, *mismatch(site)))
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            wait_until(lambda: site.health()[0] == 0, 10, "the port is free")
+            held.enter_context(socket.create_server(("127.0.0.1", site.port)))
+
+        with Meanwhile(site.state / "openclaw.json", "keyPath", take):
+            assert site.run("apply", "--yes").code == 6
+    site.wait_healthy()
+    assert "RollbackFailed" in site.run("status").out
+    back = site.run("rollback", "1", "--yes")
+    assert (back.code, back.out) == (0, "Generation 3: confirmed; nothing had to be changed.\n")
+    assert "RollbackFailed" not in site.run("status").out
+    assert "Degraded" not in site.run("status").out

@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from tests.beds.processes import wait_until
-from tests.beds.site import Site
+from tests.beds.site import TOKEN, Site
 
 pytestmark = [pytest.mark.real, pytest.mark.req("SVC-9")]
 
@@ -167,3 +167,24 @@ def test_while_the_document_is_not_valid_the_service_can_still_be_stopped_and_st
         answer = site.run("service", verb)
         assert answer.code == 0, (verb, answer.err)
     assert site.health()[0] == 200
+
+
+def test_a_start_against_the_document_says_so(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    site.edit("service: {", "service: {state: stopped, ")
+    site.apply("--approve", "service/gateway")
+    started = site.run("service", "start")
+    assert started.code == 0, started.err
+    assert "note: the document says `service.state: stopped`" in started.err
+    site.apply()
+    assert site.health()[0] == 0
+
+
+def test_a_gateway_by_hand_logs_where_openclaw_looks(site: Site) -> None:
+    site.write(verify="300ms")
+    process = site.start("gateway", "run", "--port", str(site.port), OPENCLAW_GATEWAY_TOKEN=TOKEN)
+    site.wait_healthy()
+    assert list((site.state / "logs").glob("openclaw-*.log"))
+    process.terminate()
+    assert process.wait(20) == 0

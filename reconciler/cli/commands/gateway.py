@@ -25,9 +25,15 @@ def gateway_command() -> None:
 @gateway_command.command("run", short_help="Run the built-in gateway in the foreground.")
 @click.option("--config", metavar="PATH", help="Its file [default: openclaw.json in the state directory].")
 @click.option("--port", type=PORT, metavar="N", help="Listen there, whatever the file says.")
-def run_command(config: str | None, port: int | None) -> int:
+@click.pass_obj
+def run_command(session: Session, config: str | None, port: int | None) -> int:
     """Run the built-in gateway in the foreground, by itself: nobody restarts it."""
+    import os
+
     from gateway.app import main
+
+    # Where `openclaw logs` looks, and not the real product's shared directory.
+    os.environ.setdefault("OPENCLAW_LOG_DIR", str(session.host().state.root / "logs"))
 
     arguments = [] if config is None else ["--config", config]
     return main(["run", *arguments, *([] if port is None else ["--port", str(port)])])
@@ -38,7 +44,7 @@ def run_command(config: str | None, port: int | None) -> int:
 @json_option
 @click.pass_obj
 def health_command(session: Session, as_json: bool) -> int:
-    """Show the gateway's health; exits 0 when it is well, 1 when it is not, 69 when it does not answer."""
+    """Show the gateway's health; exits 0 when it serves, degraded or not, 1 when it takes no work, 69 when it does not answer."""
     return session.run(health, as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,11 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
             session.console.err(f"note: this is done, and not in the history: {err.message}\n")
     finally:
         session.leave(engine)
+    if verb != "stop" and declared_stopped(session):
+        session.console.err(
+            "note: the document says `service.state: stopped`: the next apply, or a supervisor, stops it again; "
+            "`openclaw config set service.state running` keeps it\n"
+        )
     if outcome is not None and not as_json:
         session.console.err(outcome_text(outcome, colour=session.console.terminal.colour))
     _print(session, {**await control.service_status(world), "drift": await _drift(session)}, as_json)
@@ -173,6 +179,15 @@ async def by_hand(session: Session, world: World, verb: str, person: str, why: s
             f"cannot {verb} the service: the document that is in force (generation {last.number}) declares none",
             hint=f"write a `service` section into {session.named}, then run `openclaw apply`",
         ) from err
+
+
+def declared_stopped(session: Session) -> bool:
+    """Whether the document wants the service stopped, as far as it can be read."""
+    runtime = session.runtime()
+    with suppress(OpenClawError):
+        service = runtime.source(session.load())(runtime.salt()).desired.service
+        return service is not None and service.state == "stopped"
+    return False
 
 
 def never_seen(session: Session) -> Source | None:
