@@ -27,7 +27,7 @@ from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, end_run, left_of
 from reconciler.engine.settle import ended_as, is_watched, settle
 from reconciler.engine.steps import Steps, frees
-from reconciler.engine.verify import verify
+from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.host import Host
 from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined, Run
@@ -302,6 +302,14 @@ class Engine:
         async with self.watching():
             prolong = partial(self._prolong, window)
             verdict = await window.verdict(self.kinds, self.world(window.goal, window.run), prolong)
+            # Until its end is written: another writer that comes in between would take it for one that nobody watches.
+            self._watchers += 1
+        try:
+            return await self._end(window, verdict)
+        finally:
+            self._watch_ended()
+
+    async def _end(self, window: Window, verdict: Verdict) -> Outcome:
         with trio.CancelScope(shield=True):
             async with self._writer(HOUR_SECONDS):
                 mine = await _thread(partial(self.journal().run, window.run))
@@ -350,9 +358,12 @@ class Engine:
                 yield
                 nursery.cancel_scope.cancel()
         finally:
-            self._watchers -= 1
-            if not self._watchers:
-                self._watch_lock.release()
+            self._watch_ended()
+
+    def _watch_ended(self) -> None:
+        self._watchers -= 1
+        if not self._watchers:
+            self._watch_lock.release()
 
     async def _take_over_watch(self) -> None:
         while True:
