@@ -89,7 +89,7 @@ class Server:
             self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
             self._held = held.pop_all()
 
-    async def _accept(self, task_status: trio.TaskStatus[object]) -> None:
+    async def _accept(self, task_status: trio.TaskStatus[object]) -> None:  # noqa: ASYNC128 - `serve_listeners` starts it
         assert self._listener is not None
         try:
             await trio.serve_listeners(

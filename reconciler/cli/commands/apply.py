@@ -287,15 +287,16 @@ async def _begun(engine: Engine, source: Source, begin: Begin, patience: float) 
         since = engine.now()
         try:
             return await begin()
-        except LockedError:
-            run = await beside(engine, source, since) if trio.current_time() < limit else None
-            if run is None:
-                raise
-            ended = None
-            with trio.CancelScope(deadline=limit):
-                ended = await unless_stopping(engine.stopping, partial(outwaited, engine, source, run))
-            if engine.stopping.is_set():
-                raise
+        except LockedError as err:
+            locked = err
+        run = await beside(engine, source, since) if trio.current_time() < limit else None
+        if run is None:
+            raise locked
+        ended = None
+        with trio.CancelScope(deadline=limit):
+            ended = await unless_stopping(engine.stopping, partial(outwaited, engine, source, run))
+        if engine.stopping.is_set():
+            raise locked
         if ended is not None:
             return ended, None
 
