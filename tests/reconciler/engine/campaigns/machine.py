@@ -293,7 +293,8 @@ class Campaign(RuleBasedStateMachine):
             confirmed = journal.last_confirmed()
             number = confirmed.number if confirmed is not None else 0
             assert number >= self.confirmed, f"generation {self.confirmed} was confirmed, and is so no longer"
-            if number > self.confirmed and most == 1:
+            # A run that came after it in the same process may have made sick what served until then.
+            if number > self.confirmed and most == 1 and all(run.generation == number for run in journal.runs(1)):
                 self._deserved(journal, number)
             self.confirmed = number
 
