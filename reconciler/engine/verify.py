@@ -68,7 +68,8 @@ async def verify(
 
     What was well and falls, and be it between two looks, has the window begin anew, once: it may have been an accident. It has
     `whole_seconds` then, where that is more, which `prolong` is told. What falls a second time does not stay up: that is sick,
-    whatever it is at that moment. Ends early when a gate says that waiting cannot help. Cancellation passes at once.
+    whatever it is at that moment. Where it was down before the first look, the window begins anew when it is well: a lucky look
+    at its end shows nothing. Ends early when a gate says that waiting cannot help. Cancellation passes at once.
 
     A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
 
@@ -96,7 +97,7 @@ async def verify(
         left = end - trio.current_time()
         if sick and left <= 0:
             left = late - trio.current_time()
-        if any(health[key].final for key in sick) or (left <= 0 and not fell):
+        if any(health[key].final for key in sick) or (left <= 0 and not (fell or steady.rose)):
             return Verdict(health=health, sick=sick)
         # It is not over before what fell could be started again, and be well for as long as the rest.
         due = max((found.due_seconds for found in health.values()), default=0.0) if steady.down else 0.0
@@ -109,8 +110,8 @@ async def verify(
 
 
 class Steady:
-    """Whether what runs in a window stays up. `falls`: what ended, and why; `down`: and is not well again; `rose`: as of this
-    look it is.
+    """Whether what runs in a window stays up. `falls`: what ended, and why; `down`: and is not well again, or was down before;
+    `rose`: as of this look it is.
 
     What only does not answer, or is behind, has not fallen: that counts at the end of the window.
     """
@@ -132,6 +133,8 @@ class Steady:
             if self._lives.get(key, "") not in ("", found.life) or (key not in self._lives and late):
                 fallen = key
                 self.falls.append((key, found.message or "it ended, and was started again"))
+            elif key not in self._lives and not found.life and key in sick:
+                self.down = True
             self._lives[key] = found.life
         self.down = self.down or fallen is not None
         self.rose = self.down and not sick
