@@ -572,6 +572,9 @@ class Engine:
         if recorded and await _thread(partial(_is_unproven, journal)):
             # Whatever little this run did, it confirms what the one before it did as well.
             gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
+        # Whoever lacked descriptors or memory to do it can say nothing of the document by what it was not done to.
+        short = {step.action.key for step in touched if step.short}
+        gates = {key: resource for key, resource in gates.items() if key not in short}
         window = Window(
             run=steps.run,
             goal=goal,

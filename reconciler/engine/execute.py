@@ -21,7 +21,10 @@ MAX_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """How one action ended: `result` is done, failed, skipped (something it needs failed) or stopped (by a person)."""
+    """How one action ended: `result` is done, failed, skipped (something it needs failed) or stopped (by a person).
+
+    `short`: it failed only because there were no more descriptors or memory to do it with.
+    """
 
     action: Action
     result: str
@@ -29,6 +32,7 @@ class StepResult:
     error: str | None = None
     hint: str | None = None
     stale: bool = False
+    short: bool = False
 
 
 Perform = Callable[[Action], Awaitable[StepResult]]

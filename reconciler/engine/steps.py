@@ -17,7 +17,7 @@ from reconciler.engine.aftermath import NOTHING, UNDO, Aftermath, aftermath, set
 from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.requests import Progress, Report
-from reconciler.errors import OpenClawError, StaleError
+from reconciler.errors import OpenClawError, StaleError, lacking
 from reconciler.journal import Journal
 from reconciler.kinds import Applied, AppliedField, Kind, Resource, World
 from reconciler.model import Action, Difference, Key
@@ -95,7 +95,8 @@ class Steps:
             left = NOTHING if stale else await self.left(action)
             failed = partial(self.journal.done, self.run, action.id, "failed", now(), error=message)
             await self._write(failed, applied=left.fields, forgotten=left.forgotten)
-            return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale)
+            short = lacking(err) is not None
+            return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale, short=short)
         await self._write(self.journal.done, self.run, action.id, "done", now(), applied=fields, forgotten=forgotten)
         return StepResult(action=action, result="done")
 

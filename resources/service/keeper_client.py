@@ -204,7 +204,7 @@ async def ensure_keeper(host: Host) -> None:
 
     Raises:
         TerminalError: it cannot be started; the text is the keeper's own.
-        TemporaryError: it did not answer in time.
+        TemporaryError: it did not answer in time, or there are no more descriptors or memory to start it with.
     """
     if await answers(host):
         return
@@ -219,7 +219,8 @@ async def ensure_keeper(host: Host) -> None:
     except trio.TooSlowError as err:
         raise TemporaryError(f"cannot start the keeper: it did not answer within {_START_SECONDS:g} s") from err
     except OSError as err:
-        raise TerminalError(f"cannot start the keeper: cannot run {host.python}: {err.strerror}") from err
+        kind = TemporaryError if shortage(err) else TerminalError
+        raise kind(f"cannot start the keeper: cannot run {host.python}: {err.strerror}") from err
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise TerminalError(f"cannot start the keeper: {lines[-1] if lines else f'exit code {done.returncode}'}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -388,6 +390,33 @@ async def test_an_action_that_fails_is_no_sickness_and_is_tried_again_as_the_sam
         (2, Result.CONFIRMED),
         (1, Result.CONFIRMED),
     ]
+
+
+@pytest.mark.req("PLAN-4", "PLAN-7", "PLAN-15")
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
+async def test_what_could_not_be_started_for_want_of_descriptors_is_no_verdict_on_the_document(
+    host: Harness, number: int
+) -> None:
+    await host.apply({"a": fake("old", impact="restart")})
+
+    async def short(action: Action) -> None:
+        raise TerminalError("cannot start a") from OSError(number, os.strerror(number))
+
+    host.kind.before_apply = short
+    host.kind.health["a"] = Health(ready=False, reason="NotRunning", message="it is not running")
+    wanted = {"a": fake("new", impact="restart")}
+    for _ in range(2):
+        outcome = await host.apply(wanted)
+        assert (outcome.result, outcome.generation, outcome.reason) == (Result.PARTIAL, 2, "cannot start a")
+    assert reader(host).quarantines() == ()
+
+    async def old_is_well(action: Action) -> None:
+        if host.kind.state["a"]["v"] == "old":
+            host.kind.health.clear()
+
+    host.kind.before_apply, host.kind.after_apply = None, old_is_well
+    # That it is sick counts as soon as it was done.
+    assert (await host.apply(wanted)).result is Result.ROLLED_BACK
 
 
 @pytest.mark.req("PLAN-7")
