@@ -438,8 +438,7 @@ class Engine:
                 return None
             if await _thread(partial(reader.quarantined, *goal.names)) is not None:
                 return None
-            names = request.commit is not None and known.result is not Result.VERIFYING
-            if names and await _thread(partial(_is_nobodys, reader, known.generation)):
+            if request.commit is not None and await _thread(partial(_is_nobodys, reader, known.generation)):
                 return None
             return replace(known, conditions=_seen(planned))
         finally:

@@ -58,7 +58,23 @@ def test_an_apply_of_what_is_being_watched_waits_for_how_that_ends(site: Site, w
     assert (done.json["run"], done.json["generation"]) == (None, 2)
     assert done.json["result"] == ("confirmed" if well else "rolled-back")
     assert newest(site)["result"] == done.json["result"]
-    assert (newest(site)["author"], newest(site)["commit"]) == (("Ada", "c0ffee") if well else (None, None))
+    # What was bad is named by its commit as well.
+    assert (newest(site)["author"], newest(site)["commit"]) == ("Ada", "c0ffee")
+
+
+@pytest.mark.req("PLAN-6", "PLAN-8")
+def test_a_hook_that_does_not_wait_names_the_commit_of_what_is_being_watched(site: Site) -> None:
+    site.write(verify="3s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.write(with_environment(site, "A", "b"))
+    wait_until(lambda: standing(site) == (2, "verifying"), 20, "its window")
+    pid = site.gateway_pid()
+    done = site.run("apply", "--yes", "--no-wait", "--json", "--author", "Ada", "--commit", "c0ffee")
+    assert (done.code, done.json["run"], done.json["generation"], done.json["result"]) == (0, None, 2, "verifying")
+    wait_until(lambda: standing(site) == (2, "confirmed"), 20, "its end")
+    assert (newest(site)["author"], newest(site)["commit"]) == ("Ada", "c0ffee")
+    assert site.gateway_pid() == pid
 
 
 def wait_for_the_way_back(site: Site) -> None:

@@ -248,9 +248,6 @@ async def carry_out(
         while not no_wait and window is None and _is_of_another(outcome) and not outcome.stopped:
             ended = await unless_stopping(engine.stopping, partial(joined, engine, outcome))
             if ended is not None:
-                if ended.exit_code == 0 and request.commit is not None:
-                    # What was applied by whoever was quicker is still to be named by its commit.
-                    await engine.begin(source, request, wait_seconds=wait_seconds)
                 return ended
             if engine.stopping.is_set():
                 outcome = replace(outcome, stopped=True)
