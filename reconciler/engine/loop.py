@@ -320,7 +320,7 @@ class Loop:
             def unless_overtaken(salt: bytes) -> Goal:
                 # Asked again under the writer lock: a person may have gone back while this look waited for it.
                 if self._number_instead(names) != number:
-                    raise _OvertakenError("cannot apply: another writer came first")
+                    raise _OvertakenError("cannot apply: what is to be in force has changed meanwhile")
                 return goal if goal is not None else source(salt)
 
             return unless_overtaken
