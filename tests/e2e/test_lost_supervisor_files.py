@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 
@@ -77,9 +78,12 @@ def test_a_supervisor_takes_its_place_again_where_its_files_were_deleted(
 def test_a_supervisor_whose_place_another_one_took_ends_and_leaves_the_gateway(watched: Supervisor) -> None:
     site = watched.site
     pid = site.gateway_pid()
+    # Held while the other one starts: it may not be the first to see that its lock is gone.
+    watched.process.send_signal(signal.SIGSTOP)
     lock_and_sockets(site)
     first = watched.log.rename(site.home / "first.log")
     second = site.supervisor("--on-exit", "stop")
+    watched.process.send_signal(signal.SIGCONT)
     assert watched.process.wait(30) == 75, first.read_text()
     assert '"ousted"' in first.read_text()
     assert f"pid {second.process.pid}" in first.read_text()
