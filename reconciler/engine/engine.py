@@ -603,7 +603,7 @@ class Engine:
         else:
             wanted = run.state is Result.INTERRUPTED and await _thread(partial(_is_unknown, journal, goal.digest))
         if not wanted:
-            return None
+            return await self._unproven(planned, request, journal)
         steps = left_of(await _thread(partial(journal.actions_of, run.id)))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
         window = Window(
@@ -762,17 +762,20 @@ def _is_new(journal: Journal, digest: str) -> bool:
 
 
 def _is_unknown(journal: Journal, digest: str) -> bool:
-    """Whether neither the generation in force nor the newest one is of the document with this digest."""
-    known = (journal.last_confirmed(), journal.last_generation())
-    return all(generation is None or generation.digest != digest for generation in known)
+    """Whether neither the generation in force nor one that is being tried is of the document with this digest."""
+    confirmed, last = journal.last_confirmed(), journal.last_generation()
+    tried = last if last is not None and last.result in UNDECIDED else None
+    return all(generation is None or generation.digest != digest for generation in (confirmed, tried))
 
 
 def _is_unproven(journal: Journal) -> bool:
-    """Whether what the newest generation did was never seen to serve to the end of its window."""
+    """Whether what the newest generation did, or the newest run, was never seen to serve to the end of its window."""
     last = journal.last_generation()
     seen = (Result.CONFIRMED, Result.ROLLED_BACK)
+    # What a run did that died on its way was seen by nobody, and has no generation of its own.
+    died = any(run.state is Result.INTERRUPTED for run in journal.runs(1))
     # What a person keeps from serving has its window once it is started.
-    return last is not None and last.result not in (*seen, Result.UNCONFIRMED)
+    return died or (last is not None and last.result not in (*seen, Result.UNCONFIRMED))
 
 
 def _is_spoilt(journal: Journal) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -149,3 +150,46 @@ def test_a_gateway_that_is_started_while_its_config_is_missing_listens_where_it_
     site.supervisor()
     wait_until(lambda: (site.state / "openclaw.json").exists(), 20, "what is declared, anew")
     wait_until(lambda: site.health()[1]["status"] == "ok" and site.plan()["actions"] == [], 20, "all is well")
+
+
+def patient(text: str) -> str:
+    """With long pauses between the lives of a crash loop."""
+    return text.replace("delay: 200ms, max_delay: 2s", "delay: 200ms, max_delay: 30s, burst: 2, window: 300s")
+
+
+def test_a_window_that_nobody_watched_to_its_end_confirms_nothing_in_a_crash_loops_pause(site: Site) -> None:
+    good = patient(site.write(verify="5s"))
+    site.write(good)
+    site.apply()
+    first = site.supervisor("--on-exit", "leave")
+    site.write(with_an_end(site, good, 2.0))
+    wait_until(lambda: [site.generations()[0][key] for key in ("number", "result")] == [2, "verifying"], 20, "window")
+    first.process.kill()
+    first.process.wait()
+    wait_until(lambda: site.service()["state"] == "broken", 60, "the loop's pause")
+    site.supervisor("--on-exit", "stop")
+    wait_until(lambda: site.run("history", "--json").json["in_force"] == 1, 20, "generation 1 in force")
+    wait_until(lambda: site.generations()[0]["result"] == "rolled-back", 90, "the way back")
+    assert [each["number"] for each in site.generations() if each["result"] == "confirmed"] == [1]
+    site.wait_healthy()
+
+
+@pytest.mark.parametrize("then", ["apply", "run"])
+def test_what_was_taken_back_is_not_confirmed_by_a_look_after_its_second_try_was_killed(site: Site, then: str) -> None:
+    good = site.write(verify="4s")
+    site.apply()
+    site.write(with_an_end(site, good, 3.0))
+    site.apply(code=5)
+    second = site.start("apply", "--yes")
+    wait_until(lambda: "AFTER" in (site.state / "reconciler/run/gateway.env").read_text(), 20, "its restart")
+    time.sleep(0.15)
+    second.kill()
+    second.wait()
+    if then == "apply":
+        assert site.run("apply", "--yes").code == 5
+    else:
+        site.supervisor("--on-exit", "stop")
+    wait_until(lambda: {each["result"] for each in site.generations()[:-1]} == {"rolled-back"}, 60, "the way back")
+    wait_until(lambda: "AFTER" not in (site.state / "reconciler/run/gateway.env").read_text(), 20, "the good one")
+    assert site.generations()[-1]["result"] == "confirmed"
+    site.wait_healthy()
