@@ -115,10 +115,17 @@ class DailyFile:
         # Where it cannot be turned aside, a file that is too large is better than lines that are lost.
         with suppress(OSError):
             for number in range(ARCHIVES - 1, 0, -1):
-                with suppress(FileNotFoundError):
-                    os.rename(f"{self._path}.{number}", f"{self._path}.{number + 1}")
+                self._shift(number)
             os.rename(self._path, f"{self._path}.1")
             self._open_current()
+
+    def _shift(self, number: int) -> None:
+        """Makes the older part `number` the next older one, which goes; each may have been compressed by somebody."""
+        older = f"{self._path}.{number + 1}"
+        for form, other in (("", ".zst"), (".zst", "")):
+            with suppress(FileNotFoundError):
+                os.rename(f"{self._path}.{number}{form}", older + form)
+                os.unlink(older + other)
 
     def _open_current(self) -> None:
         path = str(self.path)

@@ -253,7 +253,7 @@ def _transform(
     for file in files:
         checkpoint()
         target = rename(file.name)
-        if file.name in busy or not unchanged(directory, file) or not _replaceable(directory, target):
+        if file.name in busy or not unchanged(directory, file) or not is_free(directory, target, file):
             continue
         try:
             _transform_one(directory, file, target, transform)
@@ -265,13 +265,16 @@ def _transform(
             raise TemporaryError(f"cannot write log file {target!r}: {err.strerror}") from err
 
 
-def _replaceable(directory: int, name: str) -> bool:
-    """Whether `name` is free, or an owned file of an earlier try; never a link or a file with a second name."""
+def is_free(directory: int, name: str, source: LogFile) -> bool:
+    """Whether what is made of `source` may be put at `name`: nothing is there, or what an earlier try made of it and died.
+
+    That has the time of its source (`_dress`). Whatever else has that name holds other lines: it stays, and so does `source`.
+    """
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return True
-    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_mtime_ns == source.mtime_ns
 
 
 def _transform_one(directory: int, file: LogFile, target: str, transform: _Transform) -> None:

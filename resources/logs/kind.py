@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
@@ -24,7 +24,7 @@ from reconciler.errors import shortage
 from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Because, Consequence, Difference, DocumentPath, Key, Undo, Value
-from resources.logs.directory import compress, delete, expand, in_use, listed, opened, opened_again
+from resources.logs.directory import compress, delete, expand, in_use, is_free, listed, opened, opened_again
 from resources.logs.retention import Decision, Deletion, LogFile, decide, spared
 from resources.steps import action_id, cause_of, precondition_of
 
@@ -156,9 +156,12 @@ def _look(spec: LogsSpec, now: float) -> tuple[Seen, dict[str, Any]]:
         with opened(spec.directory) as descriptor:
             status = os.fstat(descriptor)
             files, leftovers = listed(descriptor)
+            decision = _decided(files, leftovers, spec.retention, now)
+            # Where something else has the name that a compressed file would get, the file stays as it is.
+            packed = tuple(file for file in decision.compressions if is_free(descriptor, f"{file.name}.zst", file))
+            decision = replace(decision, compressions=packed)
     except FileNotFoundError:
         return Seen(directory=spec.directory), {"directory": spec.directory, "files": 0, "bytes": 0}
-    decision = _decided(files, leftovers, spec.retention, now)
     seen = Seen(directory=spec.directory, dev=status.st_dev, inode=status.st_ino, decision=decision)
     return seen, {"directory": spec.directory, "files": len(files), "bytes": sum(file.size for file in files)}
 

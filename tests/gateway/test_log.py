@@ -230,6 +230,26 @@ def test_a_file_that_grew_too_large_is_turned_aside_and_five_older_parts_are_kep
 
 
 @pytest.mark.req("LOG-2")
+def test_parts_that_were_compressed_keep_their_place_among_the_others(tmp_path: Path) -> None:
+    file = DailyFile(tmp_path, max_bytes=100, clock=Clock())
+    name = "openclaw-2026-11-21.log"
+    written = []
+    for number in range(80):
+        line = f"line {number:04}\n".encode()
+        assert file.write(line)
+        written.append(line)
+        part = tmp_path / f"{name}.1"
+        # Every other one is compressed as soon as it was turned aside (what is in it does not matter here).
+        if part.exists() and int(part.read_bytes()[5:9]) // 10 % 2:
+            part.rename(tmp_path / f"{name}.1.zst")
+    parts = {path.name.removeprefix(name).removesuffix(".zst"): path for path in tmp_path.iterdir()}
+    assert len(list(tmp_path.iterdir())) == len(parts), "two forms of one part"
+    assert sorted(parts) == ["", ".1", ".2", ".3", ".4", ".5"]
+    whole = b"".join(parts[each].read_bytes() for each in (".5", ".4", ".3", ".2", ".1", ""))
+    assert whole == b"".join(written)[-len(whole) :]
+
+
+@pytest.mark.req("LOG-2")
 def test_a_line_larger_than_the_cap_is_written_whole_and_a_changed_cap_holds_at_once(tmp_path: Path) -> None:
     log = make(tmp_path, Clock())
     log.logger("gateway").info("x" * 5000)
