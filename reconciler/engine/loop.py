@@ -22,7 +22,16 @@ from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.settle import OVERDUE_SECONDS
 from reconciler.engine.watcher import WatchPoints, watch_points
-from reconciler.errors import BlockedError, DocumentError, LockedError, OpenClawError, innermost, is_full, shortage
+from reconciler.errors import (
+    BlockedError,
+    DocumentError,
+    LockedError,
+    OpenClawError,
+    TerminalError,
+    innermost,
+    is_full,
+    shortage,
+)
 from reconciler.journal import Journal, JournalFullError
 from reconciler.kinds import Kind, World
 from reconciler.model import Key, Result
@@ -190,11 +199,19 @@ class Loop:
             done = await self.engine.keep(self._keep, LOCK_SECONDS)
         except OpenClawError as failed:
             self._say("not_kept", failed.message, hint=failed.hint)
-            self.queue.add_after(EVERYTHING, SHORT_SECONDS)
+            if isinstance(failed, TerminalError):
+                # It was started, and ended for good: each try costs what a start costs.
+                self._retry(EVERYTHING, RESYNC_SECONDS)
+            else:
+                self.queue.add_after(EVERYTHING, SHORT_SECONDS)
         else:
             self._over("not_kept")
+            self._backoff.pop(EVERYTHING, None)
             if done:
                 self._log.info("kept", what=done)
+            if self._kept is None and await trio.to_thread.run_sync(Journal.is_there, self.engine.host.state.journal):
+                # Without a document no kind is watched: nothing but this look hears that what is kept up has ended.
+                self.queue.add_after(EVERYTHING, SHORT_SECONDS)
 
     async def _reconcile(self) -> None:
         found, cause = await self._document()

@@ -52,7 +52,8 @@ async def start(world: World) -> dict[str, Any]:
 
 async def keep(host: Host) -> str:
     """Keeps up what was applied last while nobody can say what is wanted (a secret that cannot be read, a disk that is full):
-    what runs is held again, and what is down although nobody stopped it is started as it was.
+    what runs is held again, and what is down although nobody stopped it is started as it was. What ended for good is tried once
+    more: what it ended of may be mended.
 
     Returns what it did, in words; empty for nothing.
 
@@ -61,12 +62,12 @@ async def keep(host: Host) -> str:
         TemporaryError: it ended, or was not Ready in time; or the keeper cannot be understood.
     """
     child = await child_of(host)
-    if child.held or child.unrecorded or child.record is None:
+    if child.unrecorded or child.record is None or (child.held and child.state != "failed"):
         return ""
     if child.pid is not None:
         await ensure_keeper(host)
         return "the gateway is held again, by a new keeper"
-    if child.state != "crashed":
+    if child.state not in ("crashed", "failed"):
         return ""
     told = child.record["spec"]
     await operate.bring_up(host, told, seconds=_seconds(told), fresh=False)

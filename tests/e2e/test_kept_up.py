@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from functools import partial
+
 import pytest
 
 from tests.beds.processes import wait_until
@@ -64,3 +69,45 @@ def test_what_a_person_stopped_stays_so(by_file: Site) -> None:
     supervisor = site.supervisor()
     supervisor.wait_event(lambda event: event["event"] == "document_invalid", "it has looked")
     assert (gateways(site), site.service()["state"]) == ([], "stopped")
+
+
+def is_another(site: Site, before: int) -> bool:
+    return site.gateway_pid() not in (None, before)
+
+
+def test_what_falls_later_is_kept_up_as_well(by_file: Site) -> None:
+    """No kind is watched before there is a document: it is looked for all the same."""
+    site = by_file
+    before = site.gateway_pid()
+    (site.home / "token").unlink()
+    for life in range(2):
+        assert before is not None
+        kill(keeper_pid(site))
+        kill(before)
+        if life == 0:
+            site.supervisor()
+        wait_until(partial(is_another, site, before), 20, "the next one")
+        site.wait_healthy()
+        # Until no look is due any more that the start itself asked for.
+        time.sleep(3)
+        before = site.gateway_pid()
+
+
+def test_what_ended_for_good_is_tried_again_without_its_secrets(by_file: Site) -> None:
+    site = by_file
+    (site.home / "token").unlink()
+    config = site.state / "openclaw.json"
+    good = config.read_text()
+    supervisor = site.supervisor()
+    supervisor.wait_event(lambda event: event["event"] == "document_invalid", "it has looked")
+    pid = site.gateway_pid()
+    assert pid is not None
+    # Stopped, it sees none of this and puts nothing back.
+    os.kill(pid, signal.SIGSTOP)
+    (site.state / "openclaw.json.last-good").unlink()
+    config.write_text("{")
+    kill(pid)
+    wait_until(lambda: site.service()["state"] == "held", 20, "it ended for good")
+    config.write_text(good)
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 60, "the next try")
+    site.wait_healthy()
