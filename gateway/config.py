@@ -46,12 +46,15 @@ class Issue:
     path: str
     message: str
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
 
 class ConfigError(Exception):
     """The config cannot be used. `issues` holds all of it."""
 
     def __init__(self, issues: tuple[Issue, ...]) -> None:
-        super().__init__("; ".join(f"{issue.path}: {issue.message}" for issue in issues))
+        super().__init__("; ".join(map(str, issues)))
         self.issues = issues
 
 
@@ -196,7 +199,7 @@ class Snapshot:
     @property
     def error(self) -> str | None:
         """What is wrong, in one line; None when valid."""
-        return "; ".join(f"{issue.path}: {issue.message}" for issue in self.issues) or None
+        return "; ".join(map(str, self.issues)) or None
 
 
 def read_file(path: Path, environ: Mapping[str, str], *, port: int | None = None) -> Snapshot:

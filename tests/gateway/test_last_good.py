@@ -87,9 +87,9 @@ def test_a_missing_file_is_an_accident_where_there_was_one(tmp_path: Path, how: 
         path.symlink_to(tmp_path / "nowhere")
     missing = _config(path, {}, None)
     assert isinstance(missing, LiveConfig)
-    assert (missing.current.hash, missing.error) == (good.hash, ": the file is missing")
+    assert (missing.current.hash, missing.error) == (good.hash, "the file is missing")
 
 
 def test_what_is_wrong_with_a_text_does_not_depend_on_what_its_references_give() -> None:
     assert objection('{"gateway": {"auth": {"token": "${SOMEWHERE}"}}}') is None
-    assert objection('{"bogus": 1}') == ': Unrecognized key: "bogus"'
+    assert objection('{"bogus": 1}') == 'Unrecognized key: "bogus"'

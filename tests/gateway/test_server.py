@@ -198,7 +198,7 @@ async def test_a_reload_by_rpc_tells_what_is_hot_and_what_is_owed_and_keeps_the_
         broken = (await client.call("config.reload"))["payload"]
         assert broken["ok"] is False
         assert broken["hash"] == answer["hash"]
-        assert broken["error"].startswith(": JSON5 parse failed")
+        assert broken["error"].startswith("JSON5 parse failed")
         config = (await client.call("config.get"))["payload"]
         assert (config["valid"], config["raw"], config["parsed"], config["resolved"]) == (False, None, None, {})
         assert config["config"]["logging"]["level"] == "warn"
@@ -236,7 +236,7 @@ def test_no_answer_and_no_line_of_the_log_shows_what_a_reference_gave(tmp_path: 
 def test_a_deleted_config_is_an_accident_and_not_an_empty_one(inside: Inside) -> None:
     inside.path.unlink()
     outcome = inside.reloader.reload("test")
-    assert outcome.error == ": the file is missing"
+    assert outcome.error == "the file is missing"
     assert inside.runtime.config.current.resolved == {"gateway": {"auth": {"token": "the-token"}}}
 
 

@@ -498,7 +498,7 @@ def test_a_reload_is_owed_as_long_as_the_gateway_runs_by_another_file(tmp_path: 
 def test_nothing_is_written_into_a_file_that_the_gateway_would_go_on_to_refuse(tmp_path: Path) -> None:
     text = '{"gateway": {"port": 5}, "bogus": 1}'
     refused = sha256(text.encode()).hexdigest()
-    told = Loaded(digest="0" * 64, error=': Unrecognized key: "bogus"', refused=refused)
+    told = Loaded(digest="0" * 64, error='Unrecognized key: "bogus"', refused=refused)
     (blocked,) = GatewayConfigKind().plan(step(tmp_path, LEVEL, loaded=told, text=text)).blocked
     assert (blocked.code, 'Unrecognized key: "bogus"' in blocked.message) == ("config_refused", True)
     # Where the write cures what it complains of, and of another file than that, it is for the gateway to say.
