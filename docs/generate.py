@@ -68,7 +68,8 @@ PRINTED_BY: Final = {
 # What no error class stands for: outcomes, and ends that no `raise` announces.
 OUTCOMES: Final = {
     0: "Done, or nothing to do.",
-    1: "Failed, and none of the codes below says it better. Actions that did not depend on the failed one were done.",
+    1: "Failed, and none of the codes below says it better. Actions that did not depend on the failed one were done. Also what"
+    " is not healthy and stays in force because `policy.rollback: false` says so.",
     2: "Differences are pending (`plan --detailed-exitcode`, `drift`).",
     70: "A fault of openclaw's own, with an id and the place of the trace.",
     130: "Interrupted (SIGINT).",

@@ -16,6 +16,7 @@ import pytest
 from tests.beds.processes import wait_until
 from tests.beds.site import TOKEN, Site
 from tests.beds.tls import mismatch, with_tls
+from tests.e2e.test_kills import keeper_pid, kill
 
 pytestmark = pytest.mark.real
 
@@ -296,3 +297,17 @@ def test_a_window_that_was_over_and_is_sick_when_another_document_comes_is_not(s
     (last, first) = site.generations()
     assert (first["result"], last["result"]) == ("superseded", "confirmed")
     assert first["reason"] == "another document came, and nobody had watched its window"
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8")
+def test_what_is_confirmed_is_not_called_unconfirmed_while_a_cure_of_drift_is_watched(site: Site) -> None:
+    site.write(verify="4s")
+    site.apply()
+    pid = site.gateway_pid()
+    assert pid is not None
+    kill(keeper_pid(site))
+    kill(pid)
+    assert site.run("apply", "--yes", "--no-wait").code == 0
+    said = site.run("status").out
+    assert "generation 1 is in force, and was led to again just now (run " in said
+    assert standing(site) == (1, "confirmed")

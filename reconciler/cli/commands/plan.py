@@ -180,7 +180,11 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
             nobody = (
                 "" if watched else "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
             )
-            text = f"generation {run.generation} is applied and not confirmed yet (run {run.id}){nobody}"
+            generation = journal.generation(run.generation or 0)
+            # A cure of drift is a run to what was confirmed before.
+            tried = generation is None or generation.result is not Result.CONFIRMED
+            stands = "is applied and not confirmed yet" if tried else "is in force, and was led to again just now"
+            text = f"generation {run.generation} {stands} (run {run.id}){nobody}"
         elif writer is not None:
             doing = (
                 f"taken back to generation {run.target_generation}" if run.state is Result.ROLLING_BACK else "applied"

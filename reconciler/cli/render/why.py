@@ -92,7 +92,9 @@ def _action(action: Mapping[str, Any]) -> list[str]:
     ]
     if action["error"]:
         lines.append(f"      error: {action['error']}")
-    if run["result"] not in ("confirmed", "verifying"):
+    if run["result"] in ("applying", "rolling-back"):
+        lines.append("      the run goes on, or its writer died: the next run tells")
+    elif run["result"] not in ("confirmed", "verifying"):
         lines.append(f"      the run ended {run['result']}" + (f": {run['reason']}" if run["reason"] else ""))
     return lines
 
