@@ -245,7 +245,7 @@ def _no_room(root: Path) -> list[Note]:
     free = free_bytes(root)
     if free is None or free >= SIZE_BYTES:
         return []
-    text = f'the disk of the state directory "{root}" is full ({free >> 10} KiB free): nothing is applied before there is room'
+    text = f'the disk of the state directory "{root}" is full ({free >> 10} KiB free): only what makes room is applied'
     return [Note(code="disk_full", message=text)]
 
 
