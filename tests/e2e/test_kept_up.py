@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from functools import partial
 
 import pytest
 
@@ -29,12 +28,18 @@ def by_file(site: Site) -> Site:
     return site
 
 
-def test_a_boot_before_its_secrets_are_there_starts_what_was_applied_last(by_file: Site) -> None:
-    site = by_file
-    kill(keeper_pid(site))
+def fall(site: Site) -> int:
+    """Kills keeper and gateway; returns the pid that the gateway had."""
     pid = site.gateway_pid()
     assert pid is not None
+    kill(keeper_pid(site))
     kill(pid)
+    return pid
+
+
+def test_a_boot_before_its_secrets_are_there_starts_what_was_applied_last(by_file: Site) -> None:
+    site = by_file
+    fall(site)
     (site.home / "token").rename(site.home / "later")
     supervisor = site.supervisor()
     site.wait_healthy()
@@ -71,26 +76,19 @@ def test_what_a_person_stopped_stays_so(by_file: Site) -> None:
     assert (gateways(site), site.service()["state"]) == ([], "stopped")
 
 
-def is_another(site: Site, before: int) -> bool:
-    return site.gateway_pid() not in (None, before)
-
-
 def test_what_falls_later_is_kept_up_as_well(by_file: Site) -> None:
     """No kind is watched before there is a document: it is looked for all the same."""
     site = by_file
-    before = site.gateway_pid()
     (site.home / "token").unlink()
-    for life in range(2):
-        assert before is not None
-        kill(keeper_pid(site))
-        kill(before)
-        if life == 0:
-            site.supervisor()
-        wait_until(partial(is_another, site, before), 20, "the next one")
-        site.wait_healthy()
-        # Until no look is due any more that the start itself asked for.
-        time.sleep(3)
-        before = site.gateway_pid()
+    first = fall(site)
+    site.supervisor()
+    wait_until(lambda: site.gateway_pid() not in (None, first), 20, "the next one")
+    site.wait_healthy()
+    # Until no look is due any more that the start itself asked for.
+    time.sleep(3)
+    second = fall(site)
+    wait_until(lambda: site.gateway_pid() not in (None, second), 20, "the one after it")
+    site.wait_healthy()
 
 
 def test_what_ended_for_good_is_tried_again_without_its_secrets(by_file: Site) -> None:
