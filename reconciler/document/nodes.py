@@ -11,6 +11,7 @@ keys, no second document, and keys are texts.
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,8 +24,9 @@ from reconciler.values import join_path
 
 # A document for people nests six deep; openclaw.json settings twice that. Python's stack allows a thousand.
 MAX_DEPTH: Final = 60
-# Ten times what the longest document that anybody wrote by hand held; 0.5 s of work at the most.
-MAX_NODES: Final = 100_000
+# Five times what the longest document that anybody wrote by hand held; 0.25 s of work at the most, so that a slow and busy
+# machine still answers within a second.
+MAX_NODES: Final = 50_000
 # A 64-bit number has at most 20 digits; more is a mistake, and costs Python quadratic time.
 _MAX_DIGITS: Final = 20
 # Lines beyond this are quoted from a part of them, so that masking does not search megabytes for each problem.
@@ -71,7 +73,7 @@ class Source:
     def lines(self) -> list[str]:
         """All lines without their ends."""
         if self._lines is None:
-            self._lines = _BREAK.split(self.text)
+            self._lines = _BREAK.split(self.text) if "\r" in self.text else self.text.split("\n")
         return self._lines
 
     def shown(self, number: int, column: int) -> tuple[str, int]:
@@ -129,7 +131,7 @@ class Source:
         )
 
 
-# The three node classes are no frozen dataclasses: freezing doubles the time to build a tree of 100,000. Nobody changes one
+# The three node classes are no frozen dataclasses: freezing doubles the time to build a tree. Nobody changes one
 # after its end event.
 @dataclass(slots=True, eq=False)
 class Scalar:
@@ -217,11 +219,17 @@ class _Stop(Exception):
 def compose(source: Source) -> tuple[Node | None, tuple[Problem, ...]]:
     """The tree of `source.text`, None when there is no telling what it means (then there is a problem), and all problems."""
     composer = _Composer(source)
+    # A tree has no cycles, and the collector would walk it again and again as it grows: a quarter of the time.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         composer.check_characters()
         composer.run()
     except _Stop:
         return None, tuple(composer.problems)
+    finally:
+        if collecting:
+            gc.enable()
     return composer.root, tuple(composer.problems)
 
 

@@ -124,7 +124,7 @@ MADE: dict[str, tuple[Callable[[Path], object], str]] = {
     "flow depth": (lambda path: path.write_text("version: 1\nx-a: " + "[" * 2_000_000), "more than 60 levels"),
     "flow mapping depth": (lambda path: path.write_text("version: 1\nx-a: " + "{a: " * 900_000), "more than 60 levels"),
     "block depth": (lambda path: path.write_text("version: 1\nx-a: \n" + "- " * 2_000_000), "more than 60 levels"),
-    "values": (lambda path: path.write_text("version: 1\nx-a:\n" + "- a\n" * 900_000), "more than 100,000 values"),
+    "values": (lambda path: path.write_text("version: 1\nx-a:\n" + "- a\n" * 900_000), "more than 50,000 values"),
     "directives": (
         lambda path: path.write_text("".join(f"%TAG !a{n}! x\n" for n in range(200_000))),
         "cannot use a line that begins with %",
@@ -135,22 +135,22 @@ MADE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "anchors": (
         lambda path: path.write_text("version: 1\n" + "".join(f"&a{n} a{n}: *a{n}\n" for n in range(150_000))),
-        "100,000",
+        "50,000",
     ),
     "unknown names": (
-        lambda path: path.write_text("version: 1\n" + "".join(f"gatewa{n}: 1\n" for n in range(40_000))),
+        lambda path: path.write_text("version: 1\n" + "".join(f"gatewa{n}: 1\n" for n in range(24_000))),
         "more problems",
     ),
     "unknown fields": (
-        lambda path: path.write_text("version: 1\ngateway:\n" + "".join(f"  prot{n}: 1\n" for n in range(40_000))),
+        lambda path: path.write_text("version: 1\ngateway:\n" + "".join(f"  prot{n}: 1\n" for n in range(24_000))),
         "more problems",
     ),
     "wrong profiles": (
         lambda path: path.write_text(
             "version: 1\nauth:\n  order: {a: ["
-            + "p, " * 20_000
+            + "p, " * 12_000
             + "]}\n  profiles:\n"
-            + "".join(f"    p{n}: {{}}\n" for n in range(20_000))
+            + "".join(f"    p{n}: {{}}\n" for n in range(12_000))
         ),
         "more problems",
     ),
