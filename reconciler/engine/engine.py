@@ -56,6 +56,9 @@ HOUR_SECONDS = 3600.0
 # How often a second watcher of windows looks whether the first one has ended.
 WATCH_SECONDS = 0.2
 
+# How often a run is planned anew because something moved between its plan and its first effect.
+_TRIES = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
@@ -280,17 +283,28 @@ class Engine:
                 names, reason = request.holds_back
                 for name in names:
                     await _thread(partial(journal.quarantine, name, reason, "", self.now()))
-            tried = request.approvals.person or await _thread(partial(_is_unknown, journal, goal.digest))
-            waiting = request.waiting if tried else request.waiting | _retried(planned)
-            plan = _without(_as_agreed(planned.plan, request.expected), waiting)
-            if plan.actions:
-                self._keep_room(plan)
-                outcome, window = await self._effects(replace(planned, plan=plan), request, journal)
-            elif (window := await self._unfinished(planned, request, journal)) is not None:
-                outcome = window.outcome(Result.VERIFYING, "")
-            else:
-                outcome = await self._nothing(planned, request, journal)
+            outcome, window = await self._lead(planned, request, journal)
+            for _ in range(_TRIES):
+                if request.expected is not None or not outcome.outrun:
+                    break
+                # What acts by itself (a keeper in a crash loop) came in between. Nothing was done, and no plan was agreed to
+                # that would have to hold to the letter.
+                planned = await self.plan(goal, journal)
+                await self._refuse(planned, request, journal)
+                outcome, window = await self._lead(planned, request, journal)
         return replace(outcome, conditions=_seen(planned)), window
+
+    async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
+        """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""
+        tried = request.approvals.person or await _thread(partial(_is_unknown, journal, planned.goal.digest))
+        waiting = request.waiting if tried else request.waiting | _retried(planned)
+        plan = _without(_as_agreed(planned.plan, request.expected), waiting)
+        if plan.actions:
+            self._keep_room(plan)
+            return await self._effects(replace(planned, plan=plan), request, journal)
+        if (window := await self._unfinished(planned, request, journal)) is not None:
+            return window.outcome(Result.VERIFYING, ""), window
+        return await self._nothing(planned, request, journal), None
 
     async def finish(self, window: Window) -> Outcome:
         """Watches the window of a run to its end, then confirms it or goes back.

@@ -50,6 +50,11 @@ class Outcome:
     in_force: bool = True
 
     @property
+    def outrun(self) -> bool:
+        """Whether something moved between the plan and its first effect, so that nothing at all was done."""
+        return bool(self.steps) and all(step.stale or step.result == "skipped" for step in self.steps)
+
+    @property
     def exit_code(self) -> int:
         """What the command line ends with (docs/reference/exit-codes.md)."""
         if self.result is Result.ROLLED_BACK:

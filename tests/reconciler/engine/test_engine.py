@@ -295,6 +295,40 @@ async def test_what_moves_between_plan_and_step_stops_that_step_with_exit_4(host
     assert host.kind.state["b"] == {"v": "somebody was here"}
 
 
+@pytest.mark.req("PLAN-2")
+@pytest.mark.parametrize(("times", "code"), [(3, 0), (4, 4)])
+async def test_what_moves_by_itself_before_the_first_effect_is_planned_anew_a_few_times(
+    host: Harness, times: int, code: int
+) -> None:
+    await host.apply({"a": fake(1)})
+    moves = iter(range(times))
+
+    async def move(action: Action) -> None:
+        if (number := next(moves, None)) is not None:
+            host.kind.state["a"] = {"v": f"another life, {number}"}
+
+    host.kind.before_apply = move
+    outcome = await host.apply({"a": fake(2)})
+    assert outcome.exit_code == code
+    assert host.kind.state["a"] == {"v": 2 if code == 0 else "another life, 3"}
+    assert next(moves, None) is None
+    assert [run.state for run in reader(host).runs()][1:4] == [Result.FAILED] * 3
+
+
+@pytest.mark.req("PLAN-2")
+async def test_a_plan_that_was_agreed_to_is_not_planned_anew(host: Harness) -> None:
+    source = host.source({"a": fake(1)})
+    kept = plan_from_json(plan_to_json((await host.engine.plan(source(b""), None)).plan))
+
+    async def move(action: Action) -> None:
+        host.kind.state["a"] = {"v": "somebody was here"}
+
+    host.kind.before_apply = move
+    outcome = await host.engine.apply(source, replace(APPLY, expected=kept, expected_digest=plan_digest(kept)))
+    assert outcome.exit_code == 4
+    assert host.kind.state["a"] == {"v": "somebody was here"}
+
+
 @pytest.mark.req("PLAN-17")
 async def test_a_state_directory_of_another_document_is_refused(host: Harness) -> None:
     await host.apply({"a": fake(1)})
