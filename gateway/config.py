@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
@@ -36,6 +36,8 @@ SENTINEL = "__OPENCLAW_REDACTED__"
 LEVELS = ("silent", "fatal", "error", "warn", "info", "debug", "trace")
 STYLES = ("pretty", "compact", "json")
 BINDS = ("loopback", "lan", "tailnet", "auto", "custom")
+# In the gateway's environment they stand for a secret that the config has not.
+SECRET_VARIABLES = frozenset({"OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_GATEWAY_PASSWORD"})
 RELOAD_MODES = ("hybrid", "hot", "restart", "off")
 
 
@@ -222,10 +224,14 @@ def check_text(path: str, raw: bytes, environ: Mapping[str, str], *, port: int |
     return _check(path, raw, environ, port)
 
 
-def objection(text: str) -> str | None:
-    """What is wrong with a config, in one line, wherever it is read and whatever its references give; None for nothing."""
+def objections(text: str, variables: Iterable[str] = ()) -> Snapshot:
+    """A config as it is read anywhere: each reference gives a text, and so do those of `variables` that can stand for a secret.
+
+    What is wrong with it is in `issues`. A reference where no text may stand is among them, whatever it really gives.
+    """
     environ = {match.group(1): "x" for match in _REFERENCE.finditer(text)}
-    return _check("", text.encode(), environ, None).error
+    environ |= {name: "x" for name in variables if name in SECRET_VARIABLES}
+    return _check("", text.encode(), environ, None)
 
 
 def _check(path: str, raw: bytes | None, environ: Mapping[str, str], port: int | None) -> Snapshot:

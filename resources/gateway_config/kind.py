@@ -226,26 +226,39 @@ def _blocked(step: Step, seen: Seen) -> Blocked | None:
         return _no_object(step, seen, f"{err}")
     except OpenClawError as err:
         return Blocked(key=step.key, code="config_not_restorable", message=err.message, hint=err.hint or "")
-    return _refused(step, seen, text) or _open_door(step, seen, text)
+    return _open_door(step, seen, text) or _refused(step, seen, text)
 
 
 def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
-    """The gateway refuses the file as it is, and would refuse it after the write for the same reason: nothing that is declared
-    can be taken over, or be gone back to, before a person has looked at that.
-    """
-    loaded = seen.loaded
-    if loaded is None or loaded.refused is None or not loaded.refuses(seen.file.digest):
+    """The gateway would refuse the file as it is to become, and go on by the last good one: nothing of it would be in force."""
+    spec: ConfigSpec | None = step.resource.spec if step.resource is not None else None
+    if step.resource is not None and (spec is None or spec.runtime != "builtin"):
         return None
     # Loaded here: it comes with all that the gateway knows of its config.
-    from gateway.config import objection
+    from gateway.config import SECRET_VARIABLES, objections
 
-    if objection(text) != loaded.error:
+    # Of the environment of a gateway that somebody else starts nothing is known.
+    variables = spec.variables if spec is not None and spec.managed else SECRET_VARIABLES
+    after = objections(text, variables)
+    if after.valid:
+        return None
+    before = objections(seen.file.text or "{}", variables)
+    if (loaded := seen.loaded) is not None and loaded.refuses(seen.file.digest) and after.error == loaded.error:
+        return Blocked(
+            key=step.key,
+            code="config_refused",
+            message=f"cannot write {seen.file.path}: the gateway refuses it for what is not declared: {loaded.error}",
+            hint="repair that in the file; until then the gateway goes on by the last good one",
+        )
+    ours = [issue for issue in after.issues if issue not in before.issues]
+    if not ours:
+        # Of the file as it is the running gateway says what it thinks: here references are only guessed at.
         return None
     return Blocked(
         key=step.key,
-        code="config_refused",
-        message=f"cannot write {seen.file.path}: the gateway refuses it for what is not declared: {loaded.error}",
-        hint="repair that in the file; until then the gateway goes on by the last good one",
+        code="config_unusable",
+        message=f"cannot write {seen.file.path}: the gateway would refuse it: {'; '.join(map(str, ours))}",
+        hint="declare what is missing or wrong below `gateway`; a key that is withdrawn goes back to its former value, or goes",
     )
 
 
@@ -463,9 +476,10 @@ def _serves_as_declared(seen: Seen, resource: Resource, world: World) -> bool:
     copy = read_last_good(seen.file.path)
     if copy is None or copy.digest != seen.loaded.digest:
         return False
-    known = _known(Wanted(key=KEY, resource=resource))
-    found = observed(copy.root, known, world.secrets)
-    return all(same(found[path], value) for path, value in resource.fields.items())
+    # What was withdrawn was applied as well: each path that we ever wrote is to be as the file has it.
+    known = _known(Wanted(key=KEY, resource=resource)) | {path: () for path in seen.kept if path not in resource.fields}
+    written, found = (observed(root, known, world.secrets) for root in (seen.file.root, copy.root))
+    return all(same(found[path], resource.fields.get(path, written[path])) for path in known)
 
 
 def _loaded_health(seen: Seen) -> Health:

@@ -65,16 +65,29 @@ def conditions(site: Site) -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.req("GW-1", "PLAN-7")
-def test_settings_that_a_gateway_with_a_relative_certificate_refuses_are_taken_back(site: Site) -> None:
+@pytest.mark.req("GW-1", "PLAN-6", "PLAN-10")
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        pytest.param(", cert: c.pem, key: c.key", "", "gateway.tls.certPath: needed", id="withdrawn"),
+        pytest.param("logging:\n", "  settings: {bogusKey: 1}\nlogging:\n", 'key: "bogusKey"', id="unknown"),
+    ],
+)
+def test_what_the_gateway_would_refuse_to_run_by_is_refused_in_planning(
+    site: Site, old: str, new: str, complaint: str
+) -> None:
     text = relative(site)
-    site.write(text.replace("logging:\n", "  settings: {bogusKey: 1}\nlogging:\n"))
-    assert [(step["key"], step["verb"]) for step in site.plan()["actions"]][-1] == ("gateway-config/gateway", "reload")
-    done = site.apply(code=5)
-    assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
-    assert "bogusKey" in site.generations()[0]["reason"]
-    assert site.run("service", "restart").code == 0
-    assert site.run("gateway", "health").code == 0
+    before, pid = (site.state / "openclaw.json").read_bytes(), site.gateway_pid()
+    site.write(text.replace(old, new))
+    for command in (("plan",), ("apply", "--yes")):
+        refused = site.run(*command)
+        assert (refused.code, complaint in refused.err + refused.out) == (3, True), refused
+    assert (site.state / "openclaw.json").read_bytes() == before
+    assert [each["number"] for each in site.generations()] == [1]
+    # What is corrected is applied to the gateway that was there all the time.
+    site.write(text.replace("level: info", "level: debug"))
+    site.apply()
+    assert (site.level(), site.gateway_pid()) == ("debug", pid)
 
 
 @pytest.mark.req("GW-1", "GW-5")

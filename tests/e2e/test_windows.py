@@ -206,9 +206,9 @@ def test_what_was_never_confirmed_is_taken_back_whole(site: Site) -> None:
     assert first.wait(30) == 0
     assert standing(site) == (1, "unconfirmed")
     before = (site.state / "openclaw.json").read_bytes()
-    site.write(site.document.read_text().replace("gateway:\n", "gateway:\n  settings: {bogusKey: 1}\n"))
+    site.write(with_tls(site, site.document.read_text(), *mismatch(site)))
     assert site.apply()["result"] == "unconfirmed"
-    assert b"bogusKey" in (site.state / "openclaw.json").read_bytes()
+    assert b"certPath" in (site.state / "openclaw.json").read_bytes()
     started = site.run("service", "start")
     assert started.code == 5, started
     assert (site.state / "openclaw.json").read_bytes() == before

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.app import _config
-from gateway.config import Snapshot, objection, read_file
+from gateway.config import Snapshot, objections, read_file
 from gateway.last_good import copy_path, keep, read_last_good
 from gateway.live import LiveConfig
 
@@ -91,5 +91,11 @@ def test_a_missing_file_is_an_accident_where_there_was_one(tmp_path: Path, how: 
 
 
 def test_what_is_wrong_with_a_text_does_not_depend_on_what_its_references_give() -> None:
-    assert objection('{"gateway": {"auth": {"token": "${SOMEWHERE}"}}}') is None
-    assert objection('{"bogus": 1}') == 'Unrecognized key: "bogus"'
+    assert objections('{"gateway": {"auth": {"token": "${SOMEWHERE}"}}}').valid
+    assert objections('{"bogus": 1}').error == 'Unrecognized key: "bogus"'
+
+
+def test_a_secret_that_the_environment_gives_is_known_by_its_name() -> None:
+    asking = '{"gateway": {"bind": "lan", "auth": {"mode": "token"}}}'
+    assert objections(asking).error == "gateway.auth.token: auth mode token without a token"
+    assert objections(asking, ["OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_GATEWAY_PORT"]).valid

@@ -20,7 +20,7 @@ from reconciler.kinds import Applied, Observation, Step
 from reconciler.model import ABSENT, Action, Because, Cause, Impact, Secret
 from reconciler.planning.differences import differences
 from resources.gateway_config.fields import KEY
-from resources.gateway_config.kind import SERVICE, GatewayConfigKind, Seen
+from resources.gateway_config.kind import SERVICE, GatewayConfigKind, Seen, _serves_as_declared
 from resources.gateway_config.running import Loaded
 from resources.gateway_config.store import read_config
 from resources.testing import FakeSecrets, make_desired, make_world
@@ -326,6 +326,59 @@ async def test_a_mode_that_asks_for_a_secret_needs_one_from_somewhere(tmp_path: 
     config(case).unlink()
     given = service(9, environment={f"OPENCLAW_GATEWAY_{mode.upper()}": SecretRef("env", "X")})
     assert not (await look(case, make_desired(gateway=asking, service=given))).plans[0].blocked
+
+
+@pytest.mark.req("PLAN-6", "GW-3")
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"tls_enabled": True}, "gateway.tls.certPath: needed with gateway.tls.enabled"),
+        ({"tls_enabled": True, "tls_cert": "c"}, "gateway.tls.keyPath: needed with gateway.tls.enabled"),
+        ({"auth_mode": "trusted-proxy"}, "gateway.auth.mode: the built-in gateway cannot trust a proxy"),
+        ({"bind": "custom"}, 'gateway.customBindHost: bind "custom" needs a customBindHost'),
+        ({"settings": {"nonsense": 1}}, 'Unrecognized key: "nonsense"'),
+    ],
+)
+async def test_what_the_gateway_would_refuse_is_found_before_it_is_written(
+    tmp_path: Path, fields: dict[str, Any], complaint: str
+) -> None:
+    case = make_case(tmp_path, make_desired(gateway=gateway(**{"port": 9, **fields}), service=service(9)))
+    (plan,) = (await look(case, case.desired)).plans
+    (blocked,) = plan.blocked
+    assert blocked.code == "config_unusable"
+    assert f"the gateway would refuse it: {complaint}" in blocked.message
+
+
+@pytest.mark.req("PLAN-6", "PLAN-10")
+async def test_what_a_withdrawal_would_leave_behind_is_looked_at_as_well(tmp_path: Path) -> None:
+    case = make_case(tmp_path, desired(9, tls_enabled=True, tls_cert="c", tls_key="k"))
+    applied = await carry_out(case, await look(case, case.desired))
+    less = desired(9, tls_enabled=True)
+    (plan,) = (await look(case, less, applied)).plans
+    assert [item.code for item in plan.blocked] == ["config_unusable"]
+    # A former value that somebody else wrote there serves as well as ours.
+    case = make_case(tmp_path, case.desired, '{"gateway": {"tls": {"certPath": "a", "keyPath": "b"}}}')
+    applied = await carry_out(case, await look(case, case.desired))
+    assert not (await look(case, less, applied)).plans[0].blocked
+
+
+async def test_a_last_good_config_with_what_was_withdrawn_does_not_serve_as_declared(tmp_path: Path) -> None:
+    case = make_case(tmp_path, make_desired(gateway=gateway(port=9), logging=logging(level="debug")), "{}")
+    await carry_out(case, await look(case, case.desired))
+    written = config(case).read_text()
+    less = desired(9)
+    (resource,) = case.kind.declare(less, case.world.host, case.world.secrets)
+    copy_path(config(case)).write_text(written)
+    good = sha256(written.encode()).hexdigest()
+    for now, serves in (
+        ('{"gateway": {"port": 9}, "bogus": 1}', False),
+        (written.rstrip()[:-1] + ', "bogus": 1}', True),
+    ):
+        config(case).write_text(now)
+        file = read_config(config(case))
+        told = Loaded(digest=good, error="it is bogus", refused=file.digest)
+        seen = Seen(file=file, kept={"logging.level": {"digest": "former"}}, loaded=told)
+        assert _serves_as_declared(seen, resource, case.world) is serves
 
 
 async def test_a_damaged_file_is_seen_as_what_the_gateway_goes_on_by_and_never_written(tmp_path: Path) -> None:
