@@ -323,10 +323,10 @@ class Loop:
             return source
         await engine.open_journal(LOCK_SECONDS)
 
-        def instead() -> Source:
+        def instead() -> tuple[Source, str | None]:
             journal = engine.journal()
             names = source(journal.salt).names
-            number = self._number_instead(names)
+            reason, number = self._instead_of(names)
             if number is None:
                 goal: Goal | None = None
             else:
@@ -336,25 +336,28 @@ class Loop:
 
             def unless_overtaken(salt: bytes) -> Goal:
                 # Asked again under the writer lock: a person may have gone back while this look waited for it.
-                if self._number_instead(names) != number:
+                if self._instead_of(names)[1] != number:
                     raise _OvertakenError("cannot apply: what is to be in force has changed meanwhile")
+                if reason is not None and goal is None:
+                    raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
                 return goal if goal is not None else source(salt)
 
-            return unless_overtaken
+            return unless_overtaken, reason
 
-        return await trio.to_thread.run_sync(instead)
+        wanted, reason = await trio.to_thread.run_sync(instead)
+        if reason is not None:
+            # Here and not in the thread: whoever listens is woken by it.
+            self._say("held_back", f"the document is held back: {reason}")
+        return wanted
 
-    def _number_instead(self, names: tuple[str, ...]) -> int | None:
-        """The generation to keep in force instead of a document that is held back; None where it is not."""
+    def _instead_of(self, names: tuple[str, ...]) -> tuple[str | None, int | None]:
+        """Why a document is held back, and the generation in force instead of it; None where it is not, or there is none."""
         journal = self.engine.journal()
         rejected = journal.quarantined(*names)
         if rejected is None:
-            return None
-        self._say("held_back", f"the document is held back: {rejected.reason}")
+            return None, None
         instead = journal.in_force()
-        if instead is None:
-            raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
-        return instead.number
+        return rejected.reason, instead.number if instead is not None else None
 
     def _settle(self, outcome: Outcome, waiting: frozenset[Key]) -> None:
         """Says what happened and arranges the next look. `waiting` are the keys whose backoff the look left alone."""

@@ -31,11 +31,17 @@ class Record:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, Mapping[str, Any]]] = []
+        self.told: list[Mapping[str, Any]] = []
 
     def info(self, event: str, **values: Any) -> None:
         self.lines.append((event, values))
 
     warning = info
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        # As the supervisor's does, which wakes whoever listens: it may be called by no other thread than Trio's.
+        trio.lowlevel.current_task()
+        self.told.append(event)
 
     def said(self, event: str) -> list[Mapping[str, Any]]:
         return [values for name, values in self.lines if name == event]
@@ -74,7 +80,7 @@ def make_loop(document: Document, log: Record, idle: Callable[[], object] = lamb
         load=document.load,
         files=(str(document.host.world.document),),
         log=log,
-        tell=lambda _event: None,
+        tell=log.tell,
         crashed=lambda _err: "trace-1",
         idle=idle,
         keep=keep,
@@ -444,6 +450,8 @@ async def test_a_rejected_document_is_held_back_until_it_changes(host: Harness) 
         await until(lambda: any(line["result"] == "rolled-back" for line in log.said("run")), "the rollback")
         await until(lambda: log.said("held_back"), "it is held back")
         assert host.kind.state == {"a": {"v": "good"}}
+        assert "held_back" in [event["event"] for event in log.told]
+        assert not log.said("look_failed")
         loop.poke()
         loop.poke(EVERYTHING)
         document.fakes = {"a": fake("better", impact="restart")}
