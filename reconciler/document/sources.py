@@ -6,10 +6,13 @@ Opens files only through `files`. It knows `version` and `include`, and nothing 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping as Mapping_
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
+from reconciler.document.fast import shape_data
 from reconciler.document.files import MAX_BYTES, ReadError, read_file
 from reconciler.document.nodes import MAX_NODES, Mapping, Node, Scalar, Sequence, Source, compose
 from reconciler.document.problems import Problem, safe
@@ -55,6 +58,28 @@ def decode(data: bytes, name: str, key: str) -> tuple[Source, Problem | None]:
             expected="UTF-8",
             hint="save the file as UTF-8",
         )
+
+
+def is_part(data: bytes) -> bool:
+    """Whether an included file may be part of a document: empty, or with the name of a section, or of something with more below
+    it, so that what is wrong with it may be shown. Nobody knows what stands in any other.
+    """
+    if data.startswith(tuple(mark for mark, _ in _OTHER_ENCODINGS)):
+        return True
+    text = data.decode("utf-8", "replace")
+    lines = (line.strip(" \t\ufeff") for line in text.splitlines())
+    empty = all(not line or line.startswith("#") or line in _NOTHING for line in lines)
+    return empty or _parts().search(text) is not None
+
+
+_NOTHING: Final = frozenset({"---", "...", "{}", "{ }", "~", "null"})
+
+
+@cache
+def _parts() -> re.Pattern[str]:
+    names = "|".join(("version", "include", r"x-[\w-]+", *shape_data()["sections"]))
+    # A name of ours anywhere (`{gateway: ...` too), or any with nothing behind it: a mistyped one is worth its hint.
+    return re.compile(rf"""(?m)(?:^\ufeff?|[{{,])[ \t]*["']?(?:{names})["']?[ \t]*:|^[\w-]+[ \t]*:[ \t]*(?:\#.*)?$""")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -170,6 +195,16 @@ class _Reader:
                 )
             return None
         self.budget -= len(data)
+        if place is not None and parent is not None and not is_part(data):
+            # Not a word of it is shown: it may be the file that a secret is in.
+            self._refuse(
+                parent,
+                place,
+                "include_foreign",
+                f"include '{safe(name)}': it has no section of a document",
+                "a file with a secret is named where the secret belongs: {file: PATH}",
+            )
+            return None
         key = os.path.relpath(absolute, os.path.dirname(os.path.abspath(self.main or "")))
         source, problem = decode(data, safe(name), key)
         self.reading.sources.append(source)

@@ -14,6 +14,7 @@ import pytest
 from reconciler.document import cache as store
 from reconciler.document.edit import set_in_files
 from reconciler.document.load import load, load_edited, load_text, write_cache
+from reconciler.document.sources import is_part
 from reconciler.errors import DocumentError, UsageError
 
 TEXT = "version: 1\nservice: {}\ngateway:\n  port: 18789\n  auth: {token: {env: TOKEN}}\nlogging: {level: info}\nauth: {}\n"
@@ -64,6 +65,38 @@ def test_the_same_file_may_be_included_twice_but_not_by_itself(tmp_path: Path) -
         c="logging: {}\n",
     )
     assert load(main, {}).desired.logging is not None
+
+
+@pytest.mark.req("DOC-5")
+@pytest.mark.parametrize(
+    "part",
+    ["", "# later\n", "{}", "x-a: 1\n", "{logging: {}}", '"gateway": {}', "\ufefflogging: {}\n", "# # # #\n" * 9],
+)
+def test_what_may_be_a_part_of_a_document_is_understood_as_one(tmp_path: Path, part: str) -> None:
+    assert is_part(part.encode())
+    main = write(tmp_path, openclaw="version: 1\ninclude: a.yaml\n", a=part)
+    if ":" in part or part == "{}":
+        load(main, {})
+        return
+    with pytest.raises(DocumentError) as refused:
+        load(main, {})
+    assert "empty document" in str(refused.value.problems[0])
+
+
+@pytest.mark.req("DOC-5", "DOC-4")
+@pytest.mark.parametrize(
+    "text",
+    ["sk-canary", "PW: canary", "A=canary\nB='canary", "- canary", '{"user": "canary"}', "[canary", "&canary x", "\0canary",
+     "canary \ud800".encode("utf-8", "surrogatepass").decode("latin-1"), "# # # # # # # # # # # # # # # # # #\ncanary"],
+)  # fmt: skip
+def test_of_a_file_that_is_no_part_of_a_document_nothing_is_shown(tmp_path: Path, text: str) -> None:
+    main = write(tmp_path, openclaw="version: 1\ninclude: [secret]\n")
+    (tmp_path / "secret").write_text(text, encoding="latin-1")
+    with pytest.raises(DocumentError) as refused:
+        load(main, {})
+    (problem,) = refused.value.problems
+    assert "it has no section of a document" in str(problem)
+    assert "canary" not in str(problem) + repr(problem)
 
 
 @pytest.mark.req("DOC-5")
