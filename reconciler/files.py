@@ -96,6 +96,35 @@ def is_at(path: Path, held: tuple[int, int]) -> bool:
         return True
 
 
+def remedy_of_refusal(path: Path, *, reading: bool = False) -> str:
+    """What a person does where this user may not write (or read) `path`, or not get there: by whose it is, or by its mode."""
+    for each in (*reversed(path.parents), path):
+        wanted = 0
+        if each == path or (each == path.parent and not reading):
+            # What is replaced, or not there yet, needs the right to write its directory.
+            wanted = os.R_OK if reading else os.W_OK
+        try:
+            status = os.stat(each)
+            wanted |= os.X_OK if stat.S_ISDIR(status.st_mode) else 0
+            if os.access(each, wanted, effective_ids=True):
+                continue
+        except OSError:
+            continue
+        if status.st_uid == os.geteuid():
+            return f'it is yours, and its mode is in the way: chmod u+rwX "{each}"'
+        return f'run as {_user(status.st_uid)}, who owns "{each}"'
+    return "run as the owner of the state directory"
+
+
+def _user(number: int) -> str:
+    from pwd import getpwuid
+
+    try:
+        return getpwuid(number).pw_name
+    except KeyError:
+        return f"the user with the number {number}"
+
+
 def remove_file(path: Path) -> None:
     """Removes `path` for good; one that is gone already is fine."""
     with suppress(FileNotFoundError):

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError
-from reconciler.files import identity, is_at
+from reconciler.files import identity, is_at, remedy_of_refusal
 from reconciler.journal import rfc3339
 from reconciler.values import parse_json
 
@@ -148,7 +148,7 @@ class WriterLock:
             return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except PermissionError as err:
             raise NotPermittedError(
-                f'cannot lock "{self.path}": {err.strerror}', hint="run as the owner of the state directory"
+                f'cannot lock "{self.path}": {err.strerror}', hint=remedy_of_refusal(self.path)
             ) from err
         except OSError as err:
             raise OpenClawError(f'cannot lock "{self.path}": {err.strerror}') from err

@@ -19,7 +19,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError
-from reconciler.files import private_directory, sync_directory
+from reconciler.files import private_directory, remedy_of_refusal, sync_directory
 from reconciler.journal.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
 # How long a statement waits for another process inside its transaction; ours are over in milliseconds.
@@ -388,7 +388,7 @@ def _translated_system(path: Path) -> Iterator[None]:
         yield
     except PermissionError as err:
         raise NotPermittedError(
-            f'cannot use the journal "{path}": permission denied', hint="run as the owner of the state directory"
+            f'cannot use the journal "{path}": permission denied', hint=remedy_of_refusal(path)
         ) from err
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):

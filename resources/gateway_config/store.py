@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.wire.json5 import Json5Error, Node, Object, load, parse, to_plain
 from reconciler.errors import NotPermittedError, OpenClawError, StaleError, TemporaryError, TerminalError
-from reconciler.files import open_regular, private_directory, remove_file, replace_file
+from reconciler.files import open_regular, private_directory, remedy_of_refusal, remove_file, replace_file
 from reconciler.host import Host
 from reconciler.model import ABSENT, Secret, Value
 from reconciler.values import digest, encode
@@ -115,7 +115,7 @@ def read_config(path: Path) -> File:
         return File(path=path)
     except PermissionError as err:
         raise NotPermittedError(
-            f"cannot read {path}: {err.strerror}", hint="run as the owner of the state directory"
+            f"cannot read {path}: {err.strerror}", hint=remedy_of_refusal(path, reading=True)
         ) from err
     except OSError as err:
         raise TemporaryError(f"cannot read {path}: {err.strerror}") from err

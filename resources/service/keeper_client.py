@@ -15,7 +15,8 @@ from typing import Any
 
 import trio
 
-from reconciler.errors import TemporaryError, TerminalError, shortage
+from reconciler.errors import NotPermittedError, TemporaryError, TerminalError, shortage
+from reconciler.files import remedy_of_refusal
 from reconciler.host import Host
 from resources.service import proc
 from resources.service.keeper import program, protocol
@@ -135,15 +136,21 @@ async def connect(host: Host) -> AsyncIterator[KeeperClient]:
     Raises:
         KeeperGone: none answers within `ANSWER_SECONDS`.
         TemporaryError: this process lacks what it takes to ask, which says nothing about the keeper.
+        NotPermittedError: its socket is not for this user.
         KeeperRefused: it speaks other versions of the protocol; the hint says what to do.
     """
-    path = os.fspath(host.socket_path(SOCKET))
+    path = host.socket_path(SOCKET)
     try:
         with trio.fail_after(ANSWER_SECONDS):
-            stream = await _open(path)
+            stream = await _open(os.fspath(path))
     except (OSError, trio.TooSlowError) as err:
         if what := shortage(err):
             raise TemporaryError(f"cannot ask the keeper: {what}") from err
+        if isinstance(err, PermissionError):
+            # Whether one is there nobody can tell.
+            raise NotPermittedError(
+                f"cannot ask the keeper on {path}: {err.strerror}", hint=remedy_of_refusal(path)
+            ) from err
         raise KeeperGone(f"no keeper answers on {path}") from err
     async with stream:
         client = KeeperClient(stream)

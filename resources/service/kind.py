@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import trio
 
 from reconciler.desired import Desired, SecretRef
-from reconciler.errors import OpenClawError, StaleError, TerminalError, lacking
+from reconciler.errors import NotPermittedError, OpenClawError, StaleError, TerminalError, lacking
 from reconciler.host import Host
 from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import Action, Impact, Key
@@ -111,7 +111,7 @@ async def _follow(host: Host, report: Callable[[Key], None]) -> bool:
                 event = await keeper.event(_ASK_SECONDS)
                 if event is not None and event.get("name") == CHILD:
                     report(KEY)
-    except (KeeperGone, KeeperRefused):
+    except (KeeperGone, KeeperRefused, NotPermittedError):
         pass
     return there
 

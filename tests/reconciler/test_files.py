@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from gateway.files import open_regular as open_in_gateway
 from reconciler.engine.files import directory_lock, replace_text, write_private
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError, StaleError
-from reconciler.files import open_regular, replace_file
+from reconciler.files import open_regular, remedy_of_refusal, replace_file
 
 
 def test_a_file_is_replaced_with_exactly_this_mode_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -78,6 +81,59 @@ def test_an_operators_file_keeps_mode_owner_and_link(tmp_path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_gid) == owner
     assert (tmp_path / "link").is_symlink()
     assert os.listdir(tmp_path / "real") == ["file"]
+
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Iterator[Path]:
+    """A directory of nobody's that anybody may look into."""
+    made = Path(tempfile.mkdtemp())
+    made.chmod(0o755)
+    if os.geteuid() == 0:
+        os.chown(made, NOBODY, NOBODY)
+    yield made
+    shutil.rmtree(made)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """With no rights of root's."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.req("PLAN-6")
+def test_whoever_may_not_write_is_told_whose_it_is_or_which_mode_is_in_the_way(strange: Path) -> None:
+    (strange / "state").mkdir()
+    path = strange / "state" / "lock"
+    path.touch()
+    with nobody():
+        if (strange / "state").stat().st_uid == os.geteuid():  # whoever runs this is no root
+            (strange / "state").chmod(0o500)
+            assert remedy_of_refusal(path) == f'it is yours, and its mode is in the way: chmod u+rwX "{strange}/state"'
+            (strange / "state").chmod(0o700)
+            return
+        assert remedy_of_refusal(path) == f'run as root, who owns "{strange}/state"'
+        assert remedy_of_refusal(path, reading=True) == "run as the owner of the state directory"
+    for each in (strange / "state", path):
+        os.chown(each, NOBODY, NOBODY)
+    os.chown(path, 4711_0815, 0)
+    with nobody():
+        assert remedy_of_refusal(path) == f'run as the user with the number 47110815, who owns "{path}"'
+    os.chown(path, NOBODY, 0)
+    for culprit, mode, reading in ((path, 0o400, False), (path, 0o200, True), (path.parent, 0o600, True)):
+        culprit.chmod(mode)
+        with nobody():
+            assert f'chmod u+rwX "{culprit}"' in remedy_of_refusal(path, reading=reading)
+        culprit.chmod(0o700)
 
 
 def saved(path: Path) -> None:

@@ -236,12 +236,17 @@ def _no_room(root: Path) -> list[Note]:
     import os
 
     from reconciler.engine.ballast import SIZE_BYTES, free_bytes
+    from reconciler.files import remedy_of_refusal
     from reconciler.model import Note
 
     with suppress(OSError):
         if os.statvfs(root).f_flag & os.ST_RDONLY:
             text = f'the disk of the state directory "{root}" is mounted for reading only: nothing can be applied'
             return [Note(code="disk_read_only", message=text)]
+    for each in (root, root / "reconciler"):
+        if each.exists() and not os.access(each, os.W_OK | os.X_OK, effective_ids=True):
+            text = f'this user cannot write to "{each}": nothing can be applied; {remedy_of_refusal(each)}'
+            return [Note(code="state_not_writable", message=text)]
     free = free_bytes(root)
     if free is None or free >= SIZE_BYTES:
         return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,16 @@ def test_a_full_disk_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) 
         assert (note.code, "is full (4 KiB free)" in note.message) == ("disk_full", True)
         monkeypatch.setattr(ballast, "free_bytes", lambda _directory: ballast.SIZE_BYTES)
         assert notes_of(session, journal) == ()
+
+
+def test_a_state_directory_that_cannot_be_written_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = session.host().state.root
+    with journal_of(session, (Result.CONFIRMED, "")) as journal:
+        # Root may write anywhere: only what the system answers to another user is put in its mouth.
+        monkeypatch.setattr("os.access", lambda path, mode, **_how: Path(path) != root or not mode & os.W_OK)
+        (note,) = notes_of(session, journal)
+        assert note.code == "state_not_writable"
+        assert f'this user cannot write to "{root}": nothing can be applied; it is yours' in note.message
 
 
 def test_one_that_is_held_back_is_not_in_force(session: Session) -> None:
