@@ -312,8 +312,9 @@ class Loop:
         return await trio.to_thread.run_sync(found)
 
     def _invalid(self, err: DocumentError) -> None:
-        found = [(getattr(item, "line", 0), getattr(item, "message", "")) for item in err.problems[:5]]
-        problems = [f"{line}: {message}" if line else message for line, message in found]
+        found = [(getattr(item, "place", ""), getattr(item, "message", "")) for item in err.problems[:5]]
+        # With its file: of a document with includes a line alone points into the wrong one.
+        problems = [f"{place}: {message}" if place else message for place, message in found]
         self._say("document_invalid", err.message, problems=problems)
 
     async def _held_back(self, source: Source) -> Source:

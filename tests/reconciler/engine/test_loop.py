@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from reconciler.document.problems import Problem
 from reconciler.engine import loop as loops
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
@@ -24,6 +25,12 @@ from reconciler.kinds import Health, World
 from reconciler.model import Action, Condition, Key, Result, Status
 from resources.testing import FakeKind
 from tests.reconciler.engine.harness import APPLY, Harness, fake
+
+# One of an included file, and one that is of no line.
+PROBLEMS = (
+    Problem(file="parts/a.yaml", line=3, column=5, path="logging.levl", code="unknown_key", message="cannot use it"),
+    Problem(file="b.yaml", line=0, column=0, path="", code="unreadable", message="cannot read it"),
+)
 
 
 class Record:
@@ -58,7 +65,7 @@ class Document:
         await trio.lowlevel.checkpoint()
         self.loads += 1
         if self.invalid:
-            raise DocumentError("cannot use openclaw.yaml: 1 problem", ())
+            raise DocumentError("cannot use openclaw.yaml: 2 problems", PROBLEMS)
         source = self.host.source(self.fakes)
         return Found(source=source, mark=source(b"").digest, files=(), remember=lambda: None)
 
@@ -191,7 +198,8 @@ async def test_an_invalid_document_leaves_the_last_good_one_in_force_and_is_told
             host.kind.state["a"] = {"v": "moved"}
             loop.poke()
             await until(lambda: host.kind.state == {"a": {"v": 1}}, "the last good document in force")
-        assert len(log.said("document_invalid")) == 1
+        (said,) = log.said("document_invalid")
+        assert said["problems"] == ["parts/a.yaml:3:5: cannot use it", "b.yaml: cannot read it"]
         document.invalid, document.fakes = False, {"a": fake(2)}
         loop.poke()
         await until(lambda: host.kind.state == {"a": {"v": 2}}, "the next valid document")
