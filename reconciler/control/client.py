@@ -28,7 +28,7 @@ BLOCKED = 3
 _CHANGING = {"apply": "apply", "rollback": "go back"}
 _REFUSED = """\
 openclaw: cannot {do}: the supervisor that watches this document runs in another environment, and would take back what differs
-hint: let it apply (it does when the document is saved, and at `kill -HUP`), start it anew in this environment, or end it first
+  hint: let it apply (it does when the document is saved, and at `kill -HUP`), start it anew in this environment, or end it first
 """
 
 _SO_PEERCRED = 17  # asm-generic/socket.h; the name is missing from the builtin module on some builds

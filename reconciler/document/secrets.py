@@ -181,7 +181,8 @@ def resolve_references(
         from reconciler.document.problems import sort_problems
 
         problems = [_problem(path, refused[each], locate(path)) for path, each in found if each in refused]
-        raise DocumentError(f"cannot resolve {len(problems)} references to secrets", sort_problems(problems))
+        what = "1 reference to a secret" if len(problems) == 1 else f"{len(problems)} references to secrets"
+        raise DocumentError(f"cannot resolve {what}", sort_problems(problems))
     return SecretValues(values, salt)
 
 

@@ -221,7 +221,7 @@ async def test_an_apply_in_another_environment_is_refused(supervisor: FakeSuperv
     async with served(supervisor, state):
         done = await openclaw(state, "apply", "--yes", environment=environ(state, CANARY="b"))
     assert (done.returncode, done.stdout) == (3, b"")
-    assert b"would take back what differs\nhint: let it apply" in done.stderr
+    assert b"would take back what differs\n  hint: let it apply" in done.stderr
     assert supervisor.asked == []
 
 

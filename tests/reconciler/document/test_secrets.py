@@ -12,7 +12,7 @@ import trio
 from reconciler.desired import SecretRef
 from reconciler.document.load import Loaded, load
 from reconciler.document.problems import render_problems
-from reconciler.document.secrets import SecretValues, references, resolve
+from reconciler.document.secrets import SecretValues, references, resolve, resolve_references
 from reconciler.errors import DocumentError
 
 ENVIRON = {"PATH": os.environ["PATH"], "TOKEN": "canary-1", "HOME": "/nonexistent"}
@@ -103,6 +103,18 @@ def test_each_failure_has_its_place_and_no_value(tmp_path: Path, reference: str,
     (problem,) = caught.value.problems
     assert (problem.code, problem.path, problem.line) == (code, "gateway.auth.token", 4)  # type: ignore[attr-defined]
     assert text in render_problems([problem])  # type: ignore[list-item]
+
+
+@pytest.mark.req("DOC-4")
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("A",), "cannot resolve 1 reference to a secret"), (("A", "B"), "cannot resolve 2 references to secrets")],
+)
+def test_how_many_cannot_be_resolved_is_said_in_words(names: tuple[str, ...], said: str) -> None:
+    found = references({"service": {"environment": {name: {"env": name} for name in names}}})
+    with pytest.raises(DocumentError) as caught:
+        resolve_references(found, {}, salt=b"", directory=".", locate=lambda _path: None)
+    assert str(caught.value) == said
 
 
 @pytest.mark.req("DOC-4")
