@@ -34,7 +34,7 @@ from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Action, Condition, Generation, Key, Note, Plan, Result
 from reconciler.planning.plan import make_plan
-from reconciler.planning.policy import check, window_seconds
+from reconciler.planning.policy import check, hint_of, window_seconds
 from reconciler.serial import plan_digest
 
 T = TypeVar("T")
@@ -426,7 +426,7 @@ class Engine:
         if blocked := check(planned.plan, policy, request.approvals, restarts_last_hour=restarts):
             first, *more = blocked
             tail = f" (and {len(more)} more)" if more else ""
-            raise BlockedError(first.message + tail, hint=first.hint or None)
+            raise BlockedError(first.message + tail, hint=hint_of(blocked) or None)
 
     async def _already(self, source: Source, request: Request) -> Outcome | None:
         """The outcome where there is nothing to do and nothing to record, found without the lock and without any write."""

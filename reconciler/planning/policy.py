@@ -10,6 +10,12 @@ from reconciler.model import Action, Blocked, Cause, Impact, Key, Note, Plan
 
 # What an action that wants the consent `expose` says that it opens.
 _EXPOSURES = ("authentication_off", "encryption_off")
+# By which option of the command line a person grants what is forbidden.
+_OPTIONS = {
+    "approval_missing": "--approve {key}",
+    "budget": "--approve {key}",
+    "take_over_missing": "--take-over",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +36,24 @@ def check(plan: Plan, policy: Policy, approvals: Approvals, *, restarts_last_hou
     for action in plan.actions:
         found += _consents(action, policy, approvals)
     if not approvals.person:
-        found += _withdrawals(plan, approvals)
-        found += _exposures(plan, approvals)
+        command = " ".join(("openclaw apply", *lacking(found)))
+        found += _withdrawals(plan, approvals, command)
+        found += _exposures(plan, approvals, command)
     budget = _budget(plan.actions, policy, restarts_last_hour)
     if budget is not None and not (approvals.way_back or budget.key in approvals.keys):
         found.append(budget)
     return tuple(dict.fromkeys(found))
+
+
+def lacking(blocked: Sequence[Blocked]) -> tuple[str, ...]:
+    """The options that grant every approval for want of which `blocked` forbids a plan."""
+    return tuple(dict.fromkeys(_OPTIONS[item.code].format(key=item.key) for item in blocked if item.code in _OPTIONS))
+
+
+def hint_of(blocked: Sequence[Blocked]) -> str:
+    """What helps against all of `blocked`, where approvals are all that is missing; else what helps against the first."""
+    options = lacking(blocked)
+    return f"say {' '.join(options)}" if len(options) > 1 and lacking(blocked[:1]) else blocked[0].hint
 
 
 def waits_for_person(plan: Plan, policy: Policy) -> tuple[Note, ...]:
@@ -100,20 +118,20 @@ def _consents(action: Action, policy: Policy, approvals: Approvals) -> list[Bloc
     return found
 
 
-def _withdrawals(plan: Plan, approvals: Approvals) -> list[Blocked]:
+def _withdrawals(plan: Plan, approvals: Approvals, command: str) -> list[Blocked]:
     return [
         Blocked(
             key=key,
             code="withdrawal",
             message=f"cannot change {key} by itself: a whole section has gone from the document",
-            hint="say `openclaw apply`, or put the section back",
+            hint=f"say `{command}`, or put the section back",
         )
         for key in plan.withdrawals
         if key not in approvals.keys
     ]
 
 
-def _exposures(plan: Plan, approvals: Approvals) -> list[Blocked]:
+def _exposures(plan: Plan, approvals: Approvals, command: str) -> list[Blocked]:
     found = []
     for action in plan.actions:
         if "expose" in action.consents and action.key not in approvals.keys:
@@ -124,7 +142,7 @@ def _exposures(plan: Plan, approvals: Approvals) -> list[Blocked]:
                     code="exposure",
                     message=f"cannot {action.verb} {action.key} by itself: what protects it has gone from the document, "
                     f"and then {opens}",
-                    hint="say `openclaw apply`, put it back, or write that it is meant so",
+                    hint=f"say `{command}`, put it back, or write that it is meant so",
                 )
             )
     return found

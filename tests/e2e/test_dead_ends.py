@@ -131,6 +131,10 @@ def test_a_withdrawn_section_waits_for_a_person(site: Site, how: str) -> None:
     if how == "save":
         said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
         assert "service/gateway" in said["reason"]
+    planned = site.run("plan")
+    assert "say --approve service/gateway, or put the section back" in planned.err
+    assert "say `openclaw apply --approve service/gateway`, or put the section back" in planned.err
+    assert "`openclaw apply`" not in planned.err
     refused = site.run("apply", "--yes")
     assert refused.code == 3
     assert "--approve service/gateway" in refused.err

@@ -14,7 +14,7 @@ from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wante
 from reconciler.model import ABSENT, Action, Blocked, Cause, Consequence, Impact, Key, Plan, Value
 from reconciler.planning.graph import order
 from reconciler.planning.plan import make_plan
-from reconciler.planning.policy import Approvals, check, not_applied, window_seconds
+from reconciler.planning.policy import Approvals, check, hint_of, not_applied, waits_for_person, window_seconds
 from reconciler.serial import plan_from_json, plan_to_json
 from reconciler.values import decode
 from resources.testing import FakeKind, make_desired
@@ -240,6 +240,40 @@ def test_nobody_but_a_person_withdraws_a_section() -> None:
     plan = replace(PLAN, withdrawals=(Key("fake", "a"),))
     assert codes(check(plan, POLICY, Approvals(person=False), restarts_last_hour=0)) == ["withdrawal"]
     assert codes(check(plan, POLICY, Approvals(), restarts_last_hour=0)) == []
+
+
+@pytest.mark.req("PLAN-3", "PLAN-10", "PLAN-16")
+def test_what_waits_for_a_person_names_the_command_that_grants_all_it_takes() -> None:
+    """A withdrawal that destroys waits for the same words, whether it is told as what forbids or as who waits."""
+    destroys = replace(PLAN, actions=(action("a", impact=Impact.DESTROY),), withdrawals=(Key("fake", "a"),))
+    policy = replace(POLICY, approve=("destroy",))
+    (note,) = waits_for_person(destroys, policy)
+    assert note.message.endswith("; say `openclaw apply --approve fake/a`, or put the section back")
+    (note,) = waits_for_person(replace(destroys, actions=()), policy)
+    assert note.message.endswith("; say `openclaw apply`, or put the section back")
+    opens = replace(PLAN, actions=(replace(action("a", impact=Impact.RESTART), consents=("expose",)), action("b")))
+    (note,) = waits_for_person(opens, replace(policy, approve=("restart", "none")))
+    assert "; say `openclaw apply --approve fake/a --approve fake/b`, put it back" in note.message
+
+
+@pytest.mark.req("PLAN-12", "PLAN-16")
+def test_the_hint_grants_all_that_is_missing() -> None:
+    first, second = (action(name, impact=Impact.DESTROY) for name in "ab")
+    restart = action("c", verb="restart", impact=Impact.RESTART)
+    taken = replace(action("d"), consents=("take-over",))
+    policy = replace(POLICY, approve=("destroy",), restarts_per_hour=1)
+
+    def hint(*actions: Action, blocked: tuple[Blocked, ...] = ()) -> str:
+        plan = replace(PLAN, actions=actions, blocked=blocked)
+        return hint_of(check(plan, policy, Approvals(), restarts_last_hour=1))
+
+    assert hint(first) == "say --approve fake/a, or put the section back into the document"
+    assert hint(first, first) == hint(first)
+    assert hint(first, second) == "say --approve fake/a --approve fake/b"
+    assert hint(first, taken, restart) == "say --approve fake/a --take-over --approve fake/c"
+    # No approval helps against what planning itself found: that comes first.
+    collision = Blocked(key=first.key, code="port_held", message="cannot", hint="stop it")
+    assert hint(first, second, blocked=(collision,)) == "stop it"
 
 
 @pytest.mark.req("PLAN-3", "PLAN-10")
