@@ -33,7 +33,7 @@ as they are, and the gateway puts the values in. Below a name that says secret (
 or stand right behind `Bearer ` or `Basic `.
 
 **Who wins.** `OPENCLAW_*` variables of the process that applies come before the file, the file before the defaults.
-`openclaw config explain PATH` says where a value came from.
+`openclaw config explain PATH` says where a value came from, and of a default on what condition it holds.
 """
 EXIT_CODES_HEAD: Final = """\
 # Exit codes

@@ -207,5 +207,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
         "gateway-health", "What the gateway says of its health; all of it with the secret only", status=_TEXT
     ),
     "config-get": _output("config-get", "One setting", path=_TEXT, value=_ANY),
-    "config-explain": _output("config-explain", "Where one setting comes from", path=_TEXT, value=_ANY, origin=_TEXT),
+    "config-explain": _output(
+        "config-explain", "Where one setting comes from", path=_TEXT, value=_ANY, origin=_TEXT, condition=_TEXT
+    ),
 }

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from reconciler.desired import Desired, from_canonical
-from reconciler.errors import DocumentError, UsageError
+from reconciler.errors import DocumentError
 from reconciler.model import DocumentPath, Position
-from reconciler.values import digest, join_path
+from reconciler.values import digest
 
 if TYPE_CHECKING:
     from reconciler.document.edit import Edit
     from reconciler.document.environment import Override
+    from reconciler.document.fields import Explained
     from reconciler.document.nodes import Mapping as MappingNode
     from reconciler.document.problems import Problem
     from reconciler.document.sources import Reading
@@ -62,40 +63,43 @@ class Loaded:
         The text is masked where it holds a literal that could be a secret. A field that the environment sets has the file
         `environment NAME` and line 0.
         """
-        from reconciler.document.nodes import Scalar, find
+        return _position(self._root(), path, value=value)
 
-        node, name, found = find(self._root(), path)
-        if found == 0 and path:
-            return None
-        place = node if value or name is None or (isinstance(node, Scalar) and node.line == 0) else name
-        if place.line == 0:
-            return Position(file=place.source.name, line=0, column=0, text="")
-        text, _ = place.source.shown(place.line, place.column)
-        return Position(file=place.source.name, line=place.line, column=place.column, text=text)
-
-    def explain(self, path: DocumentPath) -> tuple[Any, str]:
-        """The canonical value at `path` and where it comes from: a position, `environment NAME`, `default`, or
-        `not declared`.
+    def explain(self, path: DocumentPath) -> Explained:
+        """The canonical value at `path` and where it comes from. What the document does not set has its default.
 
         Raises:
-            UsageError: there is no such field.
+            UsageError: the schema has no such field.
         """
-        value: Any = self.desired.canonical
-        for part in path:
-            if (isinstance(value, Mapping) and part in value) or _has_item(value, part):
-                value = value[part]
-            elif len(path) == 1 and part in _sections():
-                return None, "not declared"
-            else:
-                _no_such_field(path, value)
-        from reconciler.document.nodes import find
+        from reconciler.document.fields import Explained, explain_unset, has
+        from reconciler.document.nodes import find, plain
 
-        _, _, found = find(self._root(), path)
-        if found == len(path):
-            place = self.locate(path)
-            assert place is not None
-            return value, str(place) if place.line else place.file
-        return value, "not declared" if value is None else "default"
+        root, canonical = self._root(), self.desired.canonical
+        if path[0] == "include":
+            # What the whole is made of is no part of what it says.
+            root = self._main()
+            canonical = plain(root)
+        value: Any = canonical
+        for part in path:
+            value = value[part] if has(value, part) else None
+        if find(root, path)[2] < len(path):
+            unset = explain_unset(path, canonical)
+            # An agent has what holds for all of them.
+            of_all = path[:2] == ("heartbeats", "agents") and len(path) == 4
+            return self.explain(("heartbeats", "defaults", path[3])) if of_all else unset
+        place = _position(root, path)
+        assert place is not None
+        return Explained(value=value, origin=str(place) if place.line else place.file)
+
+    def _main(self) -> MappingNode:
+        """The tree of the main file alone, with its `include`; empty for a text that is no file, which includes nothing."""
+        from reconciler.document.nodes import Mapping as MappingNode
+        from reconciler.document.nodes import compose
+        from reconciler.document.sources import decode
+
+        source, _ = decode(next(iter(self.contents.values()), b""), self.name, "")
+        root, _ = compose(source)
+        return root if isinstance(root, MappingNode) else MappingNode(source, 0, 0)
 
     def _root(self) -> MappingNode:
         if not self._tree:
@@ -266,19 +270,14 @@ def _fail(name: str, problems: list[Problem], reading: Reading, uncounted: int =
     )
 
 
-def _has_item(value: Any, part: str | int) -> bool:
-    return isinstance(value, list) and isinstance(part, int) and 0 <= part < len(value)
+def _position(root: MappingNode, path: DocumentPath, *, value: bool = False) -> Position | None:
+    from reconciler.document.nodes import Scalar, find
 
-
-def _sections() -> frozenset[str]:
-    from reconciler.document.schema import SECTIONS
-
-    return frozenset(SECTIONS)
-
-
-def _no_such_field(path: DocumentPath, parent: Any) -> NoReturn:
-    from reconciler.document.problems import closest, safe
-
-    near = closest(str(path[-1]), [str(name) for name in parent]) if isinstance(parent, Mapping) else None
-    hint = f"did you mean '{near}'?" if near else None
-    raise UsageError(f"cannot find '{safe(join_path(path))}': there is no such field", hint=hint)
+    node, name, found = find(root, path)
+    if found == 0 and path:
+        return None
+    place = node if value or name is None or (isinstance(node, Scalar) and node.line == 0) else name
+    if place.line == 0:
+        return Position(file=place.source.name, line=0, column=0, text="")
+    text, _ = place.source.shown(place.line, place.column)
+    return Position(file=place.source.name, line=place.line, column=place.column, text=text)

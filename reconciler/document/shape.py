@@ -16,8 +16,9 @@ serializer, another alias or mode) is null, and always goes the way through pyda
 | `{"word": WORD}` | this text |
 | `{"any": true}` | plain data as it is |
 
-with `"null": true` where null is accepted too, and in a field with its `default` in canonical form. The data is written to
-shape.json by `make docs` and checked to be up to date, like the JSON Schema.
+with `"null": true` where null is accepted too, and in a field with its `default` in canonical form. Where that is null because
+the host shares the field, `shown` is the default that holds there: canonical, and no part of what is accepted. The data is
+written to shape.json by `make docs` and checked to be up to date, like the JSON Schema.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from reconciler.document.checked import Checked
+from reconciler.document.checked import Checked, from_spec
 
 # Words for tools: no part of what is accepted.
 _IDLE: Final = {"type", "ref", "metadata"}
@@ -133,7 +134,11 @@ class _Describer:
         _must(not inner.get("default_factory_takes_data"))
         default = inner["default_factory"]().model_dump() if "default_factory" in inner else inner["default"]
         _must(_is_plain(default))
-        return {**self.node(inner["schema"]), "default": default}
+        node = {**self.node(inner["schema"]), "default": default}
+        written = schema.get("metadata", {}).get("pydantic_js_extra", {}).get("default")
+        if default is None and written is not None:
+            node["shown"] = from_spec(*node["check"]).check(written)
+        return node
 
 
 def _check(schema: Any) -> dict[str, Any]:

@@ -108,6 +108,11 @@ def _sections(data: dict[str, Any], issues: list[Issue], suggestions: Suggestion
     return canonical
 
 
+def empty_section(name: str) -> Any:
+    """The canonical form of a section in which nothing is written; None where it may not be so."""
+    return _sections({"version": 1, name: {}}, [], Suggestions()).get(name)
+
+
 def _section(name: str, value: Any, issues: list[Issue], suggestions: Suggestions) -> Any:
     section = canonical_section(name, value)
     return _by_models(name, value, issues, suggestions) if section is None else section

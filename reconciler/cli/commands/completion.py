@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from reconciler.cli.session import Session
@@ -36,37 +34,16 @@ def setting_paths(_ctx: click.Context, _parameter: click.Parameter, incomplete: 
 
     Names that a document is free to choose (of an agent, a tunnel) are not known here.
     """
-    import json
-    import os
+    from reconciler.document.fields import fields_below, top_fields
 
-    from reconciler import document
-
-    with open(os.path.join(os.path.dirname(document.__file__), "shape.json"), encoding="utf-8") as file:
-        shape = json.load(file)
     *above, begun = incomplete.split(".")
-    fields = shape["sections"]
+    fields = top_fields()
     for part in above:
-        fields = _fields(shape, fields.get(part, fields.get("*")))
+        fields = fields_below(fields[name]) if (name := part if part in fields else "*") in fields else {}
     prefix = "".join(f"{part}." for part in above)
     found = [name for name in fields if name != "*" and name.startswith(begun)]
-    inside = (
-        [f"{found[0]}.{name}" for name in _fields(shape, fields[found[0]]) if name != "*"] if len(found) == 1 else []
-    )
+    inside = [f"{found[0]}.{name}" for name in fields_below(fields[found[0]]) if name != "*"] if len(found) == 1 else []
     return [prefix + name for name in (*found, *inside)]
-
-
-def _fields(shape: dict[str, Any], node: dict[str, Any] | None) -> dict[str, Any]:
-    """What may stand below a node of the shape (`reconciler.document.shape`), by name; `*` for any name."""
-    match node:
-        case {"model": name}:
-            fields: dict[str, Any] = shape["models"][name]
-            return fields
-        case {"models": dict(by_word)}:
-            return {field: inner for name in by_word.values() for field, inner in shape["models"][name].items()}
-        case {"map": inner}:
-            return {"*": inner}
-        case _:
-            return {}
 
 
 def _source(completion: object) -> str:

@@ -32,14 +32,21 @@ def config_command() -> None:
 @click.argument("path", shell_complete=setting_paths)
 @click.pass_obj
 def get_command(session: Session, as_json: bool, path: str) -> int:
-    """Print the value at PATH, with defaults and the environment applied."""
-    from reconciler.cli.render.text import json_text
+    """Print the value at PATH, with defaults and the environment applied.
 
-    value, _origin = session.load().explain(parsed(path))
+    A note says where a default holds on a condition only, and where there is no value.
+    """
+    from reconciler.cli.render.text import json_text
+    from reconciler.document.fields import NOT_DECLARED
+
+    found = session.load().explain(parsed(path))
+    value = found.value
     if as_json:
         session.console.out(json_text({"schema": "openclaw.config-get/1", "path": path, "value": value}))
     else:
         session.console.out((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + "\n")
+    if found.condition or found.origin == NOT_DECLARED:
+        session.console.err(f"note: {path}: {found}\n")
     return 0
 
 
@@ -52,12 +59,18 @@ def explain_command(session: Session, as_json: bool, path: str) -> int:
     """Say where the value at PATH comes from: the environment, a line of the document, or a default."""
     from reconciler.cli.render.text import json_text
 
-    value, origin = session.load().explain(parsed(path))
+    found = session.load().explain(parsed(path))
     if as_json:
-        data = {"schema": "openclaw.config-explain/1", "path": path, "value": value, "origin": origin}
+        data = {
+            "schema": "openclaw.config-explain/1",
+            "path": path,
+            "value": found.value,
+            "origin": found.origin,
+            "condition": found.condition,
+        }
         session.console.out(json_text(data))
     else:
-        session.console.out(f"{path} = {json.dumps(value, ensure_ascii=False)}  ({origin})\n")
+        session.console.out(f"{path} = {json.dumps(found.value, ensure_ascii=False)}  ({found})\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import socket
@@ -15,14 +16,19 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from reconciler.cli.commands.apply import who
+from reconciler.cli.commands.config import yaml_value
 from reconciler.cli.main import cli, main
 from reconciler.cli.options import Number
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.control.calls import apply_call
 from reconciler.document import load
+from reconciler.document.schema import SECTIONS
 from reconciler.engine.lock import WriterLock
 from reconciler.errors import UsageError
+from reconciler.values import split_path
+
+SETTINGS = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +306,79 @@ def test_a_shell_is_offered_names_of_outputs_and_paths_of_settings(
 def test_a_shell_is_offered_every_section(shell: Shell) -> None:
     found = ShellComplete(cli, {}, "openclaw", "_OPENCLAW_COMPLETE").get_completions(["config", "get"], "")
     assert {"service", "gateway", "logging", "policy", "tunnels"} <= {item.value for item in found}
+
+
+@pytest.mark.req("DOC-3")
+def test_get_and_explain_tell_of_a_default_without_its_section(shell: Shell) -> None:
+    Path("openclaw.yaml").write_text("version: 1\n")
+    said = shell("config", "get", "audit.every")
+    assert (said.code, said.out) == (0, "21600\n")
+    assert said.err == "note: audit.every: default, once the document has audit\n"
+    said = shell("config", "explain", "audit.every")
+    assert (said.code, said.out, said.err) == (0, "audit.every = 21600  (default, once the document has audit)\n", "")
+    said = shell("config", "get", "service.limits.files")
+    assert (said.code, said.out) == (0, "null\n")
+    assert said.err == "note: service.limits.files: not declared, it has no default\n"
+    said = shell("config", "get", "policy.verify")
+    assert (said.code, said.out, said.err) == (0, "15\n", "")
+    said = shell("config", "explain", "audit.every", "--json")
+    data = json.loads(said.out)
+    assert (data["value"], data["origin"], data["condition"]) == (21600, "default", "once the document has audit")
+
+
+def settings() -> dict[str, str]:
+    """All that the reference lists, as one types it, with the default that stands there. `any` is a free name."""
+    listed = SETTINGS.read_text().partition("## top level")[2]
+    rows = [line.split(" | ") for line in listed.splitlines() if line.startswith("| `")]
+    names = [row[0].strip("| `").replace("<name>", "any").replace("[]", "[0]") for row in rows]
+    return {name: row[2].strip("` ") for name, row in zip(names, rows, strict=True)}
+
+
+def completed(begun: str = "") -> Iterator[str]:
+    """All that a shell is offered, down to the last level."""
+    for found in ShellComplete(cli, {}, "openclaw", "_OPENCLAW_COMPLETE").get_completions(["config", "get"], begun):
+        yield found.value
+        yield from completed(f"{found.value}.")
+
+
+# What a section must say that has no default, so that it may be there.
+NEEDED: dict[str, dict[str, Any]] = {
+    "source": {"git": "ssh://git@host/ops.git"},
+    "fleet": {"endpoints": ["https://etcd:2379"]},
+    "diagnostics.otel": {"endpoint": "http://127.0.0.1:4318"},
+}
+
+
+@pytest.mark.req("DOC-3", "DOC-8")
+def test_every_setting_that_is_listed_or_offered_is_known_whatever_the_document_has() -> None:
+    empty = load.load_text("version: 1\n", {})
+    sections = "".join(f"{name}: {json.dumps(NEEDED.get(name, {}))}\n" for name in SECTIONS)
+    whole = load.load_text(f"version: 1\n{sections}", {})
+    listed, offered = settings(), set(completed())
+    assert offered - listed.keys() == set(SECTIONS)
+    assert {path for path in listed.keys() - offered if "any" not in path and "[" not in path} == set()
+    for path in listed.keys() | offered:
+        for loaded in (empty, whole):
+            found = loaded.explain(split_path(path))
+            assert found.value is not None or found.origin != "default", path
+
+
+@pytest.mark.req("DOC-3", "DOC-8")
+def test_a_default_that_is_listed_is_the_value_that_one_gets() -> None:
+    """Written out, it is the same as what is told where neither it nor its section is there."""
+    empty = load.load_text("version: 1\n", {})
+    for path, default in settings().items():
+        if default in ("", "required") or "any" in path or "[" in path or path == "include":
+            continue
+        told = empty.explain(split_path(path))
+        section, *inside = path.split(".")
+        value = yaml_value(default)
+        for place in range(len(inside), 0, -1):
+            needed = NEEDED.get(".".join((section, *inside[: place - 1])), {})
+            value = {**needed, inside[place - 1]: value}
+        written = load.load_text(f"version: 1\n{section}: {json.dumps(value)}\n", {})
+        wanted = written.explain(split_path(path)).value
+        assert told.value == wanted or told.condition.startswith(f"its default is {wanted} "), path
 
 
 def the_document(path: Path) -> str:

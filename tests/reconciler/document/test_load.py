@@ -13,9 +13,10 @@ import pytest
 
 from reconciler.document import cache as store
 from reconciler.document.edit import set_in_files
-from reconciler.document.load import load, load_edited, load_text, write_cache
+from reconciler.document.load import Loaded, load, load_edited, load_text, write_cache
 from reconciler.document.sources import is_part
 from reconciler.errors import DocumentError, UsageError
+from reconciler.values import split_path
 
 TEXT = "version: 1\nservice: {}\ngateway:\n  port: 18789\n  auth: {token: {env: TOKEN}}\nlogging: {level: info}\nauth: {}\n"
 
@@ -27,6 +28,14 @@ def write(directory: Path, **files: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return str(directory / "openclaw.yaml")
+
+
+NO_RETENTION = "not declared, its default is 86400 once the document has logging.retention"
+
+
+def explained(loaded: Loaded, path: str) -> tuple[object, str]:
+    found = loaded.explain(split_path(path))
+    return found.value, str(found)
 
 
 @pytest.mark.req("DOC-5")
@@ -117,18 +126,89 @@ def test_environment_over_file_over_defaults() -> None:
         "WARN_HOURS": "48",
     }
     loaded = load_text(TEXT, environ, name="d.yaml")
-    assert loaded.explain(("gateway", "port")) == (19000, "environment OPENCLAW_GATEWAY_PORT")
-    assert loaded.explain(("logging", "level")) == ("debug", "environment OPENCLAW_LOG_LEVEL")
-    assert loaded.explain(("auth", "expiry", "warn")) == (48 * 3600, "environment WARN_HOURS")
+    assert explained(loaded, "gateway.port") == (19000, "environment OPENCLAW_GATEWAY_PORT")
+    assert explained(loaded, "logging.level") == ("debug", "environment OPENCLAW_LOG_LEVEL")
+    assert explained(loaded, "auth.expiry.warn") == (48 * 3600, "environment WARN_HOURS")
     plain = load_text(TEXT, {}, name="d.yaml")
-    assert plain.explain(("gateway", "port")) == (18789, "d.yaml:4:3")
-    assert plain.explain(("auth", "expiry", "warn")) == (86400, "default")
-    assert plain.explain(("gateway", "bind")) == (None, "not declared")
-    assert plain.explain(("audit",)) == (None, "not declared")
+    assert explained(plain, "gateway.port") == (18789, "d.yaml:4:3")
+    assert explained(plain, "auth.expiry.warn") == (86400, "default")
+    assert explained(plain, "audit") == (None, "not declared")
     assert plain.digest != loaded.digest
-    with pytest.raises(UsageError, match=r"gateway\.prot") as caught:
-        plain.explain(("gateway", "prot"))
-    assert caught.value.hint == "did you mean 'port'?"
+
+
+@pytest.mark.req("DOC-3")
+@pytest.mark.parametrize(
+    ("text", "path", "value", "origin"),
+    [
+        ("", "audit.every", 21600, "default, once the document has audit"),
+        ("audit: {}", "audit.every", 21600, "default"),
+        ("audit: {every: null, at: 0 6 * * *}", "audit.every", None, "d.yaml:2:9"),
+        ("", "policy.verify", 15, "default"),
+        ("", "service.limits.files", None, "not declared, it has no default"),
+        ("service: {}", "service.limits.files", None, "not declared, it has no default"),
+        ("", "diagnostics.otel.flush", 60, "default, once the document has diagnostics.otel"),
+        ("diagnostics: {}", "diagnostics.otel.flush", 60, "default, once the document has diagnostics.otel"),
+        ("diagnostics: {}", "diagnostics.otel.endpoint", None, "not declared, required once the document has diagnostics.otel"),
+        ("", "source.git", None, "not declared, required once the document has source"),
+        ("", "source.branch", "main", "default, once the document has source"),
+        # What the host shares with others: a default there is nobody's wish.
+        ("", "gateway.bind", "loopback", "default, where the host has no value"),
+        ("gateway: {}", "gateway.bind", "loopback", "default, where the host has no value"),
+        ("gateway: {bind: null}", "gateway.bind", None, "d.yaml:2:11"),
+        ("", "gateway.auth.mode", "token", "default, where the host has no value"),
+        ("", "gateway.host", None, "not declared, it has no default"),
+        ("", "gateway.auth", None, "not declared"),
+        # Without its section nothing is deleted, whatever the section would say.
+        ("", "logging.retention.age", None, NO_RETENTION),
+        ("logging: {}", "logging.retention.age", None, NO_RETENTION),
+        ("logging: {retention: {}}", "logging.retention.age", 86400, "default"),
+        ("", "heartbeats.defaults.every", 1800, "default, where the host has no value"),
+        ("", "heartbeats.agents.main.every", 1800, "default, where the host has no value"),
+        ("heartbeats: {defaults: {every: 1h}, agents: {main: {}}}", "heartbeats.agents.main.every", 3600, "d.yaml:2:25"),
+        ("heartbeats: {defaults: {every: 1h}, agents: {main: {every: 2h}}}", "heartbeats.agents.main.every", 7200, "d.yaml:2:53"),
+        ("", "service.environment.TZ", None, "not declared"),
+        ("", "gateway.settings.agents.defaults", None, "not declared"),
+        ("", "policy.windows", [], "default"),
+        ("", "policy.windows[0].hours", None, "not declared, required once the document has policy.windows[0]"),
+        ("", "tunnels.office.keepalive", None, "not declared, its default depends on the type"),
+        ("tunnels: {office: {type: tailscale, local: 1}}", "tunnels.office.port", 443, "default"),
+        ("", "version", 1, "d.yaml:1:1"),
+        ("", "include", [], "default"),
+        ("x-a: {b: 1}", "x-a.b", 1, "d.yaml:2:7"),
+    ],
+)  # fmt: skip
+def test_what_holds_for_a_field_and_on_what_condition(text: str, path: str, value: object, origin: str) -> None:
+    assert explained(load_text(f"version: 1\n{text}\n", {}, name="d.yaml"), path) == (value, origin)
+
+
+@pytest.mark.req("DOC-3")
+@pytest.mark.parametrize("text", ["", "service: {}\ngateway: {}\naudit: {}\n"])
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("gateway.prot", "did you mean 'port'?"),
+        ("audit.evry", "did you mean 'every'?"),
+        ("gatway.port", "did you mean 'gateway'?"),
+        ("audit.every.x", None),
+        ("audit[0]", None),
+        ("x-none", None),
+        ("heartbeats.agents.main.evry", "did you mean 'every'?"),
+    ],
+)
+def test_what_the_schema_does_not_have_is_no_field_whatever_the_document_has(text: str, path: str, hint: str) -> None:
+    loaded = load_text(f"version: 1\n{text}", {})
+    with pytest.raises(UsageError) as caught:
+        explained(loaded, path)
+    assert str(caught.value) == f"cannot find '{path}': there is no such field"
+    assert caught.value.hint == hint
+
+
+@pytest.mark.req("DOC-3", "DOC-5")
+def test_an_include_is_explained_from_the_document_itself(tmp_path: Path) -> None:
+    main = write(tmp_path, openclaw="version: 1\ninclude: [a.yaml]\n", a="include: b.yaml\n", b="logging: {}\n")
+    loaded = load(main, {}, name="openclaw.yaml")
+    assert explained(loaded, "include") == (["a.yaml"], "openclaw.yaml:2:1")
+    assert explained(loaded, "include[0]") == ("a.yaml", "openclaw.yaml:2:11")
 
 
 @pytest.mark.req("DOC-3")
