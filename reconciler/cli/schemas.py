@@ -110,6 +110,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
         ),
         rolled_back_to={"type": ["integer", "null"]},
         reason=_TEXT,
+        notes=_PLAN["notes"],
     ),
     "status": _output(
         "status",

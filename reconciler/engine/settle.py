@@ -144,6 +144,8 @@ def ended_as(found: Outcome, generation: Generation | None, back: Generation | N
     result = generation.result if generation is not None else Result.SUPERSEDED
     return replace(
         found,
+        # What was told beside it was so when it was met, and may be so no longer.
+        plan=replace(found.plan, notes=()),
         result=result,
         reason=generation.reason if generation is not None else "",
         in_force=result is not Result.SUPERSEDED,

@@ -19,9 +19,17 @@ from reconciler.kinds import AppliedField, Health, KindPlan, Observation, Resour
 from reconciler.model import Action, Impact, Key
 from resources.service import operate, plan, prepared, proc
 from resources.service.keeper import program as keeper_program
-from resources.service.keeper.loop import boot_seconds
 from resources.service.keeper_client import SOCKET, KeeperGone, KeeperRefused, connect, ensure_keeper, upgrade_keeper
-from resources.service.observe import PROBE_SECONDS, Child, child_of, down_text, effective_port, observe, unheld_text
+from resources.service.observe import (
+    PROBE_SECONDS,
+    Child,
+    child_of,
+    down_text,
+    due_seconds,
+    effective_port,
+    observe,
+    unheld_text,
+)
 from resources.service.spec import CHILD, KEY, Program, ServiceSpec, builtin_program, declare, keeper_spec
 from resources.steps import reached, still_holds
 
@@ -79,7 +87,7 @@ class ServiceKind:
             child = await child_of(world.host)
             began = child.record["spawned_at"] if child.record is not None and child.pid is not None else None
             health = await _health(resource.spec, child, world)
-            return replace(health, life=_life(child), began=began, due_seconds=_due_seconds(child))
+            return replace(health, life=_life(child), began=began, due_seconds=due_seconds(child))
         except (OSError, OpenClawError) as err:
             if (short := lacking(err)) is not None:
                 raise short from None
@@ -251,12 +259,6 @@ def _life(child: Child) -> str:
     ended = child.last_exit
     asked = ended is not None and ended["asked"]
     return str(child.record["restarts"]) if child.pid is not None or asked else ""
-
-
-def _due_seconds(child: Child) -> float:
-    """How long the keeper waits before it starts the gateway again."""
-    due = child.record["next_boot"] if child.record is not None and child.held and child.pid is None else None
-    return max(0.0, due - boot_seconds()) if due is not None else 0.0
 
 
 def _why_down(child: Child) -> str:

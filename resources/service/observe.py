@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource as rlimits
 import time
@@ -20,6 +21,7 @@ from reconciler.model import ABSENT, Condition, Secret, Status, Value
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.service import proc
 from resources.service.keeper import program as keeper_program
+from resources.service.keeper.loop import boot_seconds
 from resources.service.keeper.policy import STABLE_SECONDS
 from resources.service.keeper.process import ATTEMPT, DIGEST
 from resources.service.keeper_client import Seen, alive, look, unrecorded_process
@@ -205,6 +207,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
         pid=child.pid,
         port=port,
         suspended=child.suspended(spec),
+        waits=waits_text(child),
         silent_keeper=child.seen.silent,
         startup_seconds=startup,
         holder=_holder(port, child),
@@ -325,6 +328,20 @@ def down_text(child: Child) -> str:
     if child.state == "crashed":
         return f"its process is gone, and {_no_keeper(child)} that would start it again"
     return f"{reason}; {hold['why']}" if hold is not None and hold.get("why") not in (None, reason) else reason
+
+
+def waits_text(child: Child) -> str:
+    """Why it does not run and when its keeper starts it again, for people; empty unless the keeper waits for just that."""
+    if child.record is None or not child.held or child.pid is not None or child.record["state"] != "waiting":
+        return ""
+    seconds = math.ceil(due_seconds(child))
+    return f"{down_text(child)}; its keeper starts it again {f'in {seconds} s' if seconds else 'now'}"
+
+
+def due_seconds(child: Child) -> float:
+    """How long the keeper waits before it starts the gateway again."""
+    due = child.record["next_boot"] if child.record is not None and child.held and child.pid is None else None
+    return max(0.0, due - boot_seconds()) if due is not None else 0.0
 
 
 def unheld_text(child: Child) -> str:

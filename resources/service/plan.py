@@ -49,13 +49,15 @@ class Detail:
     `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
     measured at its last start. `silent_keeper` is a keeper that is there and does not answer. `unreadable` holds TLS files:
     field of openclaw.json and why. `program_missing` is why the program cannot be started. `suspended` says that a person
-    stopped it, and that this still holds; `taken` are the ports that others listen on, known only where the document declares
-    none; `outlived` that a person stopped it before the document wanted it stopped itself.
+    stopped it, and that this still holds; `waits` is why it is down while its keeper waits before the next start, and for how
+    long, empty at any other time; `taken` are the ports that others listen on, known only where the document declares none;
+    `outlived` that a person stopped it before the document wanted it stopped itself.
     """
 
     pid: int | None
     port: int
     suspended: bool = False
+    waits: str = ""
     outlived: bool = False
     silent_keeper: int | None = None
     startup_seconds: float | None = None
@@ -78,7 +80,7 @@ def plan(step: Step) -> KindPlan:
     return KindPlan(
         actions=actions,
         blocked=_collisions(detail, _next_port(step)) if starts else (),
-        notes=(*_suspended(step, detail), *(_not_held(spec) if starts else ())),
+        notes=(*_suspended(step, detail), *_waits(step, detail), *(_not_held(spec) if starts else ())),
     )
 
 
@@ -100,6 +102,13 @@ def _suspended(step: Step, detail: Detail) -> tuple[Note, ...]:
         (item.message for item in step.observation.conditions if item.type == "Suspended"), "it was stopped by hand"
     )
     return (Note(code="suspended", message=f"{step.key} is not running: {said}; `openclaw service start` starts it"),)
+
+
+def _waits(step: Step, detail: Detail) -> tuple[Note, ...]:
+    """The next start is its keeper's to do, so there is no difference and no action; but nobody is served until then."""
+    if not detail.waits:
+        return ()
+    return (Note(code="waiting", message=f"{step.key} is not running at this moment: {detail.waits}"),)
 
 
 def _not_held(spec: ServiceSpec) -> tuple[Note, ...]:

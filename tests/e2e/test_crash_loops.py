@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import signal
 import time
 
@@ -124,6 +125,31 @@ def test_the_crash_loop_of_a_change_is_taken_back_and_not_tried_again(bad: Bad) 
     assert len(starts.read_text().split()) == tried <= 3
     assert [event["result"] for event in supervisor.events() if event.get("result") == "rolled-back"] == ["rolled-back"]
     assert supervisor.stop() == 0
+
+
+@pytest.mark.req("PLAN-1", "PLAN-9", "PLAN-12")
+def test_between_two_starts_nothing_is_to_be_done_and_nobody_is_told_that_all_is_well(bad: Bad) -> None:
+    site = bad.site
+    site.edit("delay: 200ms, max_delay: 2s", "delay: 5m, max_delay: 5m")
+    site.apply()
+    bad.fail("os._exit(3)")
+    bad.kill()
+    wait_until(lambda: site.service()["state"] == "waiting", 20, "its keeper waits")
+    text = (
+        f"service/gateway is not running at this moment: {site.service()['last_exit']['reason']}; its keeper starts it"
+    )
+    plan, drift, apply = (site.run(*words) for words in (("plan",), ("drift",), ("apply", "--yes")))
+    assert (plan.code, drift.code, apply.code) == (0, 0, 0)
+    assert plan.out == "No changes, but nobody is served at this moment (generation 2).\n"
+    assert drift.out == "No drift, but nobody is served at this moment.\n"
+    for said in (plan.err, drift.err, apply.out):
+        assert re.search(rf"{re.escape(text)} again in [1-9]\d* s\n", said), said
+    for found in (site.plan(), site.run("drift", "--json").json, site.apply()):
+        assert [note["code"] for note in found["notes"]] == ["waiting"]
+        assert found["actions"] == []
+    assert text in site.run("status").out
+    # It is the keeper's to start, and nobody has.
+    assert site.service()["state"] == "waiting"
 
 
 @pytest.mark.soak

@@ -73,7 +73,7 @@ def drift_command(session: Session, as_json: bool) -> int:
 async def drift(session: Session, *, as_json: bool) -> int:
     """Shows the actions that the system's own moves ask for, and returns the exit code."""
     from reconciler.cli.commands.status import goal_in_force
-    from reconciler.cli.render.plan import diagnostics_text, plan_json, plan_text
+    from reconciler.cli.render.plan import DOWN, diagnostics_text, drift_text, plan_json
     from reconciler.cli.render.text import json_text
     from reconciler.model import Cause
 
@@ -93,17 +93,15 @@ async def drift(session: Session, *, as_json: bool) -> int:
         # What the document wants anew may come with what has moved.
         if action.cause in causes or any(item.cause in causes for item in action.differences)
     )
-    # Of what is told beside a plan only what it was compared with, and what a person did to the host, belong here.
-    told = ("suspended", "document_invalid", "quarantined")
+    # Of what is told beside a plan only what it was compared with, and that nobody is served, belong here.
+    told = (*DOWN, "document_invalid", "quarantined")
     notes = tuple(note for note in planned.plan.notes if note.code in told)
     found = replace(planned.plan, actions=moved, blocked=(), notes=notes)
     console = session.console
     if as_json:
         console.out(json_text({**plan_json(found, ()), "schema": "openclaw.drift/1"}))
-    elif moved:
-        console.out(plan_text(found, document=session.named, blocked=(), colour=console.terminal.colour))
     else:
-        console.out("No drift: nothing moved on the host since it was applied.\n")
+        console.out(drift_text(found, document=session.named, colour=console.terminal.colour))
     console.err(diagnostics_text(found, (), colour=console.terminal.colour))
     return DIFFERENCES if moved else 0 if found.complete else INCOMPLETE
 

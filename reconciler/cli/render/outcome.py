@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from reconciler.cli.render.plan import down_text, note_json
 from reconciler.cli.render.text import paint, plural, seconds
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.model import Result
@@ -40,6 +41,8 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         ],
         "rolled_back_to": outcome.rolled_back_to,
         "reason": outcome.reason,
+        # What a run found before its first step may be so no longer.
+        "notes": [note_json(note) for note in outcome.plan.notes] if not outcome.run else [],
     }
 
 
@@ -75,6 +78,8 @@ def _nothing_text(outcome: Outcome) -> str:
         return f"No changes, but not confirmed: {outcome.reason}\n"
     if outcome.result is Result.CONFIRMED and outcome.generation != outcome.plan.generation:
         return f"Generation {outcome.generation}: confirmed; nothing had to be changed.\n"
+    if down := down_text(outcome.plan):
+        return f"No changes, but {down}\n"
     return "No changes: nothing to do.\n"
 
 

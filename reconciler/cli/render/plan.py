@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from reconciler.cli.render.text import paint, plural, seconds, shown, size
 from reconciler.model import Action, Blocked, Consequence, Difference, Impact, Note, Plan
 from reconciler.values import public
 
+# Notes that say that nobody is served, though nothing differs and there is nothing for an apply to do.
+DOWN: Final = ("suspended", "waiting")
 _STYLES = {Impact.NONE: "green", Impact.HOT_RELOAD: "blue", Impact.RESTART: "yellow", Impact.DESTROY: "red"}
 
 
@@ -21,6 +23,8 @@ def plan_text(
         if plan.blocked:
             return f"No actions planned: {document} asks for something that cannot be done.\n"
         where = f"generation {plan.generation}" if plan.generation else "nothing to do"
+        if down_text(plan):
+            return f"No changes, but nobody is served at this moment ({where}).\n"
         return f"No changes: the host is as {document} declares it ({where}).\n"
     lines = []
     for action in plan.actions:
@@ -28,6 +32,20 @@ def plan_text(
         lines.append("")
     lines.append(_summary(plan, blocked, colour, by))
     return "\n".join(lines) + "\n"
+
+
+def drift_text(plan: Plan, *, document: str, colour: bool) -> str:
+    """The same as `openclaw drift` prints it: its actions are those that the system's own moves ask for."""
+    if plan.actions:
+        return plan_text(plan, document=document, blocked=(), colour=colour)
+    if down_text(plan):
+        return "No drift, but nobody is served at this moment.\n"
+    return "No drift: nothing moved on the host since it was applied.\n"
+
+
+def down_text(plan: Plan) -> str:
+    """What does not serve although nothing differs, in one line; empty where there is nothing of the sort."""
+    return "; ".join(note.message for note in plan.notes if note.code in DOWN)
 
 
 def diagnostics_text(plan: Plan, blocked: tuple[Blocked, ...], *, colour: bool) -> str:
@@ -56,7 +74,7 @@ def plan_json(plan: Plan, blocked: tuple[Blocked, ...]) -> dict[str, Any]:
             for item in blocked
         ],
         "unknown": [{"key": str(item.key), "reason": item.reason} for item in plan.unknown],
-        "notes": [_note_json(note) for note in plan.notes],
+        "notes": [note_json(note) for note in plan.notes],
     }
 
 
@@ -93,7 +111,8 @@ def difference_json(item: Difference) -> dict[str, Any]:
     }
 
 
-def _note_json(note: Note) -> dict[str, Any]:
+def note_json(note: Note) -> dict[str, Any]:
+    """One note of `plan --json`."""
     position = note.position
     return {
         "code": note.code,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resources.service import observe
 from resources.service.keeper_client import Seen
-from resources.service.observe import Child, digest_of
+from resources.service.observe import Child, digest_of, waits_text
 from resources.testing import make_world
 
 
@@ -36,3 +38,28 @@ def test_a_process_that_is_being_replaced_counts_as_what_replaces_it(
     tmp_path: Path, seen: Child, digest: str | None
 ) -> None:
     assert digest_of(make_world(tmp_path).host, seen) == digest
+
+
+EXIT = {"reason": "exit code 3", "asked": False}
+
+
+@pytest.mark.req("SVC-12", "PLAN-12")
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        (child(None, state="waiting", next_boot=104.2), "exit code 3; its keeper starts it again in 5 s"),
+        # Its time is over, or its configuration is looked at first.
+        (child(None, state="waiting", next_boot=99.0), "exit code 3; its keeper starts it again now"),
+        (child(None, state="waiting", next_boot=None), "exit code 3; its keeper starts it again now"),
+        (child(7, state="ready", next_boot=None), ""),
+        (child(None, state="broken", next_boot=104.2), ""),
+        (child(None, state="stopped", goal="down", next_boot=None), ""),
+        (replace(child(None, state="waiting", next_boot=104.2), seen=Seen(keeper_pid=None, children={})), ""),
+    ],
+)
+def test_why_it_is_down_and_for_how_long_is_told_while_its_keeper_waits(
+    seen: Child, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "boot_seconds", lambda: 100.0)
+    assert seen.record is not None
+    assert waits_text(replace(seen, record={**seen.record, "exits": [EXIT], "hold": None})) == text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource as rlimits
 import signal
 import socket
@@ -228,6 +229,20 @@ async def test_a_crash_loop_is_probed_and_not_forgiven_until_the_document_change
     assert after["history"]["broken"]
     await bench.apply(document(port, restart=slow))
     assert not (await look(bench.world.host)).children["gateway"]["history"]["broken"]
+
+
+@pytest.mark.req("SVC-12", "PLAN-12")
+async def test_between_two_starts_there_is_nothing_to_do_and_a_note(bench: Bench, free_port: Callable[[], int]) -> None:
+    slow = Restart(delay_seconds=60.0, max_delay_seconds=60.0, burst=5, window_seconds=60.0, never_on_exit=())
+    desired = document(free_port(), restart=slow)
+    await bench.apply(desired)
+    assert bench.kind.plan(await bench.step(desired)).notes == ()
+    await kill_gateway(bench)
+    found = bench.kind.plan(await bench.step(desired))
+    (note,) = found.notes
+    assert (found.actions, found.blocked, note.code) == ((), (), "waiting")
+    text = r"service/gateway is not running at this moment: killed by SIGKILL; its keeper starts it again in \d+ s"
+    assert re.fullmatch(text, note.message), note.message
 
 
 # -- restart, update, owed work --

@@ -1,0 +1,56 @@
+"""What a person reads where there is nothing to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from reconciler.cli.render.outcome import outcome_json, outcome_text
+from reconciler.cli.render.plan import drift_text, plan_text
+from reconciler.engine.requests import Outcome
+from reconciler.engine.settle import ended_as
+from reconciler.model import Note, Plan, Result
+
+WAITING = "service/gateway is not running at this moment: exit code 3; its keeper starts it again in 5 s"
+
+
+def plan(*notes: Note) -> Plan:
+    return Plan(generation=3, document_digest="d", state_digest="s", notes=notes)
+
+
+@pytest.mark.req("PLAN-1", "PLAN-9", "PLAN-12")
+@pytest.mark.parametrize(
+    ("note", "planned", "drifted", "applied"),
+    [
+        (
+            Note(code="waiting", message=WAITING),
+            "No changes, but nobody is served at this moment (generation 3).\n",
+            "No drift, but nobody is served at this moment.\n",
+            f"No changes, but {WAITING}\n",
+        ),
+        (
+            Note(code="not_managed", message="section `tunnels` is valid, but not managed by this version"),
+            "No changes: the host is as openclaw.yaml declares it (generation 3).\n",
+            "No drift: nothing moved on the host since it was applied.\n",
+            "No changes: nothing to do.\n",
+        ),
+    ],
+)
+def test_that_nothing_is_to_be_done_is_not_told_as_if_all_were_well(
+    note: Note, planned: str, drifted: str, applied: str
+) -> None:
+    found = plan(note)
+    assert plan_text(found, document="openclaw.yaml", blocked=(), colour=False) == planned
+    assert drift_text(found, document="openclaw.yaml", colour=False) == drifted
+    outcome = Outcome(run="", result=Result.CONFIRMED, plan=found, generation=3)
+    assert (outcome_text(outcome, colour=False), outcome.exit_code) == (applied, 0)
+    assert [item["message"] for item in outcome_json(outcome)["notes"]] == [note.message]
+
+
+@pytest.mark.req("PLAN-12")
+def test_what_was_so_before_a_run_or_a_window_is_not_told_at_its_end() -> None:
+    outcome = Outcome(run="r1", result=Result.CONFIRMED, plan=plan(Note(code="waiting", message=WAITING)), generation=3)
+    assert outcome_json(outcome)["notes"] == []
+    assert "not running" not in outcome_text(outcome, colour=False)
+    assert ended_as(replace(outcome, run="", result=Result.VERIFYING), None, None).plan.notes == ()
