@@ -289,7 +289,10 @@ class Engine:
                     break
                 # What acts by itself (a keeper in a crash loop) came in between. Nothing was done, and no plan was agreed to
                 # that would have to hold to the letter.
-                planned = await self.plan(goal, journal)
+                again = await self.plan(goal, journal)
+                if again.plan.unknown:
+                    break
+                planned = again
                 await self._refuse(planned, request, journal)
                 outcome, window = await self._lead(planned, request, journal)
         return replace(outcome, conditions=_seen(planned)), window
