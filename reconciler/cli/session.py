@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
 
 class WindowKeeper(Protocol):
-    """Watches the windows of runs whose command did not wait."""
+    """Watches the windows of runs whose command did not wait, and tells of what commands do."""
 
     def watch_window(self, window: Window) -> None:
         """Watches `window` to its end."""
+
+    async def tell_runs(self) -> None:
+        """Tells how the runs stand that were not told of yet."""
 
 
 Work = Callable[..., Awaitable[int]]
@@ -52,7 +55,7 @@ class Session:
         kinds: makes the resource kinds; called only by commands that observe.
         file: what `--file` names.
         serving: the runtime of the supervisor inside which this runs, None in a process of its own.
-        supervisor: who watches windows on, inside a supervisor.
+        supervisor: who watches windows on and tells of runs, inside a supervisor.
         interrupted: set when the far client wants to stop, inside a supervisor.
         pending: the work that a command left for the supervisor's loop.
         stopped_by: the signal by which the wish to stop came.
@@ -201,6 +204,11 @@ class Session:
         """Leaves the window of a run to the supervisor, where there is one; else to the next writer."""
         if self.supervisor is not None:
             self.supervisor.watch_window(window)
+
+    async def tell_runs(self) -> None:
+        """Has the supervisor, where there is one, tell of the run that goes on here or has ended."""
+        if self.supervisor is not None:
+            await self.supervisor.tell_runs()
 
     @asynccontextmanager
     async def stoppable(self, engine: Engine) -> AsyncIterator[None]:

@@ -129,6 +129,10 @@ class Supervisor:
         """Watches on what a command with `--no-wait` began."""
         self.loop.watch_window(window)
 
+    async def tell_runs(self) -> None:
+        """Tells of what a command does, as of what the loop does."""
+        await self.loop.tell_runs()
+
     async def listen_to_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """SIGINT and SIGTERM end the supervisor after the present step, a second one at once; SIGHUP reads the document anew."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:

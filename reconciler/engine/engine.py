@@ -577,7 +577,7 @@ class Engine:
             ended = Result.INTERRUPTED if any(step.result == "stopped" for step in results) else Result.FAILED
             await _thread(partial(journal.set_run, steps.run, ended, self.now(), reason=reason))
             return Outcome(
-                run=steps.run, result=ended, plan=planned.plan, steps=results, reason=reason,
+                run=steps.run, cause=request.cause, result=ended, plan=planned.plan, steps=results, reason=reason,
                 generation=planned.plan.generation,
             ), None  # fmt: skip
         # A cure of drift is no new desired state: the generation in force stays the one that it is.
@@ -593,6 +593,7 @@ class Engine:
         gates = {key: resource for key, resource in gates.items() if key not in short}
         window = Window(
             run=steps.run,
+            cause=request.cause,
             goal=goal,
             plan=planned.plan,
             steps=results,
@@ -625,6 +626,7 @@ class Engine:
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
         window = Window(
             run=run.id,
+            cause=run.cause,
             goal=goal,
             plan=planned.plan,
             steps=tuple(replace(step, result="done") for step in steps),
@@ -658,6 +660,7 @@ class Engine:
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
         window = Window(
             run=run,
+            cause=request.cause,
             goal=goal,
             plan=planned.plan,
             steps=(),

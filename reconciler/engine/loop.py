@@ -21,6 +21,7 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.settle import OVERDUE_SECONDS
+from reconciler.engine.steps import step_of
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import (
     BlockedError,
@@ -32,7 +33,7 @@ from reconciler.errors import (
     is_full,
     shortage,
 )
-from reconciler.journal import Journal, JournalFullError
+from reconciler.journal import Intent, Journal, JournalFullError, Run
 from reconciler.kinds import Kind, World
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
@@ -49,6 +50,9 @@ LOCK_SECONDS = 1.0
 UNKNOWN_SECONDS = 5.0
 # What this host has none of now may be there again at any moment, and nothing tells.
 SHORT_SECONDS = 5.0
+# How many of the newest runs are looked at for what was not told yet, and of how many it is known how they were told. Other
+# writers wait for each other, so that few runs can come between two looks.
+NEWEST_RUNS, TOLD_RUNS = 20, 100
 
 
 class _OvertakenError(OpenClawError):
@@ -123,6 +127,9 @@ class Loop:
         self._refused: tuple[str, str] | None = None
         self._kept: Source | None = None
         self._told: dict[str, str] = {}
+        # How each of the newest runs stood when it was told last. What ended before this began is no news.
+        self._runs: dict[str, Result] = {}
+        self._since = engine.now()
         self._failing: dict[Key, str] = {}
         self._degraded: dict[Key, str] = {}
         self._backoff: dict[Key, Backoff] = {}
@@ -141,6 +148,37 @@ class Loop:
         if self._windows is not None:
             self._windows.start_soon(self._finish, window)
 
+    async def tell_runs(self) -> None:
+        """Tells how the runs stand that others lead, as it tells of its own: commands do, in this process or in another.
+
+        A run is told of as it is found: that it is being watched may be missed, how it ended is not.
+        """
+        try:
+            found = await trio.to_thread.run_sync(self._newest_runs)
+        except (OpenClawError, OSError):
+            # Whoever cannot do without the journal says so, and the next look tells.
+            return
+        for run, intents in found:
+            if self._runs.get(run.id) is run.state:
+                continue
+            for intent in intents if run.id not in self._runs else ():
+                self._report_step(step_of(intent))
+            generation = run.generation or run.target_generation or 0
+            self._tell_run(run.id, run.cause, run.state, generation, run.reason)
+
+    def _newest_runs(self) -> list[tuple[Run, tuple[Intent, ...]]]:
+        """The newest runs that nobody works on at this moment, oldest first, each with its actions."""
+        if not self.engine.is_open:
+            return []
+        journal = self.engine.journal()
+        return [
+            (run, journal.actions_of(run.id))
+            for run in reversed(journal.runs(NEWEST_RUNS))
+            if run.state not in (Result.APPLYING, Result.ROLLING_BACK)
+            and (run.ended_at is None or run.ended_at >= self._since)
+            and self._runs.get(run.id) is not run.state
+        ]
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs until cancelled; started once the first look is over."""
         async with trio.open_nursery() as nursery:
@@ -158,6 +196,7 @@ class Loop:
     async def _look(self, keys: tuple[Key, ...]) -> None:
         try:
             await self._reconcile()
+            await self.tell_runs()
         except Exception as err:  # the boundary of the loop: the host must not be left alone because of one look
             self._failed(err)
             await self._keep_up(err)
@@ -176,6 +215,9 @@ class Loop:
                 self.queue.add_after(EVERYTHING, LOCK_SECONDS)
             case DocumentError() as err:
                 self._invalid(err)
+            case _OvertakenError():
+                # A person went back while this look was under way, or applied what was held back: that is theirs to know.
+                self.queue.add(EVERYTHING)
             case OpenClawError() as err:
                 self._say("not_applied", err.message, hint=err.hint)
                 if isinstance(err, JournalFullError) or is_full(err):
@@ -324,41 +366,39 @@ class Loop:
             return source
         await engine.open_journal(LOCK_SECONDS)
 
-        def instead() -> tuple[Source, str | None]:
+        def instead() -> tuple[Source, int | None, str]:
             journal = engine.journal()
             names = source(journal.salt).names
-            reason, number = self._instead_of(names)
-            if number is None:
-                goal: Goal | None = None
-            else:
-                generation = journal.generation(number)
-                assert generation is not None
-                goal = engine.goal_of(generation)[0]
+            number, reason = self._number_instead(names)
+            generation = journal.generation(number) if number else None
+            goal = engine.goal_of(generation)[0] if generation is not None else None
 
             def unless_overtaken(salt: bytes) -> Goal:
                 # Asked again under the writer lock: a person may have gone back while this look waited for it.
-                if self._instead_of(names)[1] != number:
+                if self._number_instead(names)[0] != number:
                     raise _OvertakenError("cannot apply: what is to be in force has changed meanwhile")
-                if reason is not None and goal is None:
-                    raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
                 return goal if goal is not None else source(salt)
 
-            return unless_overtaken, reason
+            return unless_overtaken, number, reason
 
-        wanted, reason = await trio.to_thread.run_sync(instead)
-        if reason is not None:
-            # Here and not in the thread: whoever listens is woken by it.
+        chosen, number, reason = await trio.to_thread.run_sync(instead)
+        # Said here: whoever listens to events cannot be woken from a thread.
+        if number is not None:
             self._say("held_back", f"the document is held back: {reason}")
-        return wanted
+        if number == 0:
+            raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
+        return chosen
 
-    def _instead_of(self, names: tuple[str, ...]) -> tuple[str | None, int | None]:
-        """Why a document is held back, and the generation in force instead of it; None where it is not, or there is none."""
+    def _number_instead(self, names: tuple[str, ...]) -> tuple[int | None, str]:
+        """The generation to keep in force instead of a document that is held back (0: there is none), and why it is; None where
+        it is not.
+        """
         journal = self.engine.journal()
         rejected = journal.quarantined(*names)
         if rejected is None:
-            return None, None
+            return None, ""
         instead = journal.in_force()
-        return rejected.reason, instead.number if instead is not None else None
+        return instead.number if instead is not None else 0, rejected.reason
 
     def _settle(self, outcome: Outcome, waiting: frozenset[Key]) -> None:
         """Says what happened and arranges the next look. `waiting` are the keys whose backoff the look left alone."""
@@ -385,6 +425,8 @@ class Loop:
         news = [self._report_step(step) for step in outcome.steps]
         if outcome.run and any(news):
             self._announce(outcome)
+        elif outcome.run:
+            self._mark(outcome.run, outcome.result)
 
     def _report_step(self, step: StepResult) -> bool:
         """Logs how a step ended; False where it failed as it did the last time: that is no news."""
@@ -509,20 +551,32 @@ class Loop:
             self.queue.add(EVERYTHING)
 
     def _announce(self, outcome: Outcome) -> None:
-        """Tells how a run stands; one that failed like the one before it is no news."""
-        values = {"run": outcome.run, "result": outcome.result.value, "generation": outcome.generation}
-        if outcome.reason:
-            values["reason"] = outcome.reason
-        good = outcome.result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
-        told = f"{outcome.result.value} {outcome.generation} {outcome.reason}"
-        if not good and self._told.get("run") == told:
-            return
+        """Tells how a run of its own stands; one that failed like the one before it is no news."""
+        told = _told(outcome.result, outcome.generation, outcome.reason)
+        if self._runs.get(outcome.run) is outcome.result or self._told.get("run") == told:
+            self._mark(outcome.run, outcome.result)
+        else:
+            self._tell_run(outcome.run, outcome.cause, outcome.result, outcome.generation, outcome.reason)
+
+    def _tell_run(self, run: str, cause: str, result: Result, generation: int, reason: str) -> None:
+        values = {"run": run, "cause": cause, "result": result.value, "generation": generation}
+        if reason:
+            values["reason"] = reason
+        good = result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
         if not good:
-            self._told["run"] = told
-        elif outcome.result is Result.CONFIRMED:
+            self._told["run"] = _told(result, generation, reason)
+        elif result is Result.CONFIRMED:
             self._over("run")
+        self._mark(run, result)
         (self._log.info if good else self._log.warning)("run", **values)
         self._tell({"event": "run", **values})
+
+    def _mark(self, run: str, result: Result) -> None:
+        """Remembers how a run stood when it was told, or was not worth it."""
+        self._runs.pop(run, None)
+        self._runs[run] = result
+        if len(self._runs) > TOLD_RUNS:
+            del self._runs[next(iter(self._runs))]
 
     def _over(self, *events: str) -> None:
         """Forgets what was told: the next time is news again."""
@@ -536,3 +590,8 @@ class Loop:
             self._told[event] = told
             self._log.warning(event, reason=text, **{name: value for name, value in values.items() if value})
             self._tell({"event": event, "reason": text})
+
+
+def _told(result: Result, generation: int, reason: str) -> str:
+    """What makes the failure of a run the same as another one."""
+    return f"{result.value} {generation} {reason}"

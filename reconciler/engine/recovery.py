@@ -138,6 +138,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
     steps = _steps(await _thread(partial(journal.actions_of, run.id)))
     window = Window(
         run=run.id,
+        cause=run.cause,
         goal=goal,
         plan=replace(present, generation=run.target_generation or 0),
         steps=steps,
@@ -176,6 +177,7 @@ async def _seen_late(engine: Engine, run: Run, generation: Generation) -> Outcom
         return unseen
     window = Window(
         run=run.id,
+        cause=run.cause,
         goal=goal,
         plan=replace(planned.plan, generation=run.target_generation or 0),
         steps=steps,

@@ -34,11 +34,12 @@ class Request:
 class Outcome:
     """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now.
 
-    `stopped` says that a person ended the watching: the window is left to whoever comes next. `conditions` are what kinds saw
-    beside the fields before it. `in_force` is False where another document came before its end.
+    `cause` is why the run was begun. `stopped` says that a person ended the watching: the window is left to whoever comes next.
+    `conditions` are what kinds saw beside the fields before it. `in_force` is False where another document came before its end.
     """
 
     run: str
+    cause: str = ""
     result: Result
     plan: Plan
     steps: tuple[StepResult, ...] = ()

@@ -44,6 +44,7 @@ class Window:
     """
 
     run: str
+    cause: str
     goal: Goal
     plan: Plan
     steps: tuple[StepResult, ...]
@@ -75,6 +76,7 @@ class Window:
         """How this run ended, as its caller is told."""
         return Outcome(
             run=self.run,
+            cause=self.cause,
             result=result,
             plan=self.plan,
             steps=() if self.inherited else self.steps,

@@ -18,7 +18,7 @@ from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.requests import Progress, Report
 from reconciler.errors import OpenClawError, StaleError, lacking
-from reconciler.journal import Journal
+from reconciler.journal import Intent, Journal
 from reconciler.kinds import Applied, AppliedField, Kind, Resource, World
 from reconciler.model import Action, Difference, Key
 
@@ -117,6 +117,12 @@ class Steps:
 
     async def _write(self, method: Any, *arguments: Any, **named: Any) -> None:
         await trio.to_thread.run_sync(partial(method, *arguments, **named))
+
+
+def step_of(intent: Intent) -> StepResult:
+    """How the step of a run ended that another one leads, by the journal."""
+    seconds = max(0.0, intent.ended_at - intent.at) if intent.ended_at is not None else 0.0
+    return StepResult(action=intent.action, result=intent.result or "interrupted", seconds=seconds, error=intent.error)
 
 
 def frees(action: Action) -> bool:

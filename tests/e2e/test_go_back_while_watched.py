@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from typing import Any
 
 import pytest
 
+from tests.beds.needs import needs_programs
 from tests.beds.processes import wait_until
-from tests.beds.site import Site
+from tests.beds.site import Site, Supervisor
 from tests.beds.tls import mismatch, with_tls
 
 pytestmark = pytest.mark.real
 
 
-def site_at_two(site: Site) -> None:
+def site_at_two(site: Site) -> Supervisor:
     """Two confirmed generations, `info` and then `debug`, and a supervisor that watches."""
     site.write(verify="1s")
     site.apply()
@@ -21,6 +24,49 @@ def site_at_two(site: Site) -> None:
     site.apply()
     supervisor = site.supervisor("--on-exit", "stop")
     supervisor.wait_event(lambda event: event["event"] == "watching", "the supervisor watches")
+    return supervisor
+
+
+def curl(site: Site, *argv: str) -> list[str]:
+    """`curl` on the control socket; the last of `argv` is the path."""
+    *options, path = argv
+    socket = str(site.state / "reconciler/control.sock")
+    return ["curl", "-sS", "-N", "--unix-socket", socket, *options, f"http://openclaw{path}"]
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8")
+def test_the_supervisor_tells_what_commands_do_as_it_tells_what_it_does_itself(site: Site) -> None:
+    needs_programs("curl")
+    supervisor = site_at_two(site)
+    stream = site.home / "events"
+    with stream.open("wb") as file:
+        site.spawned.start(curl(site, "/v1/events"), stdout=file)
+
+    def heard() -> list[Any]:
+        return [json.loads(line[6:]) for line in stream.read_bytes().split(b"\n\n")[:-1]]
+
+    assert site.run("rollback", "1", "--yes").code == 0
+    done = subprocess.run(curl(site, "-XPOST", "-d", "{}", "/v1/apply"), capture_output=True, timeout=60, check=True)
+    assert json.loads(done.stdout)["result"] == "confirmed"
+    site.edit("level: debug", "level: warn")
+    wait_until(
+        lambda: any((event.get("generation"), event.get("result")) == (5, "confirmed") for event in heard()),
+        20,
+        "its own run",
+    )
+    logged = supervisor.events()
+    for told in (logged, heard()):
+        runs = [event for event in told if event["event"] == "run"]
+        assert [(event["cause"], event["generation"], event["result"]) for event in runs] == [
+            (cause, generation, result)
+            for cause, generation in (("rollback to 1", 3), ("apply", 4), ("save", 5))
+            for result in ("verifying", "confirmed")
+        ]
+    steps = [event for event in logged if event["event"] == "step"]
+    assert [(event["verb"], event["result"]) for event in steps] == [("write", "done"), ("reload", "done")] * 3
+    # Who goes back is told that the document is held back, and that is all.
+    assert {event["event"] for event in logged if event["level"] == "warning"} == {"held_back"}
+    assert supervisor.stop() == 0
 
 
 @pytest.mark.req("PLAN-8")

@@ -116,6 +116,7 @@ async def apply(
         source = await trio.to_thread.run_sync(runtime.source, loaded)
         outcome = await carry_out(session, engine, source, request, no_wait=no_wait)
         remember(session, loaded)
+        await session.tell_runs()
     finally:
         session.leave(engine)
     return told(session, outcome, as_json)
@@ -200,6 +201,7 @@ async def rollback(
         gave_up = outcome.result in (Result.FAILED, Result.ROLLED_BACK, Result.ROLLBACK_FAILED, Result.INTERRUPTED)
         if gave_up and request.holds_back is not None:
             await engine.let_go(request.holds_back[0], before)
+        await session.tell_runs()
     finally:
         session.leave(engine)
     return told(session, outcome, as_json)
@@ -245,6 +247,8 @@ async def carry_out(
 
     async with session.stoppable(engine):
         outcome, window = await _begun(engine, source, begin, patience)
+        if window is not None:
+            await session.tell_runs()
         while not no_wait and window is None and _is_of_another(outcome) and not outcome.stopped:
             ended = await unless_stopping(engine.stopping, partial(joined, engine, outcome))
             if ended is not None:

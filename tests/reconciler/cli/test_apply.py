@@ -28,6 +28,9 @@ class Keeper:
     def watch_window(self, window: Window) -> None:
         self.windows.append(window)
 
+    async def tell_runs(self) -> None:
+        await trio.lowlevel.checkpoint()
+
 
 @pytest.mark.req("PLAN-5", "PLAN-13")
 @pytest.mark.parametrize("when", ["verifying", "step_ended"])

@@ -17,6 +17,7 @@ import trio.testing
 
 from reconciler.document.problems import Problem
 from reconciler.engine import loop as loops
+from reconciler.engine.engine import Engine
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
 from reconciler.errors import DocumentError, TemporaryError, TerminalError
@@ -150,6 +151,48 @@ async def test_what_a_person_applies_although_it_is_held_back_stays_applied(host
         assert host.kind.state["a"] == {"v": 2}
         assert (await host.engine.finish(window)).exit_code == 0
         assert host.kind.state["a"] == {"v": 2}
+
+
+@pytest.mark.req("PLAN-7", "PLAN-8")
+async def test_a_run_of_another_process_is_told_once_with_its_steps_and_its_cause(host: Harness) -> None:
+    log = Record()
+    await host.apply({"a": fake(1)})
+    document = Document(host, {"a": fake(1)})
+    async with running(document, log) as loop:
+        assert log.said("run") == []
+        document.fakes = {"a": fake(2)}
+        outcome = await host.fresh().apply(host.source(document.fakes), replace(APPLY, cause="rollback to 2"))
+        for _ in range(3):
+            loop.poke()
+            await until(lambda: log.said("run") and not loop.queue._dirty and not loop.queue._processing, "a look")
+    host.engine.close()
+    told = {"run": outcome.run, "cause": "rollback to 2", "result": "confirmed", "generation": 2}
+    assert log.said("run") == [told]
+    assert [(line["key"], line["result"]) for line in log.said("step")] == [("fake/a", "done")]
+
+
+@pytest.mark.req("PLAN-8", "PLAN-15")
+async def test_a_look_that_a_person_overtakes_by_going_back_is_done_again_and_nothing_to_warn_of(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Record()
+    await host.apply({"a": fake(1)})
+    document = Document(host, {"a": fake(2)})
+    digest = host.source(document.fakes)(b"").digest
+    begin = Engine.begin
+
+    async def overtaken(engine: Engine, *arguments: Any, **named: Any) -> Any:
+        # The document was not held back when this look asked for it.
+        if not engine.journal().quarantined(digest):
+            engine.journal().quarantine(digest, "superseded by an operator", "", 1.0)
+        return await begin(engine, *arguments, **named)
+
+    monkeypatch.setattr(Engine, "begin", overtaken)
+    async with running(document, log) as loop:
+        await until(lambda: log.said("held_back"), "the next look")
+        await until(lambda: not loop.queue._dirty and not loop.queue._processing, "rest")
+    assert host.kind.state == {"a": {"v": 1}}
+    assert log.said("not_applied") == log.said("look_failed") == []
 
 
 async def test_after_each_run_it_is_said_that_nobody_waits(host: Harness) -> None:
