@@ -14,7 +14,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -43,10 +43,11 @@ RELOAD_MODES = ("hybrid", "hot", "restart", "off")
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One thing that is wrong; `path` with dots, empty for the whole file."""
+    """One thing that is wrong; `path` with dots, empty for the whole file. `guessed`: it depends on what a reference gives."""
 
     path: str
     message: str
+    guessed: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -224,14 +225,18 @@ def check_text(path: str, raw: bytes, environ: Mapping[str, str], *, port: int |
     return _check(path, raw, environ, port)
 
 
-def objections(text: str, variables: Iterable[str] = ()) -> Snapshot:
-    """A config as it is read anywhere: each reference gives a text, and so do those of `variables` that can stand for a secret.
-
-    What is wrong with it is in `issues`. A reference where no text may stand is among them, whatever it really gives.
+def objections(text: str, variables: Iterable[str] = ()) -> tuple[Issue, ...]:
+    """What is wrong with a config wherever it is read: each reference gives a text, and so do those of `variables` that can
+    stand for a secret. Where a reference stands for something else than a text, what is said of it is `guessed`.
     """
     environ = {match.group(1): "x" for match in _REFERENCE.finditer(text)}
     environ |= {name: "x" for name in variables if name in SECRET_VARIABLES}
-    return _check("", text.encode(), environ, None)
+    issues = _check("", text.encode(), environ, None).issues
+    try:
+        parsed = _parse(text) if issues else {}
+    except ConfigError:
+        return issues
+    return tuple(replace(issue, guessed=_refers(_get(parsed, issue.path))) for issue in issues)
 
 
 def _check(path: str, raw: bytes | None, environ: Mapping[str, str], port: int | None) -> Snapshot:

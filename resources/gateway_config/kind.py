@@ -240,25 +240,25 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
     # Of the environment of a gateway that somebody else starts nothing is known.
     variables = spec.variables if spec is not None and spec.managed else SECRET_VARIABLES
     after = objections(text, variables)
-    if after.valid:
+    if not after:
         return None
-    before = objections(seen.file.text or "{}", variables)
-    if (loaded := seen.loaded) is not None and loaded.refuses(seen.file.digest) and after.error == loaded.error:
+    loaded, error = seen.loaded, "; ".join(map(str, after))
+    if loaded is not None and loaded.refuses(seen.file.digest) and error == loaded.error:
         return Blocked(
             key=step.key,
             code="config_refused",
             message=f"cannot write {seen.file.path}: the gateway refuses it for what is not declared: {loaded.error}",
             hint="repair that in the file; until then the gateway goes on by the last good one",
         )
-    ours = [issue for issue in after.issues if issue not in before.issues]
-    if not ours:
-        # Of the file as it is the running gateway says what it thinks: here references are only guessed at.
+    # Of what is in the file already a gateway that runs has said what it thinks; one that is started says it when it is late.
+    before = () if _planned(step, "start") else objections(seen.file.text or "{}", variables)
+    if not (wrong := [str(issue) for issue in after if issue not in before and not issue.guessed]):
         return None
     return Blocked(
         key=step.key,
         code="config_unusable",
-        message=f"cannot write {seen.file.path}: the gateway would refuse it: {'; '.join(map(str, ours))}",
-        hint="declare what is missing or wrong below `gateway`; a key that is withdrawn goes back to its former value, or goes",
+        message=f"cannot write {seen.file.path}: the gateway would refuse it: {'; '.join(wrong)}",
+        hint="declare it, or repair it in the file; what is withdrawn goes, or has its former value again",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.app import _config
-from gateway.config import Snapshot, objections, read_file
+from gateway.config import Issue, Snapshot, objections, read_file
 from gateway.last_good import copy_path, keep, read_last_good
 from gateway.live import LiveConfig
 
@@ -91,11 +91,20 @@ def test_a_missing_file_is_an_accident_where_there_was_one(tmp_path: Path, how: 
 
 
 def test_what_is_wrong_with_a_text_does_not_depend_on_what_its_references_give() -> None:
-    assert objections('{"gateway": {"auth": {"token": "${SOMEWHERE}"}}}').valid
-    assert objections('{"bogus": 1}').error == 'Unrecognized key: "bogus"'
+    assert objections('{"gateway": {"auth": {"token": "${SOMEWHERE}"}}}') == ()
+    assert objections('{"bogus": 1}') == (Issue("", 'Unrecognized key: "bogus"'),)
+
+
+def test_where_a_reference_stands_for_no_text_its_complaint_is_a_guess() -> None:
+    text = '{"logging": {"level": "${LEVEL}", "consoleLevel": "loud"}, "bogus": 1}'
+    assert [(issue.path, issue.guessed) for issue in objections(text)] == [
+        ("", False),
+        ("logging.level", True),
+        ("logging.consoleLevel", False),
+    ]
 
 
 def test_a_secret_that_the_environment_gives_is_known_by_its_name() -> None:
     asking = '{"gateway": {"bind": "lan", "auth": {"mode": "token"}}}'
-    assert objections(asking).error == "gateway.auth.token: auth mode token without a token"
-    assert objections(asking, ["OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_GATEWAY_PORT"]).valid
+    assert objections(asking) == (Issue("gateway.auth.token", "auth mode token without a token"),)
+    assert objections(asking, ["OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_GATEWAY_PORT"]) == ()

@@ -349,6 +349,17 @@ async def test_what_the_gateway_would_refuse_is_found_before_it_is_written(
     assert f"the gateway would refuse it: {complaint}" in blocked.message
 
 
+def test_a_file_that_no_gateway_would_start_by_is_found_in_planning_and_nothing_is_guessed(tmp_path: Path) -> None:
+    text = '{"gateway": {"port": 5}, "logging": {"consoleLevel": "CONSOLE"}, "bogus": 1}'
+    (blocked,) = GatewayConfigKind().plan(step(tmp_path, LEVEL, loaded=None, planned="start", text=text)).blocked
+    assert blocked.code == "config_unusable"
+    assert 'Unrecognized key: "bogus"; logging.consoleLevel: Invalid option' in blocked.message
+    guess = text.replace("CONSOLE", "${LEVEL}").replace(', "bogus": 1', "")
+    assert "write" in verbs(step(tmp_path, LEVEL, loaded=None, planned="start", text=guess))
+    # Where none is started it is nobody's affair.
+    assert "write" in verbs(step(tmp_path, LEVEL, loaded=None, text=text))
+
+
 @pytest.mark.req("PLAN-6", "PLAN-10")
 async def test_what_a_withdrawal_would_leave_behind_is_looked_at_as_well(tmp_path: Path) -> None:
     case = make_case(tmp_path, desired(9, tls_enabled=True, tls_cert="c", tls_key="k"))
