@@ -34,7 +34,7 @@ from reconciler.errors import (
     shortage,
 )
 from reconciler.journal import Intent, Journal, JournalFullError, Run
-from reconciler.kinds import Kind, World
+from reconciler.kinds import Kind
 from reconciler.model import Key, Result
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
@@ -521,15 +521,15 @@ class Loop:
     async def _watch_kinds(self) -> None:
         # Before anything was applied there is nothing to watch, and no journal whose salt a world could have.
         await self._applied.wait()
-        assert self._kept is not None
-        world = self.engine.world(self._kept(self.engine.journal().salt))
         async with trio.open_nursery() as nursery:
             for kind in self.engine.kinds:
-                nursery.start_soon(self._watch_kind, kind, world)
+                nursery.start_soon(self._watch_kind, kind)
 
-    async def _watch_kind(self, kind: Kind, world: World) -> None:
+    async def _watch_kind(self, kind: Kind) -> None:
         while True:
             try:
+                assert self._kept is not None
+                world = self.engine.world(self._kept(self.engine.journal().salt))
                 return await kind.watch(world, self.queue.add)
             except Exception as err:  # every kind works without its watch: the resync finds what it would have told
                 found = innermost(err)

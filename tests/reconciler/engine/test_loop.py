@@ -18,6 +18,7 @@ import trio.testing
 from reconciler.document.problems import Problem
 from reconciler.engine import loop as loops
 from reconciler.engine.engine import Engine
+from reconciler.engine.goal import Goal
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
 from reconciler.errors import DocumentError, TemporaryError, TerminalError
@@ -574,6 +575,34 @@ async def test_a_journal_is_not_opened_for_writing_while_another_writes(host: Ha
         await until(lambda: host.engine._journal is not None, "its turn")
         if not invalid:
             await until(lambda: host.kind.state == {"a": {"v": 2}}, "the document")
+
+
+@pytest.mark.req("PLAN-3", "PLAN-15")
+async def test_a_watch_whose_document_was_just_overtaken_is_tried_again(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = trio.Event()
+
+    async def watch(_kind: FakeKind, _world: World, _report: object) -> None:
+        watched.set()
+        await trio.sleep_forever()
+
+    def overtaken(_salt: bytes) -> Goal:
+        raise TerminalError("cannot apply: what is to be in force has changed meanwhile")
+
+    monkeypatch.setattr(FakeKind, "watch", watch)
+    monkeypatch.setattr(loops, "RESYNC_SECONDS", 0.05)
+    log = Record()
+    await host.apply({"a": fake(1)})
+    loop = make_loop(Document(host, {"a": fake(1)}), log)
+    loop._kept = overtaken
+    loop._applied.set()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop._watch_kinds)
+        await until(lambda: log.said("watch_failed"), "it is told")
+        loop._kept = host.source({"a": fake(1)})
+        await until(watched.is_set, "another try")
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.req("PLAN-3")
