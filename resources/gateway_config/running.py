@@ -54,12 +54,17 @@ class Address:
 class Loaded:
     """What a running gateway says: the digest of the file that it runs by, why not the latest and the digest of that, and the
     hash of certificate and key. None: it does not say, or there is none.
+
+    `owed` are the paths of that file that it goes by after its next start only; `shut`: it does not take the secret that it was
+    asked with, and says no more than that it is there.
     """
 
     digest: str | None = None
     error: str | None = None
     refused: str | None = None
     tls: str | None = None
+    owed: tuple[str, ...] = ()
+    shut: bool = False
 
     def refuses(self, digest: str) -> bool:
         """Whether it is the file of this digest that it does not run by, and not one that lay there before."""
@@ -100,7 +105,7 @@ async def ask(where: Address) -> Loaded | None:
     except ClientError as err:
         failed = err
     else:
-        return _loaded(report)
+        return replace(_loaded(report), shut=found.secret is not None and "parts" not in report)
     if await trio.to_thread.run_sync(serving, where) is None:
         # It ended meanwhile.
         return None
@@ -182,11 +187,13 @@ def _secret(root: Node | None, name: str, reference: SecretRef | None, world: Wo
 
 def _loaded(report: Mapping[str, Any]) -> Loaded:
     config, listener = _part(report, "config"), _part(report, "listener")
+    owed = config.get("restartOwed")
     return Loaded(
         digest=_text(config.get("hash")),
         error=_text(config.get("error")),
         refused=_text(config.get("refusedHash")),
         tls=_text(listener.get("tlsHash")),
+        owed=tuple(path for path in owed if isinstance(path, str)) if isinstance(owed, list) else (),
     )
 
 

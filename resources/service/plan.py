@@ -14,6 +14,7 @@ from reconciler.kinds import KindPlan, Resource, Step
 from reconciler.model import Action, Because, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.gateway_config.fields import KEY as CONFIG
+from resources.gateway_config.outlived import outlived
 from resources.service.spec import (
     KEEPER_PROGRAM,
     KEY,
@@ -76,12 +77,28 @@ def plan(step: Step) -> KindPlan:
         return KindPlan(blocked=not_driven)
     detail: Detail = step.observation.detail
     actions = _actions(step, step.resource, spec, detail)
+    if not any(action.verb in ("start", "stop", "restart") for action in actions):
+        actions = (*actions, *(_after(action, actions) for action in _started_by_another(step, spec, detail)))
     starts = any(action.verb in ("start", "restart") for action in actions)
     return KindPlan(
         actions=actions,
         blocked=_collisions(detail, _next_port(step)) if starts else (),
         notes=(*_suspended(step, detail), *_waits(step, detail), *(_not_held(spec) if starts else ())),
     )
+
+
+def _started_by_another(step: Step, spec: ServiceSpec, detail: Detail) -> tuple[Action, ...]:
+    """The restart of a process that began by another openclaw.json than the declared one: somebody wrote to the file, and it was
+    started before that was cured. What it was to be started with says nothing of that; the gateway itself does.
+    """
+    running = detail.pid is not None and not detail.suspended and spec.service.state == "running"
+    if not running or spec.service.runtime != "builtin" or step.resource is None:
+        return ()
+    text = outlived(*step.others.get(CONFIG, (None, ())))
+    if text is None:
+        return ()
+    action = _restart(step, step.resource, spec, (), detail)
+    return (replace(action, cause=Cause.OWED, because=Because(text=text)),)
 
 
 def _next_port(step: Step) -> int:

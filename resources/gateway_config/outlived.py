@@ -1,0 +1,58 @@
+"""What a running gateway goes on doing although openclaw.json says otherwise, or will once it is cured. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from reconciler.kinds import Observation
+from reconciler.model import ABSENT, Difference, Impact
+from reconciler.values import same
+from resources.gateway_config.fields import impact
+
+if TYPE_CHECKING:
+    from resources.gateway_config.kind import Seen
+
+
+def outlived(observation: Observation | None, differences: Iterable[Difference]) -> str | None:
+    """Why a gateway has to be started anew although its service was told nothing new; None where it has not.
+
+    `observation` and `differences` are those of openclaw.json. Of what nobody declares or ever declared nothing is owed.
+    """
+    seen: Seen | None = observation.detail if observation is not None else None
+    if observation is None or seen is None or seen.loaded is None:
+        return None
+    loaded = seen.loaded
+    if loaded.shut:
+        return "the gateway does not take the declared secret: it was started by another openclaw.json"
+    if loaded.error is not None or loaded.digest != seen.file.digest:
+        # What it owes is said of a file that lies there no longer.
+        return None
+    moved = {item.path: item for item in differences}
+    # What the file has and the process too goes wrong with the cure; what the file has and the process has not is wrong now.
+    paths = [
+        path
+        for path in observation.fields
+        if impact([path], "builtin") is Impact.RESTART
+        and (
+            _is_owed(path, loaded.owed)
+            if path not in moved
+            else _alters(moved[path]) and not _is_owed(path, loaded.owed)
+        )
+    ]
+    return f"the gateway was started by another openclaw.json: {', '.join(paths)}" if paths else None
+
+
+def _is_owed(path: str, owed: Iterable[str]) -> bool:
+    return any(each == path or each.startswith(f"{path}.") or path.startswith(f"{each}.") for each in owed)
+
+
+def _alters(difference: Difference) -> bool:
+    """Whether its cure changes what the gateway goes by: what is not there counts as its default."""
+    # Loaded here: it comes with all that the gateway knows of its config.
+    from gateway.config import WORKS
+
+    key = WORKS.get(difference.path)
+    default = key.default if key is not None else None
+    before, after = (default if value is ABSENT else value for value in (difference.observed, difference.desired))
+    return before is not after and (before is None or after is None or not same(before, after))

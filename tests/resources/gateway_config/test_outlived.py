@@ -1,0 +1,76 @@
+"""What a running gateway goes by although openclaw.json says otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.kinds import Observation
+from reconciler.model import ABSENT, Cause, Difference
+from resources.gateway_config.fields import KEY
+from resources.gateway_config.kind import Seen
+from resources.gateway_config.outlived import outlived
+from resources.gateway_config.running import Loaded
+from resources.gateway_config.store import File
+
+pytestmark = pytest.mark.req("GW-5", "PLAN-13")
+
+FILE = File(path=Path("openclaw.json"), text="{}")
+
+
+def observation(loaded: Loaded | None, *paths: str) -> Observation:
+    return Observation(key=KEY, fields=dict.fromkeys(paths, "x"), detail=Seen(file=FILE, loaded=loaded))
+
+
+def moved(path: str, observed: Any, desired: Any) -> Difference:
+    return Difference(path=path, cause=Cause.DRIFT, desired=desired, observed=observed, last_applied=desired)
+
+
+def by_this_file(*owed: str, **named: Any) -> Loaded:
+    return Loaded(digest=FILE.digest, owed=owed, **named)
+
+
+def test_what_is_declared_and_owed_is_named_and_nothing_that_others_wrote() -> None:
+    seen = observation(by_this_file("gateway.port", "gateway.bind", "logging.level"), "gateway.port", "logging.level")
+    assert outlived(seen, ()) == "the gateway was started by another openclaw.json: gateway.port"
+    assert outlived(observation(by_this_file("gateway.bind"), "gateway.port"), ()) is None
+    assert outlived(observation(by_this_file("gateway.tls.certPath"), "gateway.tls"), ()) is not None
+
+
+@pytest.mark.parametrize(
+    ("loaded", "found"),
+    [
+        (None, False),
+        (Loaded(), False),
+        (by_this_file("gateway.port", error="it is half", refused=FILE.digest), False),
+        (Loaded(digest="of another file", owed=("gateway.port",)), False),
+        (Loaded(shut=True), True),
+    ],
+)
+def test_only_a_gateway_that_runs_by_this_very_file_is_believed(loaded: Loaded | None, found: bool) -> None:
+    assert (outlived(observation(loaded, "gateway.port"), ()) is not None) is found
+    assert outlived(None, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("owed", "difference", "found"),
+    [
+        # It began with what the file has now, and the cure takes that away.
+        ((), moved("gateway.port", 1, 2), True),
+        # It began before the file moved, and the cure puts back what it goes by.
+        (("gateway.port",), moved("gateway.port", 1, 2), False),
+        # What is missing counts as its default.
+        ((), moved("gateway.bind", ABSENT, "loopback"), False),
+        ((), moved("gateway.bind", ABSENT, "lan"), True),
+        ((), moved("gateway.customBindHost", ABSENT, "::1"), True),
+        # Taken up while it runs.
+        ((), moved("logging.level", "info", "debug"), False),
+    ],
+)
+def test_what_is_to_be_cured_counts_where_the_process_goes_by_it(
+    owed: tuple[str, ...], difference: Difference, found: bool
+) -> None:
+    seen = observation(by_this_file(*owed), difference.path)
+    assert (outlived(seen, (difference,)) is not None) is found
