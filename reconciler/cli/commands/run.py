@@ -12,6 +12,7 @@ from reconciler.cli.options import file_option
 from reconciler.cli.session import Session
 
 if TYPE_CHECKING:
+    from reconciler.cli.supervisor import Supervisor
     from reconciler.engine.lock import WriterLock
     from reconciler.engine.loop import Log
 
@@ -31,16 +32,13 @@ async def run(session: Session, *, on_exit: str | None) -> int:
     Raises:
         LockedError: another supervisor watches this state directory, or took the place of this one.
     """
-    import trio
-
-    from reconciler.cli.allocator import forget_the_start, keep_memory_together
-    from reconciler.cli.logging import make_log
-    from reconciler.cli.supervisor import Supervisor, on_exit_by_default
+    from reconciler.cli.allocator import keep_memory_together
+    from reconciler.cli.logging import logging
+    from reconciler.cli.supervisor import Supervisor
     from reconciler.errors import DocumentError
 
     keep_memory_together()
     runtime = session.runtime()
-    host = runtime.host
     journal = session.own_reader()
     try:
         session.load()
@@ -50,15 +48,24 @@ async def run(session: Session, *, on_exit: str | None) -> int:
             raise
     if journal is not None:
         journal.close()
-    log = make_log(session.console.terminal)
-    supervisor = Supervisor(session, runtime, log)
+    with logging(session.console.terminal) as log:
+        await _supervise(session, Supervisor(session, runtime, log), log, on_exit)
+    return 0
+
+
+async def _supervise(session: Session, supervisor: Supervisor, log: Log, on_exit: str | None) -> None:
+    import trio
+
+    from reconciler.cli.allocator import forget_the_start
+    from reconciler.cli.supervisor import on_exit_by_default
+
     with alone(supervisor.lock):
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(supervisor.listen_to_signals)
                 release_signals()
                 await nursery.start(supervisor.server.serve)
-                log.info("starting", document=session.document, state=str(host.state.root))
+                log.info("starting", document=session.document, state=str(session.host().state.root))
                 # Watching begins once what was found at the start is dealt with: a first step is finished even on Ctrl-C.
                 await nursery.start(supervisor.loop.run)
                 forget_the_start()
@@ -72,7 +79,6 @@ async def run(session: Session, *, on_exit: str | None) -> int:
             raise supervisor.ousted
         chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
         await _leave(session, chosen, log)
-    return 0
 
 
 def release_signals() -> None:
