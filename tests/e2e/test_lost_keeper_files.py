@@ -129,6 +129,22 @@ def test_a_supervisor_holds_it_again_by_itself(site: Site) -> None:
     assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
 
 
+def test_a_gateway_whose_records_directory_is_deleted_under_its_keeper_is_started_again(site: Site) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    pid, keeper = site.gateway_pid(), keeper_pid(site)
+    assert pid is not None
+    shutil.rmtree(files(site) / "children")
+    kill(pid)
+    wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "the next one")
+    assert (site.service()["restarts"], keeper_pid(site)) == (1, keeper)
+    # What is on record holds for a successor.
+    kill(keeper)
+    assert (site.service()["state"], site.service()["pid"]) == ("unheld", site.gateway_pid())
+    assert site.apply()["result"] == "confirmed"
+    assert (gateways(site), site.service()["restarts"]) == ([site.gateway_pid()], 1)
+
+
 def test_a_lost_state_directory_is_made_anew_around_the_running_gateway_which_can_be_started_again(site: Site) -> None:
     # With a secret it is restarted: what it was started with cannot be compared under a new salt.
     text = site.write(verify="300ms")

@@ -87,7 +87,7 @@ class Child:
     def update(self, spec: dict[str, Any]) -> None:
         """Takes another spec. What needs a restart counts from the next start on; the limit of open files at once."""
         self.record.spec = spec
-        self._save()
+        self.save()
         files = spec["limits"].get("files")
         if files is not None and self.running and self.record.pid is not None:
             try:
@@ -102,7 +102,7 @@ class Child:
         if reset:
             record.history = policy.History()
         if self.running or self._helper is not None:
-            self._save()
+            self.save()
         else:
             self._spawn()
 
@@ -135,6 +135,10 @@ class Child:
         except ProcessLookupError:
             return False
         return True
+
+    def save(self) -> None:
+        """Lets a successor see how it is now."""
+        self._enter(self.record.state)
 
     def flush(self) -> None:
         """Puts on disk for good what is not there yet; before an order is answered, and before another program goes on."""
@@ -184,7 +188,7 @@ class Child:
             self._limit_start()
             self._await_ready_of_adopted()
         else:
-            self._save()
+            self.save()
 
     def adopt_unrecorded(self, pid: int, ticks: int, attempt: str, *, own: bool) -> None:
         """Holds a process that is in no record: what it was started with it carries itself, its times count from now.
@@ -264,7 +268,7 @@ class Child:
         if record.spec["ready"] == "exec":
             self.mark_ready()
             return
-        self._save()
+        self.save()
         self._limit_start()
         if record.spec["ready"].startswith("port:"):
             self._look_at_port(int(record.spec["ready"][5:]), _PORT_LOOK_SECONDS)
@@ -527,9 +531,6 @@ class Child:
             self._show(state)
         except OSError as err:
             self._cannot_write(err)
-
-    def _save(self) -> None:
-        self._enter(self.record.state)
 
     def _show(self, state: str) -> None:
         """Enters a state where a successor sees it; on disk it is a moment later."""

@@ -121,7 +121,8 @@ class Keeper:
         self._lock: int | None = None
         self._lock_identity = (0, 0)
         self._bound = {self.socket_path: (0, 0), self.notify_path: (0, 0)}
-        self._unbound = ""
+        # What it could not mend when it last looked, said once.
+        self._unmended = ""
         self._listener: socket.socket | None = None
         self._notify: socket.socket | None = None
         # Made now: without descriptors enough it ends here, before it held anything.
@@ -188,30 +189,43 @@ class Keeper:
         return notify
 
     def _check_files(self) -> None:
-        """Sees that it still is the keeper, and can be reached: a socket whose path was deleted or exchanged is bound anew.
+        """Sees that it still is the keeper, can be reached, and can write down what it holds: what was deleted is made anew."""
+        self._check_lock()
+        why = ""
+        for mend in (self._mend_sockets, self._mend_records):
+            try:
+                mend()
+            except OSError as err:
+                # Tried again at the next event.
+                why = f"cannot make anew what was deleted: {err}"
+        if why not in ("", self._unmended):
+            self.log(why)
+        self._unmended = why
+
+    def _mend_sockets(self) -> None:
+        """A socket whose path was deleted or exchanged is bound anew.
 
         Else no command would find it, and no child's READY: each would be ended for not having said it.
         """
-        self._check_lock()
-        try:
-            if not adopt.is_at(self.socket_path, self._bound[self.socket_path]):
-                self._listener = self._replaced(self._listener, self._new_listener(), self._on_connection)
-            if not adopt.is_at(self.notify_path, self._bound[self.notify_path]):
-                notify = self._new_notify()
-                # What was said before is still in the old one.
-                while self._take_notification():
-                    pass
-                self._notify = self._replaced(self._notify, notify, self._on_notification)
-        except OSError as err:
-            # Tried again at the next event.
-            if self._unbound != (text := f"cannot bind a socket again: {err}"):
-                self._unbound = text
-                self.log(text)
+        if not adopt.is_at(self.socket_path, self._bound[self.socket_path]):
+            self._listener = self._replaced(self._listener, self._new_listener(), self._on_connection)
+        if not adopt.is_at(self.notify_path, self._bound[self.notify_path]):
+            notify = self._new_notify()
+            # What was said before is still in the old one.
+            while self._take_notification():
+                pass
+            self._notify = self._replaced(self._notify, notify, self._on_notification)
+
+    def _mend_records(self) -> None:
+        """Without the folder of records no child could be started again."""
+        if self.store.make_anew():
+            self.log(f"{self.store.directory} was deleted, and is made anew")
+            for child in self.children.values():
+                child.save()
 
     def _replaced(self, old: socket.socket | None, new: socket.socket, call: Callable[[], None]) -> socket.socket:
         assert old is not None
         self.log("a socket was deleted or exchanged, and is bound anew")
-        self._unbound = ""
         if self.loop.watches(old):
             self.loop.forget(old)
         old.close()

@@ -153,6 +153,19 @@ class Store:
         self._saved: dict[str, tuple[str, dict[str, Any] | None]] = {}
         os.makedirs(directory, mode=0o700, exist_ok=True)
 
+    def make_anew(self) -> bool:
+        """Makes the folder again where it was deleted: empty, so that every record is to be saved; False where it is there.
+
+        Raises:
+            OSError: it cannot be made; where the directory around it is gone too, that is another's to make.
+        """
+        if os.path.isdir(self.directory):
+            return False
+        os.mkdir(self.directory, 0o700)
+        self._saved.clear()
+        sync_directory(os.path.dirname(self.directory))
+        return True
+
     def save(self, record: Record) -> None:
         """Puts the record on disk for good: temporary file, fsync, rename, fsync of the directory.
 

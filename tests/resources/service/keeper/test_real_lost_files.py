@@ -234,3 +234,21 @@ def test_a_keeper_whose_socket_is_gone_can_be_reached_again_after_its_next_event
     second = bed.keeper()
     assert second.wait(DEADLINE) == 0
     assert bed.holder() == keeper.pid
+
+
+def test_the_directory_of_the_records_is_made_anew_with_all_that_the_keeper_holds(bed: Bed) -> None:
+    keeper = bed.keeper()
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP))
+        tunnel = bed.up(client, bed.spec(SLEEP), name="tunnel")
+    shutil.rmtree(children(bed))
+    kill(child["pid"])
+    after = bed.wait_child("ready", restarts=1)
+    assert children(bed).stat().st_mode & 0o777 == 0o700
+    assert (bed.record("tunnel")["pid"], bed.record("tunnel")["goal"]) == (tunnel["pid"], "up")
+    # A successor finds both by what is on record now.
+    keeper.kill()
+    keeper.wait()
+    bed.keeper()
+    assert (bed.child()["pid"], bed.child("tunnel")["pid"]) == (after["pid"], tunnel["pid"])
+    assert "no record tells of it" not in bed.log()
