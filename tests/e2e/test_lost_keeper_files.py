@@ -129,12 +129,13 @@ def test_a_supervisor_holds_it_again_by_itself(site: Site) -> None:
     assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
 
 
-def test_a_gateway_whose_records_directory_is_deleted_under_its_keeper_is_started_again(site: Site) -> None:
+@pytest.mark.parametrize("deleted", ["reconciler/keeper/children", "logs"])
+def test_a_gateway_whose_directory_is_deleted_under_its_keeper_is_started_again(site: Site, deleted: str) -> None:
     site.write(verify="300ms")
     site.apply()
     pid, keeper = site.gateway_pid(), keeper_pid(site)
     assert pid is not None
-    shutil.rmtree(files(site) / "children")
+    shutil.rmtree(site.state / deleted)
     kill(pid)
     wait_until(lambda: site.gateway_pid() not in (None, pid), 20, "the next one")
     assert (site.service()["restarts"], keeper_pid(site)) == (1, keeper)

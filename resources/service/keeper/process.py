@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import stat
+from contextlib import suppress
 from typing import Any
 
 from resources.service import proc
@@ -61,12 +62,21 @@ def _not_regular(path: str) -> OSError:
 def _open_output(path: str | None) -> int:
     """Opens what a child writes to, None for what is discarded; a large file is moved aside first, to the next free `<path>.N`.
 
+    Its directory is made anew, 0700, where it was deleted or lay on what is mounted no longer: a gateway that stays down for
+    the want of it is worse than output in another place.
+
     Raises:
         OSError: it cannot be opened, or is neither a regular file nor /dev/null.
     """
     path = path or os.devnull
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | _AT_ONCE
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | _AT_ONCE, 0o600)
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            with suppress(FileExistsError):  # a link that leads nowhere: what it leads to is not ours to make
+                os.makedirs(os.path.dirname(path), mode=0o700)
+            fd = os.open(path, flags, 0o600)
     except OSError as err:
         # What has nobody at its other end: a fifo without a reader, a socket.
         raise (_not_regular(path) if err.errno == errno.ENXIO else err) from None

@@ -252,3 +252,25 @@ def test_the_directory_of_the_records_is_made_anew_with_all_that_the_keeper_hold
     bed.keeper()
     assert (bed.child()["pid"], bed.child("tunnel")["pid"]) == (after["pid"], tunnel["pid"])
     assert "no record tells of it" not in bed.log()
+
+
+def test_the_directory_that_a_child_writes_to_is_made_anew_before_its_next_start(bed: Bed) -> None:
+    bed.keeper()
+    output = bed.state / "far/logs/gateway.out.log"
+    output.parent.mkdir(parents=True)
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, output=str(output)))
+    shutil.rmtree(bed.state / "far")
+    kill(child["pid"])
+    bed.wait_child("ready", restarts=1)
+    made = (output.parent.parent, output.parent, output)
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700, 0o700, 0o600]
+
+
+def test_an_output_file_behind_a_link_that_leads_nowhere_is_refused_as_such(bed: Bed) -> None:
+    bed.keeper()
+    (bed.state / "logs").symlink_to(bed.state / "not-mounted")
+    with bed.client() as client:
+        child = bed.up(client, bed.spec(SLEEP, output=str(bed.state / "logs/gateway.out.log")))
+    assert child["last_refusal"].endswith("logs/gateway.out.log: No such file or directory")
+    assert not (bed.state / "not-mounted").exists()
