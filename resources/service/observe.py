@@ -148,14 +148,19 @@ def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
         detail=_detail(spec, host, child),
         shown=shown(child, spec),
         conditions=_conditions(child, spec, suspended=suspended),
-        retried=spec is not None and _is_retried(child, spec),
+        retried=spec is not None and _is_retried(child, spec, host),
     )
 
 
-def _is_retried(child: Child, spec: ServiceSpec) -> bool:
-    """Whether its keeper is about to try this very spec again: the restart policy is the keeper's alone."""
+def _is_retried(child: Child, spec: ServiceSpec, host: Host) -> bool:
+    """Whether its keeper is about to try this very spec again: the restart policy is the keeper's alone.
+
+    What it starts with has to be there: it cannot prepare that, however often it tries.
+    """
     record = child.record
     if child.state != "broken" or record is None or record["spec"]["spec_digest"] != spec.digest:
+        return False
+    if prepared_digest(host) != spec.digest:
         return False
     tried: float | None = record["spawned_boot"]
     return tried is not None and time.clock_gettime(time.CLOCK_BOOTTIME) - tried < PROBE_SECONDS

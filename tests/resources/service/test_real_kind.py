@@ -232,6 +232,24 @@ async def test_a_crash_loop_is_probed_and_not_forgiven_until_the_document_change
 
 
 @pytest.mark.req("SVC-12", "PLAN-12")
+async def test_a_crash_loop_for_want_of_what_was_prepared_is_not_left_to_its_keeper(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    env_path(bench.world.host).unlink()
+    await kill_gateway(bench)
+    with trio.fail_after(DEADLINE):
+        while True:
+            if (observation := await bench.observe(desired)).fields["state"] == "broken":
+                break
+            await trio.sleep(0.02)
+    # Its keeper goes on trying, and cannot come by it.
+    assert not observation.retried
+    await bench.apply(desired)
+    assert await bench.ready(desired) == "Ready"
+
+
 async def test_between_two_starts_there_is_nothing_to_do_and_a_note(bench: Bench, free_port: Callable[[], int]) -> None:
     slow = Restart(delay_seconds=60.0, max_delay_seconds=60.0, burst=5, window_seconds=60.0, never_on_exit=())
     desired = document(free_port(), restart=slow)
