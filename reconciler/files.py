@@ -96,6 +96,12 @@ def is_at(path: Path, held: tuple[int, int]) -> bool:
         return True
 
 
+def place_of(path: str) -> str:
+    """`path` by its directory's one name. A link at its end stays: what that leads to may be swapped."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
 def remedy_of_refusal(path: Path, *, reading: bool = False) -> str:
     """What a person does where this user may not write (or read) `path`, or not get there: by whose it is, or by its mode."""
     for each in (*reversed(path.parents), path):

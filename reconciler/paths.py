@@ -57,9 +57,15 @@ def document_path(
     named: str | None, environ: Mapping[str, str], home: str, directory: str, exists: Callable[[str], bool]
 ) -> str:
     """The absolute path of the document: what `--file` names, `OPENCLAW_FILE`, `./openclaw.yaml` if there is one, else
-    that of the configuration directory.
+    that of the configuration directory. For `exists` a link that leads nowhere is there: what it leads to may come later.
     """
     if named or (named := environ.get("OPENCLAW_FILE")):
         return absolute(named, directory)
-    here = absolute(DOCUMENT_NAME, directory)
-    return here if exists(here) else absolute(f"{config_directory(environ, home)}/{DOCUMENT_NAME}", directory)
+    here, at_home = usual_documents(environ, home, directory)
+    return here if exists(here) else at_home
+
+
+def usual_documents(environ: Mapping[str, str], home: str, directory: str) -> tuple[str, str]:
+    """Where a document is looked for that no one named: `./openclaw.yaml`, and in the configuration directory."""
+    there = f"{config_directory(environ, home)}/{DOCUMENT_NAME}"
+    return absolute(DOCUMENT_NAME, directory), absolute(there, directory)

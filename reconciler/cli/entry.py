@@ -86,7 +86,7 @@ def ask_supervisor(arguments: list[str]) -> int | None:
         path,
         command,
         arguments,
-        document=paths.document_path(file, environ, home, directory, os.path.exists),
+        document=paths.document_path(file, environ, home, directory, os.path.lexists),
         directory=directory,
         environ=environ,
         terminal=terminal(),

@@ -75,8 +75,11 @@ class Session:
     @property
     def document(self) -> str:
         """The absolute path of the document of this invocation; it need not exist."""
-        home = self.environ.get("HOME") or "/"
-        return paths.document_path(self.file, self.environ, home, self.directory, os.path.exists)
+        return paths.document_path(self.file, self.environ, self._home, self.directory, os.path.lexists)
+
+    @property
+    def _home(self) -> str:
+        return self.environ.get("HOME") or "/"
 
     @property
     def named(self) -> str:
@@ -91,13 +94,15 @@ class Session:
         return self.serving.host if self.serving is not None else host_from(self.environ, os.getuid())
 
     def load(self) -> Loaded:
-        """The document, validated.
+        """The document, validated. One that is gone is the one of the state directory, where its place is a usual one from here.
 
         Raises:
             DocumentError: it is not valid.
         """
         from reconciler.document.load import load
 
+        if self._is_missing and (place := self._usual_place_of_owner()) is not None:
+            self.file = place
         try:
             return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
         except DocumentError as err:
@@ -109,11 +114,30 @@ class Session:
     def _unnamed(self) -> bool:
         return not (self.file or self.environ.get("OPENCLAW_FILE"))
 
+    @property
+    def _is_missing(self) -> bool:
+        """Nobody named one, and none lies in its usual places."""
+        return self._unnamed and not os.path.lexists(self.document)
+
+    def _usual_place_of_owner(self) -> str | None:
+        from reconciler.files import place_of
+
+        if (owner := self._owner()) is None:
+            return None
+        places = paths.usual_documents(self.environ, self._home, self.directory)
+        return next((place for place in places if place_of(place) == place_of(owner)), None)
+
     def _where_else(self) -> str:
         """What to do where there is no document."""
-        owner = self._owner() if self._unnamed else None
-        if owner is not None:
-            return f'the state directory "{self.host().state.root}" belongs to {owner}: name it by --file'
+        from reconciler.files import place_of
+
+        owner, root = self._owner(), self.host().state.root
+        if owner is not None and place_of(owner) == place_of(self.document):
+            return (
+                f'the state directory "{root}" belongs to it, and what was applied last stays in force until it is back'
+            )
+        if owner is not None and self._unnamed:
+            return f'the state directory "{root}" belongs to {owner}: name it by --file'
         here = "there is no ./openclaw.yaml either; " if self._unnamed else ""
         return f"{here}`openclaw init` writes a first document, --file names another"
 
@@ -133,7 +157,7 @@ class Session:
 
         For commands about what was applied: they tell and do what they can from any directory, and when it is gone.
         """
-        if self._unnamed and not os.path.lexists(self.document):
+        if self._is_missing:
             self.file = self._owner()
 
     def check_owner(self) -> None:

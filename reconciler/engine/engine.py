@@ -6,7 +6,6 @@ watches a window holds a lock of its own (`verify.lock`), by which others see th
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from reconciler.engine.settle import ended_as, is_watched, settle
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
+from reconciler.files import place_of
 from reconciler.host import Host
 from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined, Run
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
@@ -724,18 +724,12 @@ class Engine:
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
     """Closes `journal` and raises BlockedError where its state directory belongs to another document than `document`."""
     owner = journal.document
-    if owner is not None and _place(owner) != _place(document):
+    if owner is not None and place_of(owner) != place_of(document):
         journal.close()
         raise BlockedError(
             f"cannot use {root}: it belongs to the document {owner}",
             hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one, or name that one by --file",
         )
-
-
-def _place(document: str) -> str:
-    """The document by its directory's one name. The last link stays: what it leads to may be swapped."""
-    directory, name = os.path.split(document)
-    return os.path.join(os.path.realpath(directory), name)
 
 
 def _harmless(plan: Plan) -> Plan:

@@ -54,7 +54,7 @@ def test_what_was_applied_can_be_asked_for_and_served_from_anywhere(site: Site, 
 
 
 @pytest.mark.req("DOC-9", "PLAN-17")
-@pytest.mark.parametrize("argv", [["plan"], ["apply", "--yes"], ["validate"], ["config", "get", "version"]])
+@pytest.mark.parametrize("argv", [["plan"], ["apply", "--yes"], ["run"], ["validate"], ["config", "get", "version"]])
 def test_what_needs_the_document_names_the_one_of_the_state_directory(
     site: Site, tmp_path: Path, argv: list[str]
 ) -> None:
@@ -62,6 +62,18 @@ def test_what_needs_the_document_names_the_one_of_the_state_directory(
     answer = site.run(*argv, cwd=tmp_path)
     assert (answer.code, answer.out) == (78, "")
     assert f'hint: the state directory "{site.state}" belongs to {site.document}: name it by --file' in answer.err
+
+
+@pytest.mark.req("DOC-9", "PLAN-17")
+@pytest.mark.parametrize("argv", [["plan"], ["apply", "--yes"]])
+def test_a_document_that_is_gone_from_its_usual_place_is_missed_there(site: Site, argv: list[str]) -> None:
+    two_generations(site)
+    site.document.unlink()
+    answer = site.run(*argv)
+    assert (answer.code, answer.out) == (78, "")
+    assert "openclaw.yaml: cannot read it: there is no such file" in answer.err
+    assert ".config" not in answer.err
+    assert f'the state directory "{site.state}" belongs to it' in answer.err
 
 
 @pytest.mark.req("PLAN-17")

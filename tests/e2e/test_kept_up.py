@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -51,6 +52,32 @@ def test_a_boot_before_its_secrets_are_there_starts_what_was_applied_last(by_fil
     (site.home / "later").rename(site.home / "token")
     wait_until(lambda: site.run("status").err == "", 20, "the secrets are there")
     assert (site.gateway_pid(), [each["number"] for each in site.generations()]) == (pid, [1])
+
+
+def unmounted(site: Site) -> None:
+    site.document.rename(site.home / "later.yaml")
+
+
+def link_to_nowhere(site: Site) -> None:
+    unmounted(site)
+    site.document.symlink_to(site.home / "not-mounted" / "openclaw.yaml")
+
+
+@pytest.mark.parametrize("lose", [unmounted, link_to_nowhere])
+def test_a_boot_before_its_document_is_there_starts_what_was_applied_last(
+    by_file: Site, lose: Callable[[Site], None]
+) -> None:
+    site = by_file
+    fall(site)
+    lose(site)
+    site.supervisor()
+    site.wait_healthy()
+    pid = site.gateway_pid()
+    (site.home / "later.yaml").rename(site.document)
+    wait_until(lambda: site.run("plan").code == 0, 20, "the document is there")
+    site.edit("level: info", "level: debug")
+    wait_until(lambda: [each["number"] for each in site.generations()] == [2, 1], 20, "a save is applied")
+    assert (site.gateway_pid(), gateways(site)) == (pid, [pid])
 
 
 def test_a_gateway_that_nobody_holds_is_held_again_without_its_secrets(by_file: Site) -> None:

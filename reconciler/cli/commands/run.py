@@ -38,16 +38,14 @@ async def run(session: Session, *, on_exit: str | None) -> int:
     from reconciler.errors import DocumentError
 
     keep_memory_together()
-    runtime = session.runtime()
-    journal = session.own_reader()
     try:
         session.load()
     except DocumentError:
         # With a generation to keep in force it begins all the same; without one there is nothing to run.
-        if journal is None or journal.in_force() is None:
+        if not _is_in_force(session):
             raise
-    if journal is not None:
-        journal.close()
+    session.check_owner()
+    runtime = session.runtime()
     with logging(session.console.terminal) as log:
         await _supervise(session, Supervisor(session, runtime, log), log, on_exit)
     return 0
@@ -79,6 +77,20 @@ async def _supervise(session: Session, supervisor: Supervisor, log: Log, on_exit
             raise supervisor.ousted
         chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
         await _leave(session, chosen, log)
+
+
+def _is_in_force(session: Session) -> bool:
+    """Whether a generation of this very document is in force."""
+    from reconciler.errors import BlockedError
+
+    try:
+        journal = session.own_reader()
+    except BlockedError:
+        return False
+    if journal is None:
+        return False
+    with journal:
+        return journal.in_force() is not None
 
 
 def release_signals() -> None:
