@@ -27,6 +27,8 @@ BUSY_SECONDS: Final = 5.0
 # What a journal has open at most: itself, its companions, its directory.
 _FILES: Final = 4
 _COMPANIONS: Final = ("-wal", "-shm")
+# What SQLite says where it may not open or write one of them, among other reasons.
+_REFUSALS: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 # Of pages that a writer keeps in memory. By itself SQLite keeps 2 MB, which a supervisor fills within a thousand saves for
 # nothing: the pages that it needs again and again are few, and the kernel has the others.
 CACHE_KIB: Final = 256
@@ -34,6 +36,13 @@ CACHE_KIB: Final = 256
 
 class JournalError(OpenClawError):
     """The journal cannot be read or written, for a reason that is not in its contents (rights, input/output, a lock)."""
+
+
+class JournalRefusedError(JournalError, NotPermittedError):
+    """The system does not let this user read or write the journal."""
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        super().__init__(f'cannot use the journal "{path}": permission denied', hint=remedy)
 
 
 class JournalFullError(JournalError):
@@ -363,6 +372,8 @@ def _translated(path: Path) -> Iterator[None]:
             ) from err
         if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
             _ask_for_descriptors()
+        if code & 0xFF in _REFUSALS and (remedy := _remedy(path)) is not None:
+            raise JournalRefusedError(path, remedy) from err
         raise JournalError(f'cannot use the journal "{path}": {err}') from err
 
 
@@ -381,15 +392,35 @@ def _ask_for_descriptors() -> None:
             os.close(descriptor)
 
 
+def _remedy(path: Path) -> str | None:
+    """What a person does where owner or mode of the journal, or of a file beside it, is in the way; None where neither is.
+
+    SQLite does not say it either. Nothing is opened: to close a file of its is to give up this process's locks on it
+    (sqlite.org/howtocorrupt.html, section 2.2).
+    """
+    files = [
+        each for each in (path, *(Path(f"{path}{companion}") for companion in _COMPANIONS)) if os.path.lexists(each)
+    ]
+    if not files:
+        return None
+    for each in files:
+        if not os.access(each, os.R_OK, effective_ids=True):
+            return remedy_of_refusal(each, reading=True)
+    if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        return None
+    for each in (*files, path.parent):
+        if not os.access(each, os.W_OK, effective_ids=True):
+            return remedy_of_refusal(path if each == path.parent else each)
+    return None
+
+
 @contextmanager
 def _translated_system(path: Path) -> Iterator[None]:
     """Makes the system's errors ours; around the opening only, where no code of others runs."""
     try:
         yield
     except PermissionError as err:
-        raise NotPermittedError(
-            f'cannot use the journal "{path}": permission denied', hint=remedy_of_refusal(path)
-        ) from err
+        raise JournalRefusedError(path, remedy_of_refusal(path)) from err
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path) from err

@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from gateway.files import open_regular as open_in_gateway
 from reconciler.engine.files import directory_lock, replace_text, write_private
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError, StaleError
 from reconciler.files import open_regular, remedy_of_refusal, replace_file
+from tests.beds.users import NOBODY, directory_of_nobody, nobody
 
 
 def test_a_file_is_replaced_with_exactly_this_mode_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -83,31 +81,10 @@ def test_an_operators_file_keeps_mode_owner_and_link(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "real") == ["file"]
 
 
-NOBODY = 65534
-
-
 @pytest.fixture
-def strange(tmp_path: Path) -> Iterator[Path]:
-    """A directory of nobody's that anybody may look into."""
-    made = Path(tempfile.mkdtemp())
-    made.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(made, NOBODY, NOBODY)
-    yield made
-    shutil.rmtree(made)
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """With no rights of root's."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
+def strange() -> Iterator[Path]:
+    with directory_of_nobody() as made:
+        yield made
 
 
 @pytest.mark.req("PLAN-6")

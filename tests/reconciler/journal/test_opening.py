@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from reconciler.journal import Journal, JournalError, JournalNewerError
 from reconciler.journal.schema import SCHEMA_VERSION
 from reconciler.kinds import AppliedField
 from reconciler.model import Key, Result
+from tests.beds.users import NOBODY, directory_of_nobody, nobody
 
 KEY = Key("file", "a")
 
@@ -209,6 +211,54 @@ def test_where_the_system_forbids_to_look_a_person_is_told_that_it_may_not(
     with pytest.raises(NotPermittedError, match=r"cannot use the journal .*: permission denied") as caught:
         look(path)
     assert caught.value.exit_code == 77
+
+
+@pytest.fixture
+def strange() -> Iterator[Path]:
+    with directory_of_nobody() as made:
+        yield made
+
+
+def unfolded(directory: Path) -> Path:
+    """The journal of a writer that was killed, with the files beside it."""
+    source = directory / "source" / "journal.sqlite"
+    left = directory / "left"
+    with Journal.open_writer(source, now=0.0) as journal:
+        journal.set_document("/d")
+        shutil.copytree(source.parent, left)
+    for each in (left, *left.iterdir()):
+        os.chown(each, NOBODY if os.geteuid() == 0 else -1, -1)
+    return left / "journal.sqlite"
+
+
+def use(path: Path) -> None:
+    with Journal.open_writer(path, now=1.0) as journal:
+        journal.set_document("/e")
+
+
+@pytest.mark.req("PLAN-6")
+@pytest.mark.parametrize(("look", "mode"), [(Journal.open_reader, 0), (use, 0), (use, 0o400), (use, 0o200)])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_a_file_of_it_whose_mode_is_in_the_way_is_named_with_what_to_do(
+    strange: Path, look: Callable[[Path], object], mode: int, suffix: str
+) -> None:
+    path = unfolded(strange)
+    culprit = path.with_name(path.name + suffix)
+    culprit.chmod(mode)
+    with nobody(), pytest.raises(NotPermittedError) as caught:
+        look(path)
+    assert (caught.value.message, caught.value.exit_code) == (f'cannot use the journal "{path}": permission denied', 77)
+    assert caught.value.hint == f'it is yours, and its mode is in the way: chmod u+rwX "{culprit}"'
+
+
+@pytest.mark.req("PLAN-6")
+@pytest.mark.skipif(os.geteuid() != 0, reason="files of other users are made by root")
+def test_a_file_of_it_that_is_anothers_is_named_with_its_owner(strange: Path) -> None:
+    path = unfolded(strange)
+    os.chown(path, 0, 0)
+    with nobody(), pytest.raises(NotPermittedError) as caught:
+        Journal.open_reader(path)
+    assert caught.value.hint == f'run as root, who owns "{path}"'
 
 
 LACKING = """
