@@ -10,7 +10,7 @@ of an include, so a declared field stands in the file even where an include says
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,17 @@ def impact(paths: Iterator[str] | list[str], runtime: str) -> Impact:
 def parts(path: str) -> Path:
     """The keys of a field's path; those of openclaw.json are texts only."""
     return tuple(str(part) for part in split_path(path))
+
+
+def nested(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Each two of `paths` of which the second lies below the first."""
+    known = {parts(path): path for path in paths}
+    return [
+        (known[keys[:depth]], path)
+        for keys, path in known.items()
+        for depth in range(1, len(keys))
+        if keys[:depth] in known
+    ]
 
 
 def observed(root: Node | None, paths: Mapping[str, Collection[Value]], secrets: Secrets) -> Fields:

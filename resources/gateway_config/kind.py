@@ -21,6 +21,7 @@ from reconciler.errors import OpenClawError, StaleError, lacking
 from reconciler.host import Host
 from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import (
+    ABSENT,
     Action,
     Because,
     Blocked,
@@ -40,7 +41,7 @@ from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
 from resources.gateway_config.edit import scalar_at
 from resources.gateway_config.exposure import CONSENT, exposure
-from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, observed, runtime_of
+from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, nested, observed, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
     File,
@@ -53,6 +54,7 @@ from resources.gateway_config.store import (
     read_kept,
     read_last_good,
     remove_config,
+    to_do,
     write_config,
 )
 from resources.steps import action_id, because_of, cause_of, precondition_of, reached, still_holds
@@ -323,7 +325,15 @@ def _no_object(step: Step, seen: Seen, where: str) -> Blocked:
 
 
 def _changes(step: Step) -> dict[str, Value]:
-    return {difference.path: difference.desired for difference in step.differences}
+    """What is to be written. Of two paths of which one lies below the other only one can be declared: that one has its way."""
+    changes = {difference.path: difference.desired for difference in step.differences}
+    declared_fields = step.resource.fields if step.resource is not None else {}
+    for above, below in nested(changes):
+        if above in declared_fields:
+            changes.pop(below, None)
+        elif not isinstance(changes.get(above), Mapping):
+            changes[above] = ABSENT
+    return changes
 
 
 def _write(step: Step, seen: Seen) -> Action:
@@ -429,7 +439,7 @@ def _apply_write(action: Action, world: World) -> None:
     file, kept = read_config(host.state.config), read_kept(host)
     changes = {path: decode(value) for path, value in action.arguments["paths"].items()}
     present = observed(file.root, _known_of(action, changes), world.secrets)
-    wanted = {path: value for path, value in changes.items() if not same(present[path], value)}
+    wanted = {path: value for path, value in to_do(file, changes).items() if not same(present[path], value)}
     if action.precondition is not None and wanted:
         _check(action, action.differences, present)
     if wanted:

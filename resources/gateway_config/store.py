@@ -30,7 +30,7 @@ from resources.gateway_config.edit import (
     render_file,
     set_value,
 )
-from resources.gateway_config.fields import guarded, holds_secret, parts
+from resources.gateway_config.fields import guarded, holds_secret, nested, parts
 
 # A hundred times the largest config seen; the gateway reads no larger one either.
 MAX_BYTES = 4 << 20
@@ -155,7 +155,7 @@ def edited(file: File, changes: Mapping[str, Value], kept: Kept) -> str:
         TerminalError: a secret is to come back whose text is not kept.
     """
     # A secret that cannot come back must fail before anything is done.
-    sources = {path: _source(path, value, kept) for path, value in changes.items()}
+    sources = {path: _source(path, value, kept) for path, value in to_do(file, changes).items()}
     if file.text is None:
         return render_file(
             {
@@ -168,6 +168,24 @@ def edited(file: File, changes: Mapping[str, Value], kept: Kept) -> str:
     for path, value in sources.items():
         text = remove_value(text, parts(path)) if value is ABSENT else set_value(text, parts(path), value)
     return text
+
+
+def to_do(file: File, changes: Mapping[str, Value]) -> dict[str, Value]:
+    """`changes` in the order in which each one finds its way free: what goes first, then from above to below. Pure.
+
+    An object that is there already, and gets a member, is not made anew: then nothing but its members is changed.
+    """
+    parents = {above for above, below in nested(changes) if changes[below] is not ABSENT}
+    left = [
+        path
+        for path in changes
+        if path not in parents or file.root is None or not isinstance(node_at(file.root, parts(path)), Object)
+    ]
+    return {path: changes[path] for path in sorted(left, key=lambda path: _turn(path, changes[path]))}
+
+
+def _turn(path: str, value: Value) -> int:
+    return 0 if value is ABSENT else len(parts(path))
 
 
 def write_config(
@@ -286,5 +304,6 @@ __all__ = [
     "read_kept",
     "read_last_good",
     "remove_config",
+    "to_do",
     "write_config",
 ]

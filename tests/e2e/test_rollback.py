@@ -45,6 +45,27 @@ def test_a_key_that_does_not_fit_is_rolled_back_and_the_corrected_document_appli
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "confirmed")
 
 
+@pytest.mark.req("PLAN-7", "PLAN-8", "PLAN-10")
+def test_a_mapping_that_became_a_flag_is_a_mapping_again_on_the_way_back(site: Site) -> None:
+    plain = site.write(verify="300ms")
+    good = site.write(plain.replace("logging:", "  settings: {web: {enabled: true}}\nlogging:", 1))
+    site.apply()
+    flag = good.replace("{enabled: true}", "false")
+    site.write(with_tls(site, flag, *mismatch(site)))
+    assert site.apply(code=5)["rolled_back_to"] == 1
+    assert site.health()[0] == 200
+    assert site.config()["web"] == {"enabled": True}
+    site.write(flag)
+    site.apply()
+    assert site.config()["web"] is False
+    back = site.run("rollback", "--yes", "--json")
+    assert back.code == 0, back.err
+    assert site.config()["web"] == {"enabled": True}
+    site.write(plain)
+    site.apply()
+    assert "web" not in site.config()
+
+
 @pytest.mark.req("PLAN-7")
 def test_a_first_apply_that_does_not_serve_leaves_nothing_running(site: Site) -> None:
     site.write(with_tls(site, site.write(), *mismatch(site)))

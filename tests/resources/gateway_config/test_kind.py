@@ -17,7 +17,7 @@ from gateway.wire.json5 import load
 from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
 from reconciler.errors import StaleError, TemporaryError
 from reconciler.kinds import Applied, Observation, Step
-from reconciler.model import ABSENT, Action, Because, Cause, Impact, Secret
+from reconciler.model import ABSENT, Action, Because, Cause, Impact, Key, Secret
 from reconciler.planning.differences import differences
 from resources.gateway_config.fields import KEY
 from resources.gateway_config.kind import SERVICE, GatewayConfigKind, Seen, _serves_as_declared
@@ -25,6 +25,7 @@ from resources.gateway_config.running import Loaded
 from resources.gateway_config.store import read_config
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.resources.contract import Case, KindContract, carry_out, look
+from tests.resources.contract import Seen as Looked
 from tests.resources.service.worlds import service
 
 CANARY = "canary-0123456789abcdef"
@@ -138,6 +139,57 @@ async def test_what_somebody_else_changed_since_is_not_given_back(tmp_path: Path
     applied = await carry_out(case, await look(case, case.desired))
     config(case).write_text('{"gateway": {"port": 6}}')
     assert (await look(case, case.withdrawn, applied)).converged
+
+
+def settings(**data: Any) -> Desired:
+    return make_desired(gateway=gateway(data, port=9))
+
+
+async def lead(case: Case, document: Desired, applied: dict[Key, Applied] | None = None) -> dict[Key, Applied]:
+    """Applies a document; the journal's account after it, of which a second look finds nothing to do."""
+    seen = await look(case, document, applied)
+    assert not [item for plan in seen.plans for item in plan.blocked]
+    applied = await carry_out(case, seen)
+    resources = {one.key: one.resource for one in seen.wanted}
+    for action in seen.actions:
+        await case.kind.apply(action, resources[action.key], case.world)
+    assert (await look(case, document, applied)).converged
+    return applied
+
+
+async def undo(case: Case, seen: Looked) -> None:
+    for action in reversed(seen.actions):
+        assert action.undo is not None
+        back = replace(action, verb=action.undo.verb, arguments=action.undo.arguments, precondition=None)
+        await case.kind.apply(back, None, case.world)
+
+
+MAPPING_OR_NOT = [
+    ({"web": {"enabled": True}}, {"web": False}),
+    ({"agents": {"defaults": {"deep": 1}}}, {"agents": {"defaults": 5}}),
+    ({"tools": {"a": {"b": {"c": 1}}, "d": 2}}, {"tools": None}),
+    ({"tools": {"a": {"b": 1, "c": [2]}}}, {"tools": {"a": {"b": {"deep": 1}}}}),
+]
+
+
+@pytest.mark.req("PLAN-8", "PLAN-10")
+@pytest.mark.parametrize("text", [None, "// theirs\n{ hooks: { x: 1 }, gateway: {} }\n"])
+@pytest.mark.parametrize(("one", "other"), [*MAPPING_OR_NOT, *(pair[::-1] for pair in MAPPING_OR_NOT)])
+async def test_a_mapping_and_what_is_none_take_each_others_place_there_and_back(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any], text: str | None
+) -> None:
+    case = make_case(tmp_path, settings(), text)
+    applied = await lead(case, settings(**one))
+    before: Any = load(config(case).read_text())
+    seen = await look(case, settings(**other), applied)
+    await lead(case, settings(**other), applied)
+    assert load(config(case).read_text()) == before | other
+    for _ in range(2):
+        await undo(case, seen)
+        assert load(config(case).read_text()) == before
+    changed = await lead(case, settings(**other), applied)
+    await lead(case, settings(**one), changed)
+    assert load(config(case).read_text()) == before
 
 
 @pytest.mark.req("DOC-4")
