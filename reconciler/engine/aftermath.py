@@ -33,7 +33,7 @@ NOTHING = Aftermath(happened=False, fields={})
 
 async def aftermath(action: Action, kind: Kind, resource: Resource | None, applied: Applied, world: World) -> Aftermath:
     """What `action` has left behind. `applied` is the account of its key before it."""
-    asked = {item.path: AppliedField(item.desired) for item in action.differences}
+    asked = {item.path: AppliedField(item.desired, item.observed) for item in action.differences}
     wanted = Wanted(key=action.key, resource=resource, applied={**asked, **applied})
     (observation,) = await observe_kind(kind, (wanted,), world)
     if observation.unknown is not None:

@@ -60,7 +60,7 @@ def declared(desired: Desired) -> tuple[dict[str, Value], dict[str, DocumentPath
     origins: dict[str, DocumentPath] = {}
     if desired.gateway is not None:
         # First, so that a section's own word wins over the same path in `settings`.
-        for path, value in sorted(_leaves(desired.gateway.settings, ()), key=lambda leaf: leaf[0]):
+        for path, value in sorted(leaves(desired.gateway.settings, ()), key=lambda leaf: leaf[0]):
             fields[join_path(path)] = value
             origins[join_path(path)] = ("gateway", "settings", *path)
         _add(fields, origins, "gateway", _gateway(desired.gateway, runtime_of(desired)))
@@ -101,9 +101,26 @@ def observed(root: Node | None, paths: Mapping[str, Collection[Value]], secrets:
     """The values at `paths`, secrets as their digests; ABSENT where there is none.
 
     With each path come the values that we declare or once wrote there: the document has them in plain, so they are no
-    secrets; and where one of them is a reference, whatever else stands there was a secret, by whatever name.
+    secrets; and where one of them is a reference, whatever else stands there was a secret, by whatever name. That holds for
+    what lies inside of another path's value as well.
     """
-    return {path: _observed(root, path, known, secrets.digest_text) for path, known in paths.items()}
+    known = {path: tuple(values) for path, values in paths.items()}
+    for path, values in paths.items():
+        for keys, value in (leaf for each in values if isinstance(each, Mapping) for leaf in leaves(each, parts(path))):
+            known[join_path(keys)] = (*known.get(join_path(keys), ()), value)
+    found = {path: _observed(root, path, values, secrets.digest_text) for path, values in known.items()}
+    for above, below in sorted(nested(known), key=lambda two: -len(parts(two[0]))):
+        if found[below] is not ABSENT:
+            found[above] = _with(found[above], parts(below)[len(parts(above)) :], found[below])
+    return {path: found[path] for path in paths}
+
+
+def _with(data: Value, keys: Path, value: Value) -> Value:
+    """`data` with `value` in the place of what is there at `keys`."""
+    if not keys:
+        return value
+    assert isinstance(data, Mapping)
+    return {**data, keys[0]: _with(data[keys[0]], keys[1:], value)}
 
 
 def _observed(root: Node | None, path: str, known: Collection[Value], digest: Callable[[str], Secret]) -> Value:
@@ -148,10 +165,11 @@ def holds_secret(value: Value) -> bool:
     return isinstance(value, Secret)
 
 
-def _leaves(data: Mapping[str, Any], prefix: Path) -> Iterator[tuple[Path, Value]]:
+def leaves(data: Mapping[str, Any], prefix: Path) -> Iterator[tuple[Path, Value]]:
+    """Every value of `data` that is no mapping, by its keys behind `prefix`."""
     for name, value in data.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, (*prefix, name))
+            yield from leaves(value, (*prefix, name))
         else:
             yield (*prefix, name), tuple(value) if isinstance(value, list) else value
 

@@ -8,7 +8,7 @@ it started with. Then nothing is reloaded. The real product reads the file by it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -29,6 +29,7 @@ from reconciler.model import (
     Condition,
     Consequence,
     Difference,
+    Fields,
     Impact,
     Key,
     Note,
@@ -47,6 +48,7 @@ from resources.gateway_config.store import (
     File,
     Kept,
     NoObjectError,
+    apart,
     edited,
     keep_whole,
     read_config,
@@ -162,7 +164,10 @@ async def _look(wanted: Wanted, world: World) -> Observation:
     read = read_in_force if spec is not None and spec.runtime == "builtin" else read_config
     file = await trio.to_thread.run_sync(read, world.host.state.config)
     kept = await trio.to_thread.run_sync(read_kept, world.host)
-    fields = observed(file.root, _known(wanted), world.secrets)
+    known = _known(wanted)
+    fields = observed(file.root, known, world.secrets)
+    former = {path: item.former for path, item in wanted.applied.items() if _stands(fields[path], item.value)}
+    fields = {**fields, **_seen(apart(file, known, former, kept), known, world.secrets)}
     loaded, silent = None, None
     if spec is not None and spec.runtime == "builtin":
         try:
@@ -178,6 +183,16 @@ async def _look(wanted: Wanted, world: World) -> Observation:
         shown=shown,
         conditions=tuple(one for one in (_degraded(file, loaded), stale) if one is not None),
     )
+
+
+def _stands(found: Value, value: Value) -> bool:
+    """Whether a value of ours is what was found."""
+    return found is not ABSENT and same(found, value)
+
+
+def _seen(views: Mapping[str, File], known: Mapping[str, Collection[Value]], secrets: Secrets) -> Fields:
+    """What is seen of each path in a file of its own (`apart`)."""
+    return {path: observed(file.root, known, secrets)[path] for path, file in views.items()}
 
 
 def _known(wanted: Wanted) -> dict[str, tuple[Value, ...]]:
@@ -336,6 +351,16 @@ def _changes(step: Step) -> dict[str, Value]:
     return changes
 
 
+def _earlier(step: Step) -> dict[str, Value]:
+    """What was there before, so that it can be put back."""
+    earlier = {difference.path: difference.observed for difference in step.differences}
+    for above, below in nested(earlier):
+        if not isinstance(earlier[above], Mapping) and earlier[above] is not ABSENT:
+            # Below what is no object was nothing.
+            earlier[below] = ABSENT
+    return earlier
+
+
 def _write(step: Step, seen: Seen) -> Action:
     differences = step.differences
     runtime = step.resource.spec.runtime if step.resource is not None else "builtin"
@@ -365,7 +390,7 @@ def _write(step: Step, seen: Seen) -> Action:
         undo=Undo(
             verb="restore",
             arguments={
-                "paths": _encoded({difference.path: difference.observed for difference in differences}),
+                "paths": _encoded(_earlier(step)),
                 "created": seen.file.text is None,
             },
             text="puts the earlier values back into openclaw.json",
@@ -438,10 +463,14 @@ def _apply_write(action: Action, world: World) -> None:
     host = world.host
     file, kept = read_config(host.state.config), read_kept(host)
     changes = {path: decode(value) for path, value in action.arguments["paths"].items()}
-    present = observed(file.root, _known_of(action, changes), world.secrets)
+    known = _known_of(action, changes)
+    present = observed(file.root, known, world.secrets)
+    former = {each.path: each.desired for each in action.differences if _stands(present[each.path], each.last_applied)}
+    views = apart(file, known, former, kept)
+    seen = {**present, **_seen(views, known, world.secrets)}
     wanted = {path: value for path, value in to_do(file, changes).items() if not same(present[path], value)}
     if action.precondition is not None and wanted:
-        _check(action, action.differences, present)
+        _check(action, action.differences, seen)
     if wanted:
         if file.link is not None:
             raise StaleError(f"cannot write {file.path}: it has become a link")
@@ -451,7 +480,8 @@ def _apply_write(action: Action, world: World) -> None:
             text = edited(file, wanted, kept)
         except NoObjectError as err:
             raise StaleError(f"cannot write {file.path}: {err} is no object any more") from err
-        write_config(host, file, text, wanted, world.secrets.digest_text)
+        replaced = {path: (views.get(path, file), seen[path]) for path in wanted}
+        write_config(host, file, text, replaced, world.secrets.digest_text)
     if action.arguments.get("created"):
         _remove_if_empty(host)
 
@@ -489,7 +519,11 @@ def _serves_as_declared(seen: Seen, resource: Resource, world: World) -> bool:
     # What was withdrawn was applied as well: each path that we ever wrote is to be as the file has it.
     known = _known(Wanted(key=KEY, resource=resource)) | {path: () for path in seen.kept if path not in resource.fields}
     written, found = (observed(root, known, world.secrets) for root in (seen.file.root, copy.root))
-    return all(same(found[path], resource.fields.get(path, written[path])) for path in known)
+    # An object was never ours: what we wrote inside of it is looked at by itself, the rest is others'.
+    objects = {
+        above for above, _ in nested(known) if isinstance(written[above], Mapping) and isinstance(found[above], Mapping)
+    }
+    return all(same(found[path], resource.fields.get(path, written[path])) for path in known if path not in objects)
 
 
 def _loaded_health(seen: Seen) -> Health:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -188,10 +188,39 @@ def _turn(path: str, value: Value) -> int:
     return 0 if value is ABSENT else len(parts(path))
 
 
+def apart(file: File, paths: Iterable[str], former: Mapping[str, Value], kept: Kept) -> dict[str, File]:
+    """For each of `paths` above or below which a value of ours stands: the file as it is without that, by which it is seen what
+    others have there. Pure.
+
+    `former` are the paths where a value of ours stands, with what was there before us.
+    """
+    others: dict[str, dict[str, Value]] = {}
+    for two in nested(paths):
+        for path, other in (two, two[::-1]):
+            if other in former:
+                others.setdefault(path, {})[other] = former[other]
+    return {path: _without(file, ours, kept) for path, ours in others.items()}
+
+
+def _without(file: File, former: Mapping[str, Value], kept: Kept) -> File:
+    try:
+        text = edited(file, former, kept)
+    except OpenClawError:
+        # A secret whose text is gone: then nothing is what can be put there.
+        text = edited(file, dict.fromkeys(former, ABSENT), kept)
+    return replace(file, text=text, root=parse(text))
+
+
 def write_config(
-    host: Host, file: File, text: str, changes: Mapping[str, Value], digest_text: Callable[[str], Secret]
+    host: Host,
+    file: File,
+    text: str,
+    replaced: Mapping[str, tuple[File, Value]],
+    digest_text: Callable[[str], Secret],
 ) -> None:
     """Puts `text` in the place of `file`, keeping what it replaces. Stricter modes stay, others become 0600.
+
+    `replaced` are the paths, each with the file in which it was looked at (see `apart`) and with what was seen there.
 
     Raises:
         StaleError: somebody wrote to the file since it was read; nothing was done.
@@ -200,7 +229,7 @@ def write_config(
     try:
         private_directory(file.path.parent)
         private_directory(host.state.backups)
-        _keep(host, file, changes, digest_text)
+        _keep(host, replaced, digest_text)
         # Without a right to read nobody could; what is stricter than ours in another way stays.
         mode = file.mode & 0o600 if file.mode & 0o400 else 0o600
         replace_file(file.path, text.encode(), mode, owner=file.owner, before_rename=lambda: _check_unmoved(file))
@@ -261,21 +290,20 @@ def _plain(value: Value) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _keep(host: Host, file: File, changes: Mapping[str, Value], digest_text: Callable[[str], Secret]) -> None:
-    if file.root is None or file.text is None:
-        return
+def _keep(host: Host, replaced: Mapping[str, tuple[File, Value]], digest_text: Callable[[str], Secret]) -> None:
     kept = {path: dict(texts) for path, texts in read_kept(host).items()}
     before = json.dumps(kept, ensure_ascii=False)
-    for path in changes:
+    for path, (file, value) in replaced.items():
         keys = parts(path)
-        node = node_at(file.root, keys)
-        if node is None:
+        node = node_at(file.root, keys) if file.root is not None else None
+        if node is None or file.text is None:
             continue
         texts = kept.setdefault(path, {})
         text, plain = file.text[slice(*node.span)], to_plain(node)
-        # Whether the value was taken for a secret depends on what was declared there: it is found by either name.
-        for sensitive in (False, True):
-            texts.setdefault(_name(guarded(keys, plain, digest_text, sensitive=sensitive)), text)
+        # Whether the value was taken for a secret depends on what was declared there: it is found by every name.
+        guesses = [guarded(keys, plain, digest_text, sensitive=sensitive) for sensitive in (False, True)]
+        for each in (value, *guesses):
+            texts.setdefault(_name(each), text)
         if len(texts) > MAX_KEPT:
             first = next(iter(texts.values()))
             for name in [name for name, each in texts.items() if each != first][:2]:
@@ -297,6 +325,7 @@ __all__ = [
     "File",
     "Kept",
     "NoObjectError",
+    "apart",
     "edited",
     "keep_whole",
     "read_config",

@@ -15,6 +15,7 @@ import pytest
 from gateway.last_good import copy_path
 from gateway.wire.json5 import load
 from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
+from reconciler.engine.aftermath import aftermath
 from reconciler.errors import StaleError, TemporaryError
 from reconciler.kinds import Applied, Observation, Step
 from reconciler.model import ABSENT, Action, Because, Cause, Impact, Key, Secret
@@ -149,10 +150,12 @@ async def lead(case: Case, document: Desired, applied: dict[Key, Applied] | None
     """Applies a document; the journal's account after it, of which a second look finds nothing to do."""
     seen = await look(case, document, applied)
     assert not [item for plan in seen.plans for item in plan.blocked]
-    applied = await carry_out(case, seen)
+    earlier, applied = applied or {}, await carry_out(case, seen)
     resources = {one.key: one.resource for one in seen.wanted}
     for action in seen.actions:
-        await case.kind.apply(action, resources[action.key], case.world)
+        resource = resources[action.key]
+        await case.kind.apply(action, resource, case.world)
+        assert (await aftermath(action, case.kind, resource, earlier.get(action.key, {}), case.world)).happened
     assert (await look(case, document, applied)).converged
     return applied
 
@@ -190,6 +193,68 @@ async def test_a_mapping_and_what_is_none_take_each_others_place_there_and_back(
     changed = await lead(case, settings(**other), applied)
     await lead(case, settings(**one), changed)
     assert load(config(case).read_text()) == before
+
+
+THEIRS = """// mine
+{
+  hooks: { x: 'theirs', /* left */ enabled: false, "anything": 'CANARY', }, // as it is
+  tools: {},
+}
+""".replace("CANARY", CANARY)
+
+
+@pytest.mark.req("PLAN-10", "DOC-4")
+@pytest.mark.parametrize("text", [None, THEIRS, THEIRS.replace("enabled: false, ", ""), '{"hooks": {}}'])
+@pytest.mark.parametrize("to", [None, False, "text", (1,)])
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_ours_is_no_former_value_of_anybody(
+    tmp_path: Path, text: str | None, to: Any, again: bool
+) -> None:
+    case = make_case(tmp_path, settings(), text)
+    applied = await lead(case, settings())
+    before = config(case).read_text()
+    declared = settings(hooks={"enabled": True, "anything": "${TOKEN}"})
+    applied = await lead(case, declared, applied)
+    for document in (settings(hooks=to), *((declared, settings(hooks=to), declared) if again else ())):
+        seen = await look(case, document, applied)
+        assert CANARY not in repr(seen)
+        applied = await lead(case, document, applied)
+        assert CANARY not in repr(applied)
+    await lead(case, settings(), applied)
+    assert config(case).read_text() == before
+
+
+@pytest.mark.req("PLAN-10")
+async def test_what_is_declared_below_what_we_had_replaced_has_its_way(tmp_path: Path) -> None:
+    case = make_case(tmp_path, settings(), '{"gateway": {"port": 9}, "hooks": "theirs"}')
+    applied = await lead(case, settings(hooks=None), await lead(case, settings()))
+    await lead(case, settings(), applied)
+    assert load(config(case).read_text()) == {"gateway": {"port": 9}, "hooks": "theirs"}
+    applied = await lead(case, settings(hooks=None), await lead(case, settings()))
+    seen = await look(case, settings(hooks={"enabled": True}), applied)
+    applied = await carry_out(case, seen)
+    assert (await look(case, settings(hooks={"enabled": True}), applied)).converged
+    assert load(config(case).read_text()) == {"gateway": {"port": 9}, "hooks": {"enabled": True}}
+    await undo(case, seen)
+    assert load(config(case).read_text()) == {"gateway": {"port": 9}, "hooks": None}
+
+
+@pytest.mark.req("PLAN-10")
+async def test_what_somebody_wrote_beside_ours_comes_back_with_what_is_below_it(tmp_path: Path) -> None:
+    case = make_case(tmp_path, settings())
+    applied = await lead(case, settings(hooks={"enabled": True}))
+    data = json.loads(config(case).read_text())
+    data["hooks"] |= {"token": CANARY, "x": [1]}
+    config(case).write_text(json.dumps(data))
+    seen = await look(case, settings(hooks=None), applied)
+    assert CANARY not in repr(seen)
+    gone = await lead(case, settings(hooks=None), applied)
+    await undo(case, seen)
+    assert json.loads(config(case).read_text()) == data
+    await lead(case, settings(hooks=None), applied)
+    await lead(case, settings(), gone)
+    del data["hooks"]["enabled"]
+    assert json.loads(config(case).read_text()) == data
 
 
 @pytest.mark.req("DOC-4")
@@ -441,6 +506,23 @@ async def test_a_last_good_config_with_what_was_withdrawn_does_not_serve_as_decl
         file = read_config(config(case))
         told = Loaded(digest=good, error="it is bogus", refused=file.digest)
         seen = Seen(file=file, kept={"logging.level": {"digest": "former"}}, loaded=told)
+        assert _serves_as_declared(seen, resource, case.world) is serves
+
+
+async def test_what_is_wrong_beside_ours_in_an_object_that_was_a_scalar_of_ours_is_nothing_that_was_applied(
+    tmp_path: Path,
+) -> None:
+    case = make_case(tmp_path, settings(hooks={"enabled": True}))
+    await carry_out(case, await look(case, case.desired))
+    (resource,) = case.kind.declare(case.desired, case.world.host, case.world.secrets)
+    written = config(case).read_text()
+    for now, serves in ((written.replace("true", 'true, "bogus": 1'), True), (written.replace("true", "false"), False)):
+        config(case).write_text(now)
+        file = read_config(config(case))
+        good = written if serves else now
+        copy_path(config(case)).write_text(good)
+        told = Loaded(digest=sha256(good.encode()).hexdigest(), error="it is bogus", refused=file.digest)
+        seen = Seen(file=file, kept={"hooks": {"digest": "null"}}, loaded=told)
         assert _serves_as_declared(seen, resource, case.world) is serves
 
 
