@@ -60,8 +60,11 @@ def outdated(wanted: Mapping[Key, Wanted], observations: Mapping[Key, Observatio
 
 def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[Key, Resource]:
     """The resources that must be ready at the window's end: those that this run disturbed or started, and those that
-    were ready before it. A run that disturbs nobody answers for nobody but itself.
+    were ready before it. A run that disturbs nobody answers for nobody but itself; one that touched nothing has its window to
+    see what is in force, and so has any while the history is lost: what was ready before it is not known then.
     """
+    if not touched or journal.history_lost is not None:
+        return dict(goal.resources)
     keys = {step.action.key for step in touched if step.action.impact is not Impact.NONE or step.action.verb == "start"}
     if not keys:
         return {

@@ -611,9 +611,9 @@ class Engine:
         """
         goal = planned.goal
         newest = await _thread(partial(journal.runs, 1))
-        if planned.plan.actions or planned.plan.unknown or not newest:
+        if planned.plan.actions or planned.plan.unknown:
             return None
-        if newest[0].document_digest != goal.digest:
+        if not newest or newest[0].document_digest != goal.digest:
             return await self._unproven(planned, request, journal)
         run = newest[0]
         if run.state is Result.FAILED:
@@ -638,8 +638,8 @@ class Engine:
         return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
 
     async def _unproven(self, planned: Planned, request: Request, journal: Journal) -> Window | None:
-        """The window of a document for which nothing is to be done, where what the one before it did was not seen to the end:
-        with this one it would be confirmed by a look.
+        """The window of a document for which nothing is to be done, where what the one before it did was not seen to the end, or
+        the history is lost: with this one it would be confirmed by a look.
         """
         goal = planned.goal
         unknown = await _thread(partial(_is_unknown, journal, goal.digest))
@@ -783,7 +783,11 @@ def _is_unknown(journal: Journal, digest: str) -> bool:
 
 
 def _is_unproven(journal: Journal) -> bool:
-    """Whether what the newest generation did, or the newest run, was never seen to serve to the end of its window."""
+    """Whether what the newest generation did, or the newest run, was never seen to serve to the end of its window: as far as
+    this journal knows, which knows nothing of what it lost.
+    """
+    if journal.history_lost is not None:
+        return True
     last = journal.last_generation()
     seen = (Result.CONFIRMED, Result.ROLLED_BACK)
     # What a run did that died on its way was seen by nobody, and has no generation of its own.

@@ -29,6 +29,8 @@ T = TypeVar("T")
 JOIN_SECONDS = 0.1
 # Beyond its end: whoever watches a window and has not ended it by then is frozen (SIGSTOP), or the machine slept.
 OVERDUE_SECONDS = 30.0
+# Why a sick generation stays in force although its document wants a way back.
+LOST = "the history is lost: there is nothing to go back to"
 
 
 async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
@@ -50,7 +52,9 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     failed = [step for step in window.steps if step.result != "done"]
     # Without another document there is nowhere to go back to: what is sick now was well with this one.
     if reason and window.recorded and window.goal.desired.policy.rollback:
-        return await _back(engine, window, reason)
+        if not await _thread(partial(_leads_nowhere, journal, window)):
+            return await _back(engine, window, reason)
+        reason = f"{reason}; {LOST}"
     if reason:
         return await _end(engine, window, Result.FAILED, reason)
     if failed or window.plan.unknown:
@@ -62,6 +66,11 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     await _thread(partial(journal.release, *window.goal.names))
     await _thread(partial(journal.set_history_lost, None))
     return await _end(engine, window, Result.CONFIRMED, "")
+
+
+def _leads_nowhere(journal: Journal, window: Window) -> bool:
+    """Whether the history of what a window found in force is lost: this run did nothing of it, and no generation is known."""
+    return not window.steps and journal.history_lost is not None and journal.last_confirmed() is None
 
 
 def is_watched(run: Run, state: StatePaths, now: float) -> bool:

@@ -16,7 +16,7 @@ from reconciler.model import Action, Key, Result
 OPEN_STATES = frozenset({Result.APPLYING, Result.VERIFYING, Result.ROLLING_BACK})
 
 # A generation that is in force, and neither confirmed nor taken back: its window goes on, a person keeps it from serving, a
-# step of it is still to be done, or it is sick and the document wants no way back (`policy.rollback`).
+# step of it is still to be done, or it is sick and the document wants no way back (`policy.rollback`) or there is none.
 UNDECIDED = frozenset({Result.VERIFYING, Result.UNCONFIRMED, Result.PARTIAL, Result.FAILED})
 
 

@@ -122,6 +122,35 @@ def test_nothing_that_is_done_inside_the_window_of_a_bad_change_confirms_it(
     site.wait_healthy()
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize("how", ["apply", "run"])
+def test_a_journal_that_is_lost_inside_the_window_of_a_bad_change_confirms_nothing(site: Site, how: str) -> None:
+    good = site.write(verify="4s")
+    site.apply()
+    site.write(with_an_end(site, good, 1.5))
+    site.apply("--no-wait")
+    for path in (site.state / "reconciler").glob("journal.sqlite*"):
+        path.unlink()
+    if how == "apply":
+        site.apply(code=1)
+        assert [each["result"] for each in site.generations()] == ["failed"]
+        told = site.run("status").out
+        assert "the history is lost: there is nothing to go back to" in told
+        assert "policy.rollback" not in told
+    else:
+        supervisor = site.supervisor("--on-exit", "stop")
+        supervisor.wait_event(lambda event: event.get("result") == "failed", "its window", 40)
+        # It tries another window from time to time.
+        assert [each["result"] for each in site.generations()] in (["failed"], ["verifying"])
+    # Whoever mends the document is free of it.
+    site.write(good)
+    if how == "apply":
+        site.apply()
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 40, "the good one, in a window of its own")
+    assert site.generations()[1]["result"] in ("failed", "superseded")
+    site.wait_healthy()
+
+
 def test_one_crash_is_waited_out_although_the_next_start_is_later_than_the_window_is_long(site: Site) -> None:
     good = site.write(verify="2s").replace("delay: 200ms, max_delay: 2s", "delay: 4s, max_delay: 8s")
     site.write(good)

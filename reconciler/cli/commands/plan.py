@@ -200,7 +200,9 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         text = f"generation {last.number} is applied in part: {last.reason}; the rest is still to be done"
         notes.append(Note(code="partial", message=text))
     if last is not None and last.result is Result.FAILED:
-        text = f"generation {last.number} is in force and failed: {last.reason}; the document wants no way back (policy.rollback)"
+        # Where the history is lost its reason says so.
+        unwanted = "; the document wants no way back (policy.rollback)" if journal.history_lost is None else ""
+        text = f"generation {last.number} is in force and failed: {last.reason}{unwanted}"
         notes.append(Note(code="failed", message=text))
     if last is not None and last.result is Result.UNCONFIRMED:
         text = f"generation {last.number} is applied and was never seen to serve: once the service is started it is watched"

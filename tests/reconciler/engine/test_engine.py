@@ -856,6 +856,69 @@ async def test_a_journal_that_is_lost_inside_a_window_stays_lost(host: Harness) 
     assert reader(host).history_lost is not None
 
 
+def lose_the_journal(host: Harness) -> None:
+    host.engine.close()
+    for path in host.world.host.state.ours.glob("journal.sqlite*"):
+        path.unlink()
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-8")
+@pytest.mark.parametrize("well", [True, False])
+async def test_what_is_in_force_when_the_journal_is_lost_is_confirmed_by_a_window_and_never_by_a_look(
+    host: Harness, well: bool
+) -> None:
+    bad = {"a": fake("bad", impact="restart"), "b": fake(1)}
+    await host.apply({"a": fake("good", impact="restart"), "b": fake(1)})
+    await host.engine.begin(host.source(bad), APPLY)
+    lose_the_journal(host)
+    outcome, window = await host.fresh().begin(host.source(bad), APPLY)
+    assert window is not None
+    assert (outcome.result, window.left_seconds, {*window.gates}) == (
+        Result.VERIFYING,
+        host.verify_seconds,
+        {Key("fake", "a"), Key("fake", "b")},
+    )
+    assert reader(host).history_lost is not None
+    if not well:
+        host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+    over = await host.engine.finish(window)
+    newest = reader(host).generations()[0]
+    assert (over.result, newest.result) == ((Result.CONFIRMED if well else Result.FAILED),) * 2
+    assert (reader(host).history_lost is None) is well
+    if well:
+        return
+    # Nothing is known to go back to: it stays in force, and has another window instead of a look.
+    assert "there is nothing to go back to" in over.reason
+    assert reader(host).quarantines() == ()
+    host.kind.health.clear()
+    again = await host.fresh().apply(host.source(bad), APPLY)
+    assert (again.result, again.generation) == (Result.CONFIRMED, over.generation)
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_a_window_after_a_loss_whose_watcher_died_is_as_wide_for_the_next(host: Harness) -> None:
+    host.verify_seconds = 30.0
+    document = {"a": fake(1, impact="restart"), "b": fake(1)}
+    await host.engine.begin(host.source(document), APPLY)
+    lose_the_journal(host)
+    _outcome, window = await host.fresh().begin(host.source(document), APPLY)
+    assert window is not None
+    host.engine.close()
+    host.kind.health["b"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+    ended = await host.fresh().apply(host.source(document), APPLY)
+    assert ended.result is Result.FAILED
+    assert "fake/b is not ready" in ended.reason
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_an_action_that_disturbs_nobody_has_a_whole_window_where_the_history_was_lost(host: Harness) -> None:
+    await host.engine.begin(host.source({"a": fake(1, impact="restart"), "b": fake(1)}), APPLY)
+    lose_the_journal(host)
+    _outcome, window = await host.fresh().begin(host.source({"a": fake(1, impact="restart"), "b": fake(2)}), APPLY)
+    assert window is not None
+    assert (window.left_seconds, {*window.gates}) == (host.verify_seconds, {Key("fake", "a"), Key("fake", "b")})
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7")
 @pytest.mark.parametrize("well", [True, False])
 async def test_a_window_whose_watcher_missed_its_end_by_far_is_ended_by_the_next_writer(
