@@ -9,19 +9,19 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
 from reconciler.engine.backoff import Backoff, failed, held
 from reconciler.engine.engine import Engine, Keep, Source
-from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.settle import OVERDUE_SECONDS
 from reconciler.engine.steps import step_of
+from reconciler.engine.telling import Log, Teller
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import (
     BlockedError,
@@ -50,9 +50,9 @@ LOCK_SECONDS = 1.0
 UNKNOWN_SECONDS = 5.0
 # What this host has none of now may be there again at any moment, and nothing tells.
 SHORT_SECONDS = 5.0
-# How many of the newest runs are looked at for what was not told yet, and of how many it is known how they were told. Other
-# writers wait for each other, so that few runs can come between two looks.
-NEWEST_RUNS, TOLD_RUNS = 20, 100
+# How many of the newest runs are looked at for what was not told yet: other writers wait for each other, so that few runs can
+# come between two looks.
+NEWEST_RUNS = 20
 
 
 class _OvertakenError(OpenClawError):
@@ -67,16 +67,6 @@ class Found:
     mark: str
     files: tuple[str, ...]
     remember: Callable[[], None]
-
-
-class Log(Protocol):
-    """Where the loop tells what it does: a constant event name and values."""
-
-    def info(self, event: str, **values: Any) -> None:
-        """Something happened as it should."""
-
-    def warning(self, event: str, **values: Any) -> None:
-        """Something is not as it should be."""
 
 
 class Loop:
@@ -114,7 +104,7 @@ class Loop:
         self._points_moved = trio.Event()
         self._watched = trio.Event()
         self._log = log
-        self._tell = tell
+        self._teller = Teller(log, tell, since=engine.now())
         self._crashed = crashed
         self._idle = idle
         self._keep = keep
@@ -126,12 +116,6 @@ class Loop:
         self._looked: str | None = None
         self._refused: tuple[str, str] | None = None
         self._kept: Source | None = None
-        self._told: dict[str, str] = {}
-        # How each of the newest runs stood when it was told last. What ended before this began is no news.
-        self._runs: dict[str, Result] = {}
-        self._since = engine.now()
-        self._failing: dict[Key, str] = {}
-        self._degraded: dict[Key, str] = {}
         self._backoff: dict[Key, Backoff] = {}
         self._windows: trio.Nursery | None = None
         self._applied = trio.Event()
@@ -159,12 +143,12 @@ class Loop:
             # Whoever cannot do without the journal says so, and the next look tells.
             return
         for run, intents in found:
-            if self._runs.get(run.id) is run.state:
+            if self._teller.knows(run):
                 continue
-            for intent in intents if run.id not in self._runs else ():
-                self._report_step(step_of(intent))
+            for intent in intents if not self._teller.knows_of(run) else ():
+                self._teller.step(step_of(intent))
             generation = run.generation or run.target_generation or 0
-            self._tell_run(run.id, run.cause, run.state, generation, run.reason)
+            self._teller.run(run.id, run.cause, run.state, generation, run.reason)
 
     def _newest_runs(self) -> list[tuple[Run, tuple[Intent, ...]]]:
         """The newest runs that nobody works on at this moment, oldest first, each with its actions."""
@@ -174,9 +158,7 @@ class Loop:
         return [
             (run, journal.actions_of(run.id))
             for run in reversed(journal.runs(NEWEST_RUNS))
-            if run.state not in (Result.APPLYING, Result.ROLLING_BACK)
-            and (run.ended_at is None or run.ended_at >= self._since)
-            and self._runs.get(run.id) is not run.state
+            if run.state not in (Result.APPLYING, Result.ROLLING_BACK) and not self._teller.knows(run)
         ]
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -211,7 +193,7 @@ class Loop:
         match innermost(failure):
             case LockedError() as err:
                 if not self.engine.is_writing:
-                    self._say("waiting_for_lock", err.message)
+                    self._teller.say("waiting_for_lock", err.message)
                 self.queue.add_after(EVERYTHING, LOCK_SECONDS)
             case DocumentError() as err:
                 self._invalid(err)
@@ -219,17 +201,17 @@ class Loop:
                 # A person went back while this look was under way, or applied what was held back: that is theirs to know.
                 self.queue.add(EVERYTHING)
             case OpenClawError() as err:
-                self._say("not_applied", err.message, hint=err.hint)
+                self._teller.say("not_applied", err.message, hint=err.hint)
                 if isinstance(err, JournalFullError) or is_full(err):
                     self.queue.add_after(EVERYTHING, SHORT_SECONDS)
                 else:
                     self._retry(EVERYTHING, RESYNC_SECONDS)
             case err if reason := shortage(err):
-                self._say("not_applied", f"cannot look: {reason}")
+                self._teller.say("not_applied", f"cannot look: {reason}")
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
             case err:
                 name = self._crashed(failure)
-                self._say("look_failed", f"a bug of ours: {type(err).__name__} (id {name})")
+                self._teller.say("look_failed", f"a bug of ours: {type(err).__name__} (id {name})")
                 self._retry(EVERYTHING, RESYNC_SECONDS)
 
     async def _keep_up(self, failure: Exception) -> None:
@@ -240,14 +222,14 @@ class Loop:
         try:
             done = await self.engine.keep(self._keep, LOCK_SECONDS)
         except OpenClawError as failed:
-            self._say("not_kept", failed.message, hint=failed.hint)
+            self._teller.say("not_kept", failed.message, hint=failed.hint)
             if isinstance(failed, TerminalError):
                 # It was started, and ended for good: each try costs what a start costs.
                 self._retry(EVERYTHING, RESYNC_SECONDS)
             else:
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
         else:
-            self._over("not_kept")
+            self._teller.over("not_kept")
             self._backoff.pop(EVERYTHING, None)
             if done:
                 self._log.info("kept", what=done)
@@ -306,8 +288,8 @@ class Loop:
         # Once for each save, although that what is in force is well counts as good news of it.
         if self._refused != (told := (found.mark, err.message)):
             self._refused = told
-            self._over("not_applied")
-            self._say("not_applied", err.message, hint=err.hint)
+            self._teller.over("not_applied")
+            self._teller.say("not_applied", err.message, hint=err.hint)
         self._retry(EVERYTHING, RESYNC_SECONDS)
 
     async def _document(self) -> tuple[Found, str]:
@@ -325,7 +307,7 @@ class Loop:
                 raise invalid
             self._invalid(invalid)
             return good, "drift"
-        self._over("document_invalid")
+        self._teller.over("document_invalid")
         if self._good is None:
             cause = "start"
         else:
@@ -357,7 +339,7 @@ class Loop:
         found = [(getattr(item, "place", ""), getattr(item, "message", "")) for item in err.problems[:5]]
         # With its file: of a document with includes a line alone points into the wrong one.
         problems = [f"{place}: {message}" if place else message for place, message in found]
-        self._say("document_invalid", err.message, problems=problems)
+        self._teller.say("document_invalid", err.message, problems=problems)
 
     async def _held_back(self, source: Source) -> Source:
         """`source`, unless its document is quarantined: then what came instead of it stays in force."""
@@ -384,7 +366,7 @@ class Loop:
         chosen, number, reason = await trio.to_thread.run_sync(instead)
         # Said here: whoever listens to events cannot be woken from a thread.
         if number is not None:
-            self._say("held_back", f"the document is held back: {reason}")
+            self._teller.say("held_back", f"the document is held back: {reason}")
         if number == 0:
             raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
         return chosen
@@ -415,47 +397,25 @@ class Loop:
             self._backoff[key] = held(self._backoff[key], now=now)
         if outcome.plan.unknown:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
-            self._say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))
+            self._teller.say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))
         elif outcome.result is Result.FAILED and not outcome.run:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
-            self._say("not_ready", outcome.reason)
+            self._teller.say("not_ready", outcome.reason)
         elif not failures:
-            self._over("not_applied", "unknown", "not_ready", "look_failed", "waiting_for_lock")
+            self._teller.over("not_applied", "unknown", "not_ready", "look_failed", "waiting_for_lock")
         self._report_degraded(outcome)
-        news = [self._report_step(step) for step in outcome.steps]
+        news = [self._teller.step(step) for step in outcome.steps]
         if outcome.run and any(news):
-            self._announce(outcome)
+            self._teller.announce(outcome)
         elif outcome.run:
-            self._mark(outcome.run, outcome.result)
-
-    def _report_step(self, step: StepResult) -> bool:
-        """Logs how a step ended; False where it failed as it did the last time: that is no news."""
-        key, values = step.action.key, {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
-        if not step.error:
-            self._failing.pop(key, None)
-            self._log.info("step", **values, seconds=round(step.seconds, 3))
-            return True
-        told = f"{step.action.verb} {step.error}"
-        if self._failing.get(key) == told:
-            return False
-        self._failing[key] = told
-        self._log.warning("step", **values, error=step.error)
-        return True
+            self._teller.mark(outcome.run, outcome.result)
 
     def _report_degraded(self, outcome: Outcome) -> None:
-        """Says that something works no longer as it should, and that it does again: once each, however often it is seen."""
         degraded = {key: item for key, item in outcome.conditions if item.type == "Degraded"}
-        for key, item in degraded.items():
+        for key in degraded:
             # That it is over may be in no event.
             self.queue.add_after(EVERYTHING, self._cap_seconds(key))
-            if self._degraded.get(key) != item.reason:
-                self._degraded[key] = item.reason
-                self._log.warning("degraded", key=str(key), reason=item.reason, message=item.message)
-                self._tell({"event": "degraded", "key": str(key), "reason": f"{item.reason}: {item.message}"})
-        for key in self._degraded.keys() - degraded.keys() if not outcome.plan.unknown else ():
-            del self._degraded[key]
-            self._log.info("recovered", key=str(key))
-            self._tell({"event": "recovered", "key": str(key)})
+        self._teller.degraded(degraded, whole=not outcome.plan.unknown)
 
     def _cap_seconds(self, key: Key) -> float:
         return next((kind.backoff_cap_seconds for kind in self.engine.kinds if kind.name == key.kind), RESYNC_SECONDS)
@@ -473,7 +433,7 @@ class Loop:
         except Exception as err:  # as in a look: one window that cannot be watched must not end the supervisor
             self._failed(err)
             return
-        self._announce(outcome)
+        self._teller.announce(outcome)
         if outcome.result is Result.FAILED:
             # Nothing is taken back, and another window would follow at once.
             self._retry(EVERYTHING, RESYNC_SECONDS)
@@ -510,7 +470,7 @@ class Loop:
             self._points_moved.set()
             begun.set()
         except OSError as err:
-            self._say(
+            self._teller.say(
                 "watch_failed", f"cannot watch the document: {err.strerror}; it is read every {RESYNC_SECONDS:g} s"
             )
             begun.set()
@@ -535,7 +495,7 @@ class Loop:
                 found = innermost(err)
                 known = isinstance(found, OSError | OpenClawError)
                 reason = str(found) if known else f"a bug of ours: {type(found).__name__} (id {self._crashed(err)})"
-                self._say(
+                self._teller.say(
                     "watch_failed", f"cannot watch {kind.name}: {reason}; it is looked at every {RESYNC_SECONDS:g} s"
                 )
             await trio.sleep(RESYNC_SECONDS)
@@ -549,49 +509,3 @@ class Loop:
                 if await trio.to_thread.run_sync(lambda: self.engine.is_astray):
                     break
             self.queue.add(EVERYTHING)
-
-    def _announce(self, outcome: Outcome) -> None:
-        """Tells how a run of its own stands; one that failed like the one before it is no news."""
-        told = _told(outcome.result, outcome.generation, outcome.reason)
-        if self._runs.get(outcome.run) is outcome.result or self._told.get("run") == told:
-            self._mark(outcome.run, outcome.result)
-        else:
-            self._tell_run(outcome.run, outcome.cause, outcome.result, outcome.generation, outcome.reason)
-
-    def _tell_run(self, run: str, cause: str, result: Result, generation: int, reason: str) -> None:
-        values = {"run": run, "cause": cause, "result": result.value, "generation": generation}
-        if reason:
-            values["reason"] = reason
-        good = result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
-        if not good:
-            self._told["run"] = _told(result, generation, reason)
-        elif result is Result.CONFIRMED:
-            self._over("run")
-        self._mark(run, result)
-        (self._log.info if good else self._log.warning)("run", **values)
-        self._tell({"event": "run", **values})
-
-    def _mark(self, run: str, result: Result) -> None:
-        """Remembers how a run stood when it was told, or was not worth it."""
-        self._runs.pop(run, None)
-        self._runs[run] = result
-        if len(self._runs) > TOLD_RUNS:
-            del self._runs[next(iter(self._runs))]
-
-    def _over(self, *events: str) -> None:
-        """Forgets what was told: the next time is news again."""
-        for event in events:
-            self._told.pop(event, None)
-
-    def _say(self, event: str, text: str, **values: Any) -> None:
-        """Tells what is wrong, once: not again until it changes."""
-        told = f"{text} {values}"
-        if told != self._told.get(event):
-            self._told[event] = told
-            self._log.warning(event, reason=text, **{name: value for name, value in values.items() if value})
-            self._tell({"event": event, "reason": text})
-
-
-def _told(result: Result, generation: int, reason: str) -> str:
-    """What makes the failure of a run the same as another one."""
-    return f"{result.value} {generation} {reason}"

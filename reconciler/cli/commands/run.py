@@ -14,7 +14,7 @@ from reconciler.cli.session import Session
 if TYPE_CHECKING:
     from reconciler.cli.supervisor import Supervisor
     from reconciler.engine.lock import WriterLock
-    from reconciler.engine.loop import Log
+    from reconciler.engine.telling import Log
 
 
 @click.command("run")

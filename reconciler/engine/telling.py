@@ -1,0 +1,129 @@
+"""What the loop tells, in its log and to whoever listens to events: each thing once, however often it is seen.
+
+It decides nothing, and knows of no journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from reconciler.engine.execute import StepResult
+from reconciler.engine.requests import Outcome
+from reconciler.journal import Run
+from reconciler.model import Condition, Key, Result
+
+# Of how many of the newest runs it is known how they were told.
+TOLD_RUNS = 100
+
+
+class Log(Protocol):
+    """Where the loop tells what it does: a constant event name and values."""
+
+    def info(self, event: str, **values: Any) -> None:
+        """Something happened as it should."""
+
+    def warning(self, event: str, **values: Any) -> None:
+        """Something is not as it should be."""
+
+
+class Teller:
+    """See the module.
+
+    Args:
+        log: is told what goes on.
+        tell: is told the same as plain data; must not block.
+        since: what ended before this (seconds since the epoch) is no news.
+    """
+
+    def __init__(self, log: Log, tell: Callable[[Mapping[str, Any]], None], *, since: float) -> None:
+        self._log = log
+        self._tell = tell
+        self._since = since
+        self._told: dict[str, str] = {}
+        # How each of the newest runs stood when it was told last.
+        self._runs: dict[str, Result] = {}
+        self._failing: dict[Key, str] = {}
+        self._degraded: dict[Key, str] = {}
+
+    def say(self, event: str, text: str, **values: Any) -> None:
+        """Tells what is wrong, once: not again until it changes."""
+        told = f"{text} {values}"
+        if told != self._told.get(event):
+            self._told[event] = told
+            self._log.warning(event, reason=text, **{name: value for name, value in values.items() if value})
+            self._tell({"event": event, "reason": text})
+
+    def over(self, *events: str) -> None:
+        """Forgets what was told: the next time is news again."""
+        for event in events:
+            self._told.pop(event, None)
+
+    def step(self, step: StepResult) -> bool:
+        """Logs how a step ended; False where it failed as it did the last time: that is no news."""
+        key, values = step.action.key, {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
+        if not step.error:
+            self._failing.pop(key, None)
+            self._log.info("step", **values, seconds=round(step.seconds, 3))
+            return True
+        told = f"{step.action.verb} {step.error}"
+        if self._failing.get(key) == told:
+            return False
+        self._failing[key] = told
+        self._log.warning("step", **values, error=step.error)
+        return True
+
+    def degraded(self, degraded: Mapping[Key, Condition], *, whole: bool) -> None:
+        """Says that something works no longer as it should, and, where the `whole` was seen, that it does again."""
+        for key, item in degraded.items():
+            if self._degraded.get(key) != item.reason:
+                self._degraded[key] = item.reason
+                self._log.warning("degraded", key=str(key), reason=item.reason, message=item.message)
+                self._tell({"event": "degraded", "key": str(key), "reason": f"{item.reason}: {item.message}"})
+        for key in self._degraded.keys() - degraded.keys() if whole else ():
+            del self._degraded[key]
+            self._log.info("recovered", key=str(key))
+            self._tell({"event": "recovered", "key": str(key)})
+
+    def knows(self, run: Run) -> bool:
+        """Whether it was told how this run stands, or that is no news."""
+        old = run.ended_at is not None and run.ended_at < self._since
+        return old or self._runs.get(run.id) is run.state
+
+    def knows_of(self, run: Run) -> bool:
+        """Whether this run was told of, however it stood."""
+        return run.id in self._runs
+
+    def announce(self, outcome: Outcome) -> None:
+        """Tells how a run of its own stands; one that failed like the one before it is no news."""
+        told = _told(outcome.result, outcome.generation, outcome.reason)
+        if self._runs.get(outcome.run) is outcome.result or self._told.get("run") == told:
+            self.mark(outcome.run, outcome.result)
+        else:
+            self.run(outcome.run, outcome.cause, outcome.result, outcome.generation, outcome.reason)
+
+    def run(self, run: str, cause: str, result: Result, generation: int, reason: str) -> None:
+        """Tells how a run stands."""
+        values = {"run": run, "cause": cause, "result": result.value, "generation": generation}
+        if reason:
+            values["reason"] = reason
+        good = result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
+        if not good:
+            self._told["run"] = _told(result, generation, reason)
+        elif result is Result.CONFIRMED:
+            self.over("run")
+        self.mark(run, result)
+        (self._log.info if good else self._log.warning)("run", **values)
+        self._tell({"event": "run", **values})
+
+    def mark(self, run: str, result: Result) -> None:
+        """Remembers how a run stood when it was told, or was not worth it."""
+        self._runs.pop(run, None)
+        self._runs[run] = result
+        if len(self._runs) > TOLD_RUNS:
+            del self._runs[next(iter(self._runs))]
+
+
+def _told(result: Result, generation: int, reason: str) -> str:
+    """What makes the failure of a run the same as another one."""
+    return f"{result.value} {generation} {reason}"
