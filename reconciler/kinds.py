@@ -18,6 +18,7 @@ from reconciler.model import (
     Action,
     Blocked,
     Condition,
+    Consequence,
     Difference,
     DocumentPath,
     Fields,
@@ -106,12 +107,14 @@ class Step:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindPlan:
     """What a kind plans for one key. Every difference of the step is in one of `actions`, or explained in `blocked`
-    or `notes`.
+    or `notes`. `exposed` is what is open to others because the document has lost what protects the resource, compared with
+    what we last applied: also where nothing on the host differs.
     """
 
     actions: tuple[Action, ...] = ()
     blocked: tuple[Blocked, ...] = ()
     notes: tuple[Note, ...] = ()
+    exposed: tuple[Consequence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,7 @@ class Action:
     carry it out, plain JSON data without secrets. `precondition` is the digest of the observed values of
     `differences`, which the kind compares again just before the effect. `undo` None means irreversible. `needs` holds ids of
     actions that must have succeeded before. `consents` names what a person must have granted, beside what `impact`
-    demands: `take-over` for something that was there before us, `expose` for the loss of what protects it.
+    demands: `take-over` for something that was there before us.
     """
 
     id: str
@@ -204,12 +204,21 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What is open to others once the document is in force, because it has lost what protects the resource."""
+
+    key: Key
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Actions in dependency order, with what they were computed from.
 
     `generation` is the last generation in force when it was made (0: none). `document_digest` is the digest of the
     validated desired state with its overrides and secret digests; `state_digest` that of the compared observed values,
-    `states` the same by key, so that a stale plan can name what moved.
+    `states` the same by key, so that a stale plan can name what moved. `withdrawals` and `exposures` are what the document says
+    no more and only a person takes away, with or without an action: a half document loses its last lines first.
     """
 
     generation: int
@@ -221,6 +230,7 @@ class Plan:
     notes: tuple[Note, ...] = ()
     unknown: tuple[Unknown, ...] = ()
     withdrawals: tuple[Key, ...] = ()
+    exposures: tuple[Exposure, ...] = ()
 
     @property
     def complete(self) -> bool:

@@ -19,6 +19,7 @@ from reconciler.model import (
     Consequence,
     Difference,
     DocumentPath,
+    Exposure,
     Impact,
     Key,
     Note,
@@ -61,6 +62,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         ],
         "unknown": [{"key": str(item.key), "reason": item.reason} for item in plan.unknown],
         "withdrawals": [str(key) for key in plan.withdrawals],
+        "exposures": [{"key": str(item.key), "text": item.text} for item in plan.exposures],
     }
 
 
@@ -108,6 +110,7 @@ def _plan(data: Data) -> Plan:
         ),
         unknown=tuple(Unknown(key=Key.parse(item["key"]), reason=item["reason"]) for item in data["unknown"]),
         withdrawals=tuple(Key.parse(key) for key in data["withdrawals"]),
+        exposures=tuple(Exposure(key=Key.parse(item["key"]), text=item["text"]) for item in data["exposures"]),
     )
 
 

@@ -19,7 +19,7 @@ import trio
 from reconciler.engine import account, recovery
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
-from reconciler.engine.goal import Goal, lacks_section, located, unmanaged_notes
+from reconciler.engine.goal import Goal, gone_sections, located, unmanaged_notes
 from reconciler.engine.lock import WriterLock
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
@@ -213,7 +213,7 @@ class Engine:
             generation=last.number if last is not None else 0,
             document_digest=goal.digest,
             notes=(*unmanaged_notes(goal.desired), *notes),
-            shrunk=present is not None and lacks_section(goal, present),
+            gone=gone_sections(goal, present) if present is not None else frozenset(),
         )
         if lost is not None:
             plan = _harmless(plan)

@@ -81,10 +81,10 @@ def desired_of(generation: Generation) -> Desired:
     return from_canonical(stored["canonical"], frozenset(tuple(path) for path in stored["declared"]))
 
 
-def lacks_section(goal: Goal, present: Generation) -> bool:
-    """Whether a section from which something on the host follows has gone since `present`."""
-    before = {path[0] for path in present.canonical["declared"]}
-    return not before & (MANAGED - {"version", "policy"}) <= {path[0] for path in goal.desired.declared}
+def gone_sections(goal: Goal, present: Generation) -> frozenset[str]:
+    """The sections from which something on the host follows that have gone since `present`."""
+    before = frozenset(path[0] for path in present.canonical["declared"])
+    return before & (MANAGED - {"version", "policy"}) - {path[0] for path in goal.desired.declared}
 
 
 def goal_of(generation: Generation, *, desired: Desired, secrets: Secrets, kinds: Sequence[Kind], host: Host) -> Goal:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from reconciler.kinds import Kind, KindPlan, Observation, Step, Wanted
-from reconciler.model import ABSENT, Action, Blocked, Cause, Difference, Key, Note, Plan, Unknown
+from reconciler.model import ABSENT, Action, Blocked, Cause, Difference, Exposure, Key, Note, Plan, Unknown
 from reconciler.planning.differences import differences
 from reconciler.planning.graph import order
 from reconciler.values import digest, digest_fields
@@ -24,11 +24,12 @@ def make_plan(
     generation: int,
     document_digest: str,
     notes: tuple[Note, ...] = (),
-    shrunk: bool = False,
+    gone: frozenset[str] = frozenset(),
 ) -> Plan:
     """The plan that leads from `observations` to what is `wanted`.
 
-    `shrunk`: a whole section has gone from the document. Then every change of a resource may be a withdrawal.
+    `gone` names the sections that the document in force had and this one has not. Then every change of a resource may be a
+    withdrawal, and whatever comes of such a section is one, whether or not anything of it differs on the host.
 
     The same input gives an equal plan, whatever the order of the mappings.
 
@@ -40,7 +41,7 @@ def make_plan(
     states = {str(key): _state(observations[key], wanted[key]) for key in sorted(wanted)}
     others = {key: (observations[key], found[key]) for key in keys}
     planned: dict[Key, tuple[Action, ...]] = {}
-    answers: list[KindPlan] = []
+    answers: dict[Key, KindPlan] = {}
     by_name = {kind.name: kind for kind in kinds}
     for key in keys:
         if observations[key].unknown is not None:
@@ -57,7 +58,7 @@ def make_plan(
             )
         )
         planned[key] = tuple(_guarded(action, observations[key]) for action in answer.actions)
-        answers.append(answer)
+        answers[key] = answer
     unknown = tuple(
         Unknown(key=key, reason=reason) for key in keys if (reason := observations[key].unknown) is not None
     )
@@ -67,14 +68,20 @@ def make_plan(
         state_digest=digest(states),
         states=states,
         actions=order(_connected(wanted, planned)),
-        blocked=_blocked(answers, planned, wanted, unknown),
-        notes=(*notes, *(note for answer in answers for note in answer.notes)),
+        blocked=_blocked(tuple(answers.values()), planned, wanted, unknown),
+        notes=(*notes, *(note for answer in answers.values() for note in answer.notes)),
         unknown=unknown,
         withdrawals=tuple(
             key
             for key in keys
             if (wanted[key].resource is None and found[key])
-            or (shrunk and any(item.cause is Cause.CHANGE for item in found[key]))
+            or (gone and any(item.cause is Cause.CHANGE for item in found[key]))
+            or not gone.isdisjoint(by_name[key.kind].sections)
+        ),
+        exposures=tuple(
+            Exposure(key=key, text="; ".join(item.text for item in answer.exposed))
+            for key, answer in answers.items()
+            if answer.exposed
         ),
     )
 

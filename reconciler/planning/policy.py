@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from reconciler.desired import Policy
 from reconciler.model import Action, Blocked, Cause, Impact, Key, Note, Plan
 
-# What an action that wants the consent `expose` says that it opens.
-_EXPOSURES = ("authentication_off", "encryption_off")
 # By which option of the command line a person grants what is forbidden.
 _OPTIONS = {
     "approval_missing": "--approve {key}",
@@ -132,20 +130,16 @@ def _withdrawals(plan: Plan, approvals: Approvals, command: str) -> list[Blocked
 
 
 def _exposures(plan: Plan, approvals: Approvals, command: str) -> list[Blocked]:
-    found = []
-    for action in plan.actions:
-        if "expose" in action.consents and action.key not in approvals.keys:
-            opens = "; ".join(item.text for item in action.consequences if item.what in _EXPOSURES)
-            found.append(
-                Blocked(
-                    key=action.key,
-                    code="exposure",
-                    message=f"cannot {action.verb} {action.key} by itself: what protects it has gone from the document, "
-                    f"and then {opens}",
-                    hint=f"say `{command}`, put it back, or write that it is meant so",
-                )
-            )
-    return found
+    return [
+        Blocked(
+            key=item.key,
+            code="exposure",
+            message=f"cannot change {item.key} by itself: what protects it has gone from the document, and then {item.text}",
+            hint=f"say `{command}`, put it back, or write that it is meant so",
+        )
+        for item in plan.exposures
+        if item.key not in approvals.keys
+    ]
 
 
 def _budget(actions: Sequence[Action], policy: Policy, restarts_last_hour: int) -> Blocked | None:

@@ -5,37 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.wire.json5 import Node
+from reconciler.kinds import Applied
 from reconciler.model import ABSENT, Consequence, Value
 from resources.gateway_config.edit import scalar_at
 
-# Granted by a person who applies; a save alone does not: half a document loses its last lines first.
-CONSENT = "expose"
-
 _MODE = "gateway.auth.mode"
 _SECRETS = ("gateway.auth.token", "gateway.auth.password")
+_AUTH = (_MODE, *_SECRETS)
 _TLS = "gateway.tls.enabled"
 
 
 def exposure(
-    root: Node | None, changes: Mapping[str, Value], declared: Mapping[str, Value]
-) -> tuple[tuple[Consequence, ...], bool]:
-    """What `changes` to the file open to others, and whether that follows from what the document says no more.
+    root: Node | None, changes: Mapping[str, Value], declared: Mapping[str, Value], applied: Applied
+) -> tuple[tuple[Consequence, ...], tuple[Consequence, ...]]:
+    """What is open to others after `changes` to the file, and what of that follows from what the document says no more.
 
-    `changes` are new values by path (`ABSENT`: taken out), `declared` all that the document says. False where nothing is
-    opened, or the document itself says so (`auth: {mode: none}`, `tls: {enabled: false}`).
+    `changes` are new values by path (`ABSENT`: taken out), `declared` all that the document says, `applied` what we last
+    wrote. What we applied and is declared no longer did protect the gateway, whoever has opened the file since: whether a
+    person must consent does not hang on what the file happens to say at this moment. A document that says it in words
+    (`auth: {mode: none}`, `tls: {enabled: false}`) means it.
     """
-    before = {path: scalar_at(root, path) for path in (_MODE, *_SECRETS, _TLS)}
+    before = {path: scalar_at(root, path) for path in (*_AUTH, _TLS)}
     after = {path: changes.get(path, value) for path, value in before.items()}
-    found, silent = [], False
-    if _asks(before) and not _asks(after):
+    ours: dict[str, object] = {path: applied[path].value if path in applied else ABSENT for path in before}
+    withdrawn = applied.keys() - declared.keys()
+    opened, silent = [], []
+    if not _asks(after) and (_asks(before) or (_asks(ours) and not withdrawn.isdisjoint(_AUTH))):
         text = "whoever reaches the gateway is let in, without a token or password"
-        found.append(Consequence(what="authentication_off", text=text))
-        silent = _MODE not in declared
-    if before[_TLS] is True and after[_TLS] is not True:
+        opened.append(Consequence(what="authentication_off", text=text))
+        silent += opened[-1:] if _MODE not in declared else []
+    if after[_TLS] is not True and (before[_TLS] is True or (ours[_TLS] is True and _TLS in withdrawn)):
         text = "the gateway speaks without TLS: whoever listens in reads all"
-        found.append(Consequence(what="encryption_off", text=text))
-        silent = silent or _TLS not in declared
-    return tuple(found), silent
+        opened.append(Consequence(what="encryption_off", text=text))
+        silent += opened[-1:] if _TLS not in declared else []
+    return tuple(opened), tuple(silent)
 
 
 def _asks(auth: Mapping[str, object]) -> bool:

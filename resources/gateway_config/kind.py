@@ -41,7 +41,7 @@ from reconciler.values import decode, encode, same
 from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
 from resources.gateway_config.edit import scalar_at
-from resources.gateway_config.exposure import CONSENT, exposure
+from resources.gateway_config.exposure import exposure
 from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, nested, observed, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
@@ -106,13 +106,16 @@ class GatewayConfigKind:
         seen: Seen | None = step.observation.detail
         if seen is None:
             return KindPlan()
+        declared_fields = step.resource.fields if step.resource is not None else {}
+        opened, exposed = exposure(seen.file.root, _changes(step), declared_fields, step.applied)
         if not step.differences:
-            return KindPlan(actions=_reload(step, seen, None), notes=(*_unused(step, seen), *_outdated(step, seen)))
+            notes = (*_unused(step, seen), *_outdated(step, seen))
+            return KindPlan(actions=_reload(step, seen, None), notes=notes, exposed=exposed)
         if blocked := _blocked(step, seen):
             return KindPlan(blocked=(blocked,))
-        write = _write(step, seen)
+        write = _write(step, seen, opened)
         actions = (write, *_reload(step, seen, write))
-        return KindPlan(actions=actions, blocked=_mute(step, seen), notes=_outdated(step, seen))
+        return KindPlan(actions=actions, blocked=_mute(step, seen), notes=_outdated(step, seen), exposed=exposed)
 
     async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
         """See `Kind.apply`. Cancelled, a write is done whole or not at all; a reload may or may not have come through."""
@@ -361,7 +364,7 @@ def _earlier(step: Step) -> dict[str, Value]:
     return earlier
 
 
-def _write(step: Step, seen: Seen) -> Action:
+def _write(step: Step, seen: Seen, opened: tuple[Consequence, ...]) -> Action:
     differences = step.differences
     runtime = step.resource.spec.runtime if step.resource is not None else "builtin"
     gravest = impact([difference.path for difference in differences], runtime)
@@ -374,8 +377,6 @@ def _write(step: Step, seen: Seen) -> Action:
     )
     # Ours from now on, and not ours before: an empty object is nobody's.
     foreign = seen.file.text is not None and not seen.file.empty and not step.applied
-    declared_fields = step.resource.fields if step.resource is not None else {}
-    exposed, withdrawn = exposure(seen.file.root, _changes(step), declared_fields)
     return Action(
         id=action_id(step, "write"),
         key=step.key,
@@ -384,7 +385,7 @@ def _write(step: Step, seen: Seen) -> Action:
         because=because_of(step.resource, differences),
         differences=differences,
         impact=felt,
-        consequences=(*exposed, *_consequences(felt, restarts=restarts, foreign=foreign)),
+        consequences=(*opened, *_consequences(felt, restarts=restarts, foreign=foreign)),
         precondition=precondition_of(differences),
         arguments={"paths": _encoded(_changes(step)), "keep": foreign},
         undo=Undo(
@@ -395,7 +396,7 @@ def _write(step: Step, seen: Seen) -> Action:
             },
             text="puts the earlier values back into openclaw.json",
         ),
-        consents=(*(("take-over",) if foreign else ()), *((CONSENT,) if withdrawn else ())),
+        consents=("take-over",) if foreign else (),
     )
 
 

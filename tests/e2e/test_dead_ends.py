@@ -177,7 +177,7 @@ def test_a_save_that_loses_the_authentication_waits_for_a_person(site: Site) -> 
     opened = "whoever reaches the gateway is let in, without a token or password"
     asked = site.run("plan")
     assert opened in asked.out
-    waits = "whoever watches waits for a person: cannot write gateway-config/gateway by itself"
+    waits = "whoever watches waits for a person: cannot change gateway-config/gateway by itself"
     assert waits in asked.err
     assert waits in site.run("status").out
     said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says what it does not do")
@@ -201,6 +201,56 @@ def test_a_save_that_loses_the_authentication_waits_for_a_person(site: Site) -> 
     site.write(lost)
     site.apply()
     assert "auth" not in json.loads((site.state / "openclaw.json").read_text())["gateway"]
+
+
+@pytest.mark.req("PLAN-3", "PLAN-16", "GW-3")
+@pytest.mark.parametrize("foreign", ["none", "gone"])
+def test_a_save_that_waits_for_a_person_goes_on_waiting_whatever_is_done_to_the_file(site: Site, foreign: str) -> None:
+    good = site.write(verify="200ms")
+    site.apply()
+    config = site.state / "openclaw.json"
+    auth = json.loads(config.read_text())["gateway"]["auth"]
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write("".join(line for line in good.splitlines(keepends=True) if "auth:" not in line))
+    supervisor.wait_event(lambda event: event["event"] == "not_applied", "it waits")
+    data = json.loads(config.read_text())
+    if foreign == "none":
+        data["gateway"]["auth"]["mode"] = "none"
+    else:
+        del data["gateway"]["auth"]
+    config.write_text(json.dumps(data))
+    wait_until(
+        lambda: json.loads(config.read_text())["gateway"].get("auth") == auth, 20, "what is in force is restored"
+    )
+    wait_until(lambda: site.plan()["actions"] != [], 20, "the save still waits")
+    assert len(site.generations()) == 1
+    assert "whoever watches waits for a person: cannot change gateway-config/gateway by itself" in site.run("plan").err
+    assert len([event for event in supervisor.events() if event["event"] == "not_applied"]) == 1
+    site.wait_healthy()
+    site.apply()
+    assert not json.loads(config.read_text())["gateway"].get("auth")
+
+
+@pytest.mark.req("PLAN-3", "PLAN-16", "LOG-3")
+@pytest.mark.parametrize("foreign", [False, True], ids=["untouched", "changed"])
+def test_a_section_of_which_nothing_differs_waits_for_a_person_too(site: Site, foreign: bool) -> None:
+    text = "logging: {level: info}" if foreign else "logging: {retention: {files: 2}}"
+    rest = re.sub(r"^logging:\n(  .*\n)+", "", site.write(verify="200ms"), flags=re.MULTILINE)
+    assert "logging" not in rest
+    site.write(rest + text + "\n")
+    site.apply()
+    config = site.state / "openclaw.json"
+    supervisor = site.supervisor("--on-exit", "stop")
+    site.write(rest)
+    said = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it waits")
+    assert "a whole section has gone from the document" in said["reason"]
+    if foreign:
+        config.write_text(config.read_text().replace('"info"', '"silent"'))
+        wait_until(lambda: '"info"' in config.read_text(), 20, "what is in force is restored")
+    assert len(site.generations()) == 1
+    assert "whoever watches waits for a person" in site.run("plan").err
+    site.apply()
+    assert len(site.generations()) == 2
 
 
 @pytest.mark.req("PLAN-8", "PLAN-12")

@@ -19,6 +19,7 @@ from reconciler.model import (
     Condition,
     Consequence,
     Difference,
+    Exposure,
     Impact,
     Key,
     Note,
@@ -99,6 +100,7 @@ plans = st.builds(
     notes=st.lists(st.builds(Note, code=names, message=texts, path=paths, position=positions), max_size=2).map(tuple),
     unknown=st.lists(st.builds(Unknown, key=keys, reason=texts), max_size=2).map(tuple),
     withdrawals=st.lists(keys, max_size=2).map(tuple),
+    exposures=st.lists(st.builds(Exposure, key=keys, text=texts), max_size=2).map(tuple),
 )
 conditions = st.builds(
     Condition,

@@ -8,7 +8,9 @@ import pytest
 
 from reconciler.desired import Desired
 from reconciler.document.load import load_text
-from reconciler.engine.goal import unmanaged_notes
+from reconciler.engine.goal import Goal, gone_sections, unmanaged_notes
+from reconciler.model import Generation, Result
+from resources.testing import FakeSecrets
 
 
 def desired(text: str) -> Desired:
@@ -29,3 +31,41 @@ def test_what_is_managed_or_not_declared_is_not_mentioned() -> None:
     managed = desired("version: 1\nservice: {}\ngateway: {}\nlogging: {}\npolicy: {verify: 1s}\n")
     assert unmanaged_notes(managed) == ()
     assert unmanaged_notes(replace(managed, extra={"x-mine": {}})) == ()
+
+
+@pytest.mark.req("PLAN-10")
+@pytest.mark.parametrize(
+    ("before", "after", "gone"),
+    [
+        ("logging: {retention: {files: 2}}\ngateway: {}\n", "gateway: {}\n", {"logging"}),
+        ("service: {}\ngateway: {}\n", "version: 1\n", {"service", "gateway"}),
+        # What no resource follows from, a section that came, and a line less in one that stays.
+        ("policy: {verify: 1s}\nheartbeats: {agents: {main: {}}}\nx-mine: 1\n", "version: 1\n", set()),
+        ("version: 1\n", "gateway: {}\n", set()),
+        ("gateway: {port: 1, bind: lan, auth: {mode: token}}\n", "gateway: {port: 1}\n", set()),
+    ],
+)
+def test_a_section_that_has_gone_since_is_named(before: str, after: str, gone: set[str]) -> None:
+    def goal(text: str) -> Goal:
+        return Goal(
+            desired=desired(text if text.startswith("version") else f"version: 1\n{text}"),
+            digest="d",
+            texts={},
+            secrets=FakeSecrets(),
+            secret_digests={},
+            resources={},
+            locate=lambda _path: None,
+        )
+
+    present = Generation(
+        number=1,
+        digest="d",
+        at="",
+        cause="save",
+        author=None,
+        commit=None,
+        result=Result.CONFIRMED,
+        reason="",
+        canonical=goal(before).stored,
+    )
+    assert gone_sections(goal(after), present) == gone

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wanted
-from reconciler.model import ABSENT, Action, Blocked, Cause, Consequence, Impact, Key, Plan, Value
+from reconciler.model import ABSENT, Action, Blocked, Cause, Exposure, Impact, Key, Plan, Value
 from reconciler.planning.graph import order
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import Approvals, check, hint_of, not_applied, waits_for_person, window_seconds
@@ -242,6 +242,29 @@ def test_nobody_but_a_person_withdraws_a_section() -> None:
     assert codes(check(plan, POLICY, Approvals(), restarts_last_hour=0)) == []
 
 
+@pytest.mark.req("PLAN-3", "PLAN-10")
+@pytest.mark.parametrize("present", [1, 7])
+def test_a_section_that_is_gone_is_a_withdrawal_whether_or_not_anything_differs(present: int) -> None:
+    key = Key("fake", "a")
+    wanted = {key: Wanted(key=key, resource=None, applied={"p": AppliedField(1, present)})}
+    observations = {key: Observation(key=key, fields={"p": present})}
+
+    def withdrawals(*gone: str) -> tuple[Key, ...]:
+        plan = make_plan(
+            kinds=(FakeKind(),),
+            wanted=wanted,
+            observations=observations,
+            generation=1,
+            document_digest="d",
+            gone=frozenset(gone),
+        )
+        assert not plan.actions
+        return plan.withdrawals
+
+    assert withdrawals("x-fakes") == (key,)
+    assert withdrawals("x-files") == withdrawals() == ()
+
+
 @pytest.mark.req("PLAN-3", "PLAN-10", "PLAN-16")
 def test_what_waits_for_a_person_names_the_command_that_grants_all_it_takes() -> None:
     """A withdrawal that destroys waits for the same words, whether it is told as what forbids or as who waits."""
@@ -251,7 +274,11 @@ def test_what_waits_for_a_person_names_the_command_that_grants_all_it_takes() ->
     assert note.message.endswith("; say `openclaw apply --approve fake/a`, or put the section back")
     (note,) = waits_for_person(replace(destroys, actions=()), policy)
     assert note.message.endswith("; say `openclaw apply`, or put the section back")
-    opens = replace(PLAN, actions=(replace(action("a", impact=Impact.RESTART), consents=("expose",)), action("b")))
+    opens = replace(
+        PLAN,
+        actions=(action("a", impact=Impact.RESTART), action("b")),
+        exposures=(Exposure(key=Key("fake", "a"), text="everybody is let in"),),
+    )
     (note,) = waits_for_person(opens, replace(policy, approve=("restart", "none")))
     assert "; say `openclaw apply --approve fake/a --approve fake/b`, put it back" in note.message
 
@@ -278,8 +305,7 @@ def test_the_hint_grants_all_that_is_missing() -> None:
 
 @pytest.mark.req("PLAN-3", "PLAN-10")
 def test_nobody_but_a_person_opens_what_was_protected() -> None:
-    opened = Consequence(what="authentication_off", text="everybody is let in")
-    plan = replace(PLAN, actions=(replace(action("a"), consents=("expose",), consequences=(opened,)),))
+    plan = replace(PLAN, exposures=(Exposure(key=Key("fake", "a"), text="everybody is let in"),))
     (found,) = check(plan, POLICY, Approvals(person=False), restarts_last_hour=0)
     assert found.code == "exposure"
     assert "everybody is let in" in found.message

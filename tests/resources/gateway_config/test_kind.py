@@ -98,6 +98,23 @@ def free_of_listeners() -> int:
     return 9
 
 
+@pytest.mark.req("PLAN-3", "PLAN-10")
+@pytest.mark.parametrize("auth", [{"mode": "none", "token": "${OPENCLAW_GATEWAY_TOKEN}"}, None], ids=["none", "gone"])
+async def test_that_the_document_lost_what_protects_is_told_whatever_the_file_says_meanwhile(
+    tmp_path: Path, auth: dict[str, Any] | None
+) -> None:
+    case = make_case(tmp_path, desired(auth_mode="token", token=SecretRef("env", "TOKEN")))
+    applied = await carry_out(case, await look(case, case.desired))
+    config(case).write_text(json.dumps({"gateway": {"port": 1, **({"auth": auth} if auth else {})}}))
+    (plan,) = (await look(case, desired(), applied)).plans
+    assert [item.what for item in plan.exposed] == ["authentication_off"]
+    assert bool(plan.actions) == bool(auth)
+    # Whoever cures it by the document in force opens nothing.
+    (plan,) = (await look(case, case.desired, applied)).plans
+    assert plan.exposed == ()
+    assert plan.actions
+
+
 @pytest.mark.req("PLAN-10")
 async def test_foreign_bytes_stay_and_a_withdrawn_key_gets_its_former_bytes_back(tmp_path: Path) -> None:
     case = make_case(
