@@ -279,10 +279,11 @@ class Engine:
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
                 await _thread(partial(journal.release, *goal.names))
+            if goal.document is not None:
+                # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
+                await _thread(partial(_release_superseded, journal))
             if request.holds_back is not None:
-                names, reason = request.holds_back
-                for name in names:
-                    await _thread(partial(journal.quarantine, name, reason, "", self.now()))
+                await _thread(partial(_hold_back, journal, *request.holds_back, self.now()))
             outcome, window = await self._lead(planned, request, journal)
             for _ in range(_TRIES):
                 if request.expected is not None or not outcome.outrun:
@@ -453,7 +454,7 @@ class Engine:
                 return None
             if known is None or account.outdated(planned.wanted, planned.observations):
                 return None
-            if await _thread(partial(reader.quarantined, *goal.names)) is not None:
+            if await _thread(partial(_is_to_release, reader, goal)):
                 return None
             if request.commit is not None and await _thread(partial(_is_nobodys, reader, known.generation)):
                 return None
@@ -752,6 +753,24 @@ def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
         return replace(window.outcome(Result.FAILED, reason), in_force=False)
     back = run.target_generation if run.state is Result.ROLLED_BACK else None
     return window.outcome(run.state, run.reason, back)
+
+
+def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:
+    """Holds a document back by the word of a person. What was seen to fail stays known as that, however often they go back."""
+    failed = {held.digest for held in journal.quarantines() if held.run_id}
+    for name in names:
+        if name not in failed:
+            journal.quarantine(name, reason, "", at)
+
+
+def _is_to_release(journal: Journal, goal: Goal) -> bool:
+    """Whether something that is held back is so no longer once `goal` is in force."""
+    return journal.quarantined(*goal.names) is not None or (goal.document is not None and bool(journal.superseded()))
+
+
+def _release_superseded(journal: Journal) -> None:
+    if names := [held.digest for held in journal.superseded()]:
+        journal.release(*names)
 
 
 def _is_suspended(planned: Planned) -> bool:

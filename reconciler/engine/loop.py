@@ -316,6 +316,7 @@ class Loop:
             # A change of the document is a reason to try at once what failed before; that it is still not applied is none.
             self._looked = found.mark
             self._backoff.clear()
+            self._teller.over("held_back")
         self._files = found.files
         return found, cause
 

@@ -592,8 +592,9 @@ class Journal:
             write.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)", (digest, reason, run_id, at))
 
     def quarantined(self, *digests: str) -> Quarantined | None:
-        """Why the document that these are digests of is quarantined, None when by none of them it is."""
-        return _first(self._quarantines(f"WHERE digest IN ({', '.join('?' * len(digests))})", *digests))
+        """Why the document that these are digests of is quarantined (the newest reason), None when by none of them it is."""
+        among = f"WHERE digest IN ({', '.join('?' * len(digests))}) ORDER BY at DESC, digest"
+        return _first(self._quarantines(among, *digests))
 
     def quarantines(self) -> tuple[Quarantined, ...]:
         """All quarantined documents, newest first."""
@@ -604,6 +605,10 @@ class Journal:
         with self._store.transaction() as write:
             found = write.execute(f"DELETE FROM quarantine WHERE digest IN ({', '.join('?' * len(digests))})", digests)
             return found.rowcount > 0
+
+    def superseded(self) -> tuple[Quarantined, ...]:
+        """What is in quarantine by the word of a person who went back, and by no run that failed, newest first."""
+        return self._quarantines("WHERE run_id = '' ORDER BY at DESC, digest")
 
     def _quarantines(self, rest: str, *values: object) -> tuple[Quarantined, ...]:
         rows = self._store.rows(f"SELECT digest, reason, run_id, at FROM quarantine {rest}", values)

@@ -87,6 +87,10 @@ def test_the_supervisor_leaves_a_rollback_alone_until_the_document_changes(site:
     assert {item["status"] for item in synced} == {"True"}
     site.edit("level: debug", "level: warn")
     wait_until(lambda: site.level() == "warn", 20, "the corrected document in force")
+    # What they went back from, saved once more: now it is meant.
+    site.edit("level: warn", "level: debug")
+    wait_until(lambda: site.level() == "debug", 20, "the same content as before")
+    assert "held back" not in site.run("status").out
 
 
 @pytest.mark.req("PLAN-8")

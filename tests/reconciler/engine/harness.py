@@ -51,7 +51,7 @@ class Harness:
     def source(self, fakes: Mapping[str, Any]) -> Source:
         """The goal that a document with these fakes is."""
         goal = self.goal(self._desired({"x-fakes": fakes}))
-        return lambda _salt: goal
+        return lambda _salt: replace(goal, document=goal.digest)
 
     async def apply(self, fakes: Mapping[str, Any], request: Request = APPLY) -> Outcome:
         """Applies a document to its end."""

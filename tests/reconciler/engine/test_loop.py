@@ -511,6 +511,70 @@ async def test_a_rejected_document_is_held_back_until_it_changes(host: Harness) 
         await until(lambda: host.kind.state == {"a": {"v": "better"}}, "the corrected document")
 
 
+@pytest.mark.req("PLAN-8", "PLAN-15")
+@pytest.mark.parametrize("between", [1, 3], ids=["what it went back to", "another one"])
+async def test_what_a_person_went_back_from_is_applied_when_it_is_saved_again_after_another(
+    host: Harness, between: int
+) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+
+    def at(value: int) -> Callable[[], bool]:
+        return lambda: host.kind.state == {"a": {"v": value}}
+
+    async with running(document, log) as loop:
+        await until(lambda: {"result": "confirmed"}.items() <= log.said("run")[-1].items(), "confirmed")
+        document.fakes = {"a": fake(2)}
+        loop.poke()
+        await until(lambda: len([run for run in log.said("run") if run["result"] == "confirmed"]) == 2, "the second")
+        target = host.engine.journal().generation(1)
+        assert target is not None
+        held = host.source(document.fakes)(b"").names
+        back = replace(APPLY, holds_back=(held, "superseded by an operator"))
+        await host.engine.apply(lambda _salt: host.engine.goal_of(target)[0], back)
+        loop.poke()
+        await until(lambda: log.said("held_back"), "it is held back")
+        assert at(1)()
+        document.fakes = {"a": fake(between)}
+        loop.poke()
+        await until(at(between), "the next save")
+        await until(lambda: not host.engine.journal().quarantines(), "nothing is held back")
+        document.fakes = {"a": fake(2)}
+        loop.poke()
+        await until(at(2), "the same content once more")
+    assert len(log.said("held_back")) == 1
+
+
+@pytest.mark.req("PLAN-8", "PLAN-15")
+@pytest.mark.parametrize("superseded", [False, True])
+async def test_what_was_seen_to_fail_is_held_back_and_told_each_time_it_is_saved(
+    host: Harness, superseded: bool
+) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    async with running(document, log) as loop:
+        await until(lambda: {"result": "confirmed"}.items() <= log.said("run")[-1].items(), "confirmed")
+        bad = host.source({"a": fake(2)})(b"")
+        host.engine.journal().quarantine(bad.digest, "it was sick", "run-0", 1.0)
+        for times in (1, 2, 3):
+            said = len(log.said("held_back"))
+            document.fakes = {"a": fake(2)}
+            loop.poke()
+            await until(lambda said=said: len(log.said("held_back")) > said, "it is said")  # type: ignore[misc]
+            if superseded:
+                # Going back while it is held back anyway makes no word of a person of what failed.
+                target = host.engine.journal().in_force()
+                assert target is not None
+                goal = host.engine.goal_of(target)[0]
+                back = replace(APPLY, holds_back=(bad.names, "superseded by an operator"))
+                await host.engine.apply(lambda _salt, goal=goal: goal, back)  # type: ignore[misc]
+            document.fakes = {"a": fake(10 + times)}
+            loop.poke()
+            await until(lambda times=times: host.kind.state == {"a": {"v": 10 + times}}, "another one")  # type: ignore[misc]
+        assert [held.digest for held in host.engine.journal().quarantines()] == [bad.digest]
+    assert len([event for event in log.told if event["event"] == "held_back"]) == len(log.said("held_back"))
+
+
 @pytest.mark.req("PLAN-10")
 async def test_a_section_that_disappears_is_not_withdrawn_by_itself(host: Harness) -> None:
     log = Record()

@@ -201,6 +201,12 @@ def test_a_quarantined_digest_stays_until_it_is_released(journal: Journal) -> No
     assert journal.quarantined("bad") == row
     assert journal.quarantined("good") is None
     assert journal.quarantines() == (row,)
+    journal.quarantine("document:bad", "superseded by an operator", "", 2.0)
+    assert [held.digest for held in journal.superseded()] == ["document:bad"]
+    newest = journal.quarantined("bad", "document:bad")
+    assert newest is not None
+    assert newest.reason == "superseded by an operator"
+    assert journal.release("document:bad")
     assert journal.release("bad")
     assert not journal.release("bad")
     assert journal.quarantined("bad") is None
