@@ -20,10 +20,11 @@ from reconciler.cli.crash import write_report
 from reconciler.cli.session import Session
 from reconciler.control.calls import ApplyCall, CommandCall, Data, Identity, StopCall
 from reconciler.control.calls import Session as FarSession
+from reconciler.control.routes import LOOKING
 from reconciler.control.server import Server
 from reconciler.engine.lock import WriterLock
 from reconciler.engine.loop import EVERYTHING, Found, Loop
-from reconciler.errors import LockedError, OpenClawError, innermost
+from reconciler.errors import LockedError, OpenClawError, innermost, lacking
 from reconciler.model import Key
 from reconciler.version import version
 from resources.service.control import keep
@@ -238,7 +239,7 @@ class Supervisor:
         mine = replace(
             self._session, directory=call.directory, console=console, interrupted=session.interrupted, pending=None
         )
-        return await self._invoke(mine, list(call.argv))
+        return await self._invoke(mine, list(call.argv), looking=call.command in LOOKING)
 
     async def apply(self, call: ApplyCall) -> Data:
         """Applies the document as it is saved now."""
@@ -316,7 +317,7 @@ class Supervisor:
         data: Data = json.loads(console.text)
         return data
 
-    async def _invoke(self, session: Session, argv: list[str]) -> int:
+    async def _invoke(self, session: Session, argv: list[str], *, looking: bool) -> int:
         from reconciler.cli.main import explain, invoke
 
         code = invoke(session, argv)
@@ -325,6 +326,9 @@ class Supervisor:
         try:
             return await session.pending()
         except* OpenClawError as group:
+            if looking and (short := lacking(innermost(group))) is not None:
+                # Whatever it could not look at: the client may have the means.
+                raise short from None
             code = explain(session.console, group)
         return code
 

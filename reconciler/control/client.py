@@ -38,6 +38,10 @@ class Unusable(Exception):
     """The supervisor cannot be asked; the text says why, empty where that is nobody's business."""
 
 
+class _UnableError(Exception):
+    """The supervisor lacks the means for the command, which has done and printed nothing; the text says what it lacks."""
+
+
 class _ElsewhereError(Exception):
     """The supervisor serves the document in another environment than ours."""
 
@@ -81,6 +85,8 @@ def ask(
     try:
         if _accepted(exchange, command, argv, document, directory, environ, terminal):
             return _follow(exchange, path, command)
+    except _UnableError as err:
+        sys.stderr.write(f"openclaw: the supervisor cannot go on: {err}; going on without it\n")
     except _ElsewhereError:
         if command in _CHANGING:
             sys.stderr.write(_REFUSED.format(do=_CHANGING[command]))
@@ -165,7 +171,11 @@ def _introduce(path: str, uid: int) -> Exchange:
 
 
 def _follow(exchange: Exchange, path: str, command: str) -> int:
-    """Prints the stream of one command; from its first byte on there is no way back to doing it ourselves."""
+    """Prints the stream of one command; from its first byte on there is no way back to doing it ourselves.
+
+    Raises:
+        _UnableError: instead of that first byte.
+    """
     with _Interrupts(exchange.socket) as interrupts:
         while True:
             try:
@@ -230,6 +240,8 @@ def _print(line: bytes, path: str, interrupts: _Interrupts) -> int | None:
         sys.stderr.flush()
     elif "ask" in message:
         _answer(path, message["ask"], interrupts)
+    elif "unable" in message:
+        raise _UnableError(message["unable"])
     elif "exit" in message:
         return int(message["exit"])
     return None

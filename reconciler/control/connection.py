@@ -17,7 +17,7 @@ import trio
 
 from reconciler.control import calls
 from reconciler.control.calls import Handlers
-from reconciler.control.routes import COMMANDS, Form, Miss, Route, find
+from reconciler.control.routes import COMMANDS, LOOKING, Form, Miss, Route, find
 from reconciler.control.session import Question, StreamSession
 from reconciler.errors import OpenClawError, UsageError, innermost, shortage
 from reconciler.values import parse_json
@@ -231,6 +231,8 @@ class Connection:
             return err.exit_code
         except Exception as err:
             if reason := shortage(innermost(err)):
+                if call.command in LOOKING and not session.has_printed:
+                    session.give_back(reason)
                 session.err(f"openclaw: the supervisor cannot go on: {reason}\n")
                 return 1
             session.err(f"openclaw: a bug of ours (id {self._crashed(err)}): the supervisor's log tells more\n")

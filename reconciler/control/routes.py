@@ -40,6 +40,8 @@ ROUTES: Final = (
 )
 
 COMMANDS: Final = frozenset({"plan", "apply", "rollback", "status"})
+# Those without an effect: one that comes to nothing may be done again elsewhere.
+LOOKING: Final = frozenset({"plan", "status"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class StreamSession:
         self._wake = trio.Event()
         self._finished = False
         self._gone = False
+        self.has_printed = False
         # Set when nothing is left to send, because all was sent or nobody takes it.
         self.written = trio.Event()
         # Whether it was all sent.
@@ -67,6 +68,10 @@ class StreamSession:
             del self._questions[name]
         return question.answer
 
+    def give_back(self, reason: str) -> None:
+        """Says that the client is to do it itself, and why; what follows is for one that does not know this."""
+        self._put({"unable": reason})
+
     def finish(self, code: int) -> None:
         """Says how the command ended; nothing may be printed afterwards."""
         self._finished = True
@@ -96,6 +101,7 @@ class StreamSession:
         self.written.set()
 
     def _print(self, stream: str, text: str) -> None:
+        self.has_printed = self.has_printed or bool(text)
         for start in range(0, len(text), LINE_CHARACTERS):
             self._put({stream: text[start : start + LINE_CHARACTERS]})
 

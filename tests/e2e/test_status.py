@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
@@ -156,3 +157,24 @@ def test_a_window_whose_frozen_watcher_was_overtaken_is_no_window(site: Site) ->
     assert said.startswith("generation 3, ")
     assert "Progressing" not in said
     assert "not confirmed yet" not in said
+
+
+@pytest.mark.req("OPS-1")
+def test_a_supervisor_that_is_short_of_descriptors_keeps_nobody_from_looking(site: Site) -> None:
+    site.write(verify="300ms")
+    supervisor = site.supervisor("--on-exit", "stop")
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "the first generation in force")
+    pid = supervisor.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir(f"/proc/{pid}/fd")) + 1
+    told = ""
+    try:
+        # Enough to be asked, and not for all that it then opens.
+        for more in range(5):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + more, before[1]))
+            answer = site.run("status")
+            assert (answer.code, "service/gateway" in answer.out) == (0, True), answer
+            told += answer.err
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    assert "the supervisor cannot go on: too many open files; going on without it" in told

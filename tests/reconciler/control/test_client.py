@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -213,6 +214,23 @@ async def test_another_environment_is_planned_for_at_home_and_said_so(supervisor
         assert result.stdout == b"the long way\n"
         assert result.stderr == b"openclaw: the supervisor runs in another environment; going on without it\n"
     assert supervisor.asked == []
+
+
+@pytest.mark.real
+async def test_what_the_supervisor_lacks_the_means_for_is_done_without_it(
+    supervisor: FakeSupervisor, state: Path
+) -> None:
+    async def run(call: CommandCall, session: Session) -> int:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    supervisor.command = run
+    async with served(supervisor, state):
+        done = await openclaw(state, "status")
+        changed = await openclaw(state, "apply", "--yes")
+    assert (done.returncode, done.stdout) == (42, b"the long way\n")
+    assert done.stderr == b"openclaw: the supervisor cannot go on: too many open files; going on without it\n"
+    assert (changed.returncode, changed.stdout) == (1, b"")
 
 
 @pytest.mark.real

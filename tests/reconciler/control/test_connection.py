@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -314,6 +315,34 @@ async def test_a_command_that_raises_ends_like_a_process(
         await peer.send(command(supervisor))
         await peer.begin()
         assert await peer.messages() == [{"err": text}, {"exit": code}]
+
+
+SHORT = "openclaw: the supervisor cannot go on: too many open files\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "messages"),
+    [
+        ("status", "", [{"unable": "too many open files"}, {"err": SHORT}, {"exit": 1}]),
+        ("plan", "", [{"unable": "too many open files"}, {"err": SHORT}, {"exit": 1}]),
+        # It would be printed twice, and what has effects may have had them.
+        ("status", "half", [{"out": "half"}, {"err": SHORT}, {"exit": 1}]),
+        ("apply", "", [{"err": SHORT}, {"exit": 1}]),
+    ],
+)
+async def test_a_command_that_it_lacks_the_means_for_is_given_back_where_nothing_has_come_of_it(
+    supervisor: FakeSupervisor, name: str, said: str, messages: list[dict[str, Any]]
+) -> None:
+    async def run(call: CommandCall, session: Session) -> int:
+        session.out(said)
+        await fail(OSError(errno.EMFILE, "Too many open files"))
+        return 0
+
+    supervisor.command = run
+    async with talking(supervisor) as peer:
+        await peer.send(command(supervisor, name))
+        await peer.begin()
+        assert await peer.messages() == messages
 
 
 async def test_the_end_of_the_clients_half_interrupts_and_the_rest_still_arrives(supervisor: FakeSupervisor) -> None:
