@@ -118,7 +118,12 @@ class Connection:
 
     async def _next(self) -> h11.Event:
         while True:
+            begins = self._http.their_state is h11.IDLE
+            waiting = len(self._http.trailing_data[0]) if begins else 0
             event = self._http.next_event()
+            # h11 holds only that to the limit which has not arrived whole.
+            if isinstance(event, h11.Request) and waiting - len(self._http.trailing_data[0]) > MAX_HEAD_BYTES:
+                raise _Refused(431, f"cannot take a head of more than {MAX_HEAD_BYTES} bytes")
             if event is h11.PAUSED:
                 raise _Refused(400, "cannot switch protocols")
             if not isinstance(event, type):
@@ -135,8 +140,7 @@ class Connection:
         parts = urlsplit(request.target.decode("ascii"))
         found = find(request.method.decode("ascii"), unquote(parts.path))
         if isinstance(found, Miss):
-            headers = [("Allow", ", ".join(found.allowed))] if found.allowed else []
-            await self._json(405 if found.allowed else 404, _error(64, "no such route"), headers)
+            await self._miss(request, found.allowed)
             return
         route, parameter = found
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -156,6 +160,14 @@ class Connection:
             name = self._crashed(err)
             if self._http.our_state is h11.SEND_RESPONSE:
                 await self._json(500, _error(70, f"a bug of ours (id {name}): the supervisor's log tells more"))
+
+    async def _miss(self, request: h11.Request, allowed: tuple[str, ...]) -> None:
+        if not allowed:
+            await self._json(404, _error(64, "no such route"))
+            return
+        methods = ", ".join(allowed)
+        text = f"cannot answer {request.method.decode('ascii')} for this path: allowed is {methods}"
+        await self._json(405, _error(64, text), [("Allow", methods)])
 
     async def _plain(self, route: Route, parameter: str, query: Mapping[str, str], body: bytes) -> Any:
         match route.name:

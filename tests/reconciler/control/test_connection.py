@@ -165,6 +165,8 @@ async def test_every_request_has_one_answer_and_the_connection_goes_on(
         if status >= 400:
             assert body["error"]["message"].startswith(("cannot", "no such route"))
         assert ("allow" in headers) == (status == 405)
+        if status == 405:
+            assert body["error"]["message"].endswith(f": allowed is {headers['allow']}")
         await peer.send(GET)
         assert (await peer.answer())[0] == 200
     assert supervisor.crashes == []
@@ -223,6 +225,24 @@ async def test_what_is_no_request_is_refused_and_the_connection_ended(
         assert (found, headers["connection"]) == (status, "close")
         assert await peer.rest() == b""
     assert supervisor.crashes == []
+
+
+def whole(size: int) -> bytes:
+    """A request without a body whose head has so many bytes."""
+    begin, end = b"GET /v1 HTTP/1.1\r\nHost: x\r\nX: ", b"\r\n\r\n"
+    return begin + b"y" * (size - len(begin) - len(end)) + end
+
+
+@pytest.mark.parametrize(("size", "status"), [(MAX_HEAD_BYTES, 200), (MAX_HEAD_BYTES + 1, 431), (40_000, 431)])
+@pytest.mark.parametrize("before", [b"", GET], ids=["first", "sent ahead"])
+async def test_a_head_has_its_limit_also_where_it_arrives_in_one_piece(
+    supervisor: FakeSupervisor, before: bytes, size: int, status: int
+) -> None:
+    async with talking(supervisor) as peer:
+        await peer.send(before + whole(size))
+        if before:
+            assert (await peer.answer())[0] == 200
+        assert (await peer.answer())[0] == status
 
 
 async def test_a_client_that_sends_byte_by_byte_runs_out_of_time(
