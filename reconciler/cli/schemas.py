@@ -91,7 +91,9 @@ _NOTES: Final[Schema] = _list(_object(code=_TEXT, message=_TEXT))
 
 OUTPUTS: Final[dict[str, Schema]] = {
     "plan": _output("plan", "What an apply would do", **_PLAN),
-    "drift": _output("drift", "What moved on the host", **_PLAN),
+    "drift": _output(
+        "drift", "What moved on the host", **_PLAN, moved=_list(_object(key=_KEY, differences=_list(_DIFFERENCE)))
+    ),
     "apply": _output(
         "apply",
         "How an apply went",

@@ -78,6 +78,32 @@ def test_a_secret_that_is_gone_hides_neither_status_nor_drift(site: Site) -> Non
     assert site.run("plan").code == 78
 
 
+@pytest.mark.req("PLAN-9")
+def test_what_moved_is_told_though_the_cure_is_forbidden(site: Site) -> None:
+    text = site.write(site.write(verify="0s").replace("logging:\n", "  settings: {messages: {a: 9}}\nlogging:\n"))
+    site.apply()
+    config, other = site.state / "openclaw.json", site.home / "theirs.json"
+    other.write_text(config.read_text().replace('"a": 9', '"a": 8'))
+    config.unlink()
+    config.symlink_to(other)
+    moved = site.run("drift")
+    assert moved.code == 2, moved
+    assert "gateway-config/gateway  (drift)\n    messages.a: 8 -> 9\n" in moved.out
+    assert f"blocked: cannot write {config}: it is a link" in moved.err
+    data = site.run("drift", "--json").json
+    assert not data["applyable"]
+    assert [item["code"] for item in data["blocked"]] == ["config_is_a_link"]
+    assert [(each["key"], [item["path"] for item in each["differences"]]) for each in data["moved"]] == [
+        ("gateway-config/gateway", ["messages.a"])
+    ]
+    # What is forbidden to the document alone is no drift.
+    config.unlink()
+    config.write_text(other.read_text().replace('"a": 8', '"a": 9'))
+    site.write(text.replace("settings: {", "settings: {nonsense: 1, "))
+    assert site.run("plan").code == 3
+    assert site.run("drift").code == 0
+
+
 def blocked(site: Site) -> list[str]:
     """What `status` says of why the document is not applied, which must be the same in text."""
     notes = [item["message"] for item in site.run("status", "--json").json["notes"] if item["code"] == "blocked"]

@@ -12,12 +12,14 @@ from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Container
     from pathlib import Path
 
+    from reconciler.cli.render.plan import Moved
     from reconciler.engine.engine import Planned
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal, Run
-    from reconciler.model import Blocked, Note, Plan
+    from reconciler.model import Blocked, Cause, Key, Note, Plan
 
 DIFFERENCES, BLOCKED, INCOMPLETE = 2, 3, 1
 # A plan that lies about for longer is made again: that costs a second, and its window of restarts has passed.
@@ -71,9 +73,9 @@ def drift_command(session: Session, as_json: bool) -> int:
 
 
 async def drift(session: Session, *, as_json: bool) -> int:
-    """Shows the actions that the system's own moves ask for, and returns the exit code."""
+    """Shows what moved by itself, the actions that this asks for, or what forbids them; returns the exit code."""
     from reconciler.cli.commands.status import goal_in_force
-    from reconciler.cli.render.plan import DOWN, diagnostics_text, drift_text, plan_json
+    from reconciler.cli.render.plan import DOWN, diagnostics_text, drift_json, drift_text
     from reconciler.cli.render.text import json_text
     from reconciler.model import Cause
 
@@ -93,17 +95,34 @@ async def drift(session: Session, *, as_json: bool) -> int:
         # What the document wants anew may come with what has moved.
         if action.cause in causes or any(item.cause in causes for item in action.differences)
     )
+    fields = _moved(planned, causes, {action.key for action in moved})
+    blocked = tuple(item for item in planned.plan.blocked if item.key in dict(fields))
     # Of what is told beside a plan only what it was compared with, and that nobody is served, belong here.
     told = (*DOWN, "document_invalid", "quarantined")
     notes = tuple(note for note in planned.plan.notes if note.code in told)
-    found = replace(planned.plan, actions=moved, blocked=(), notes=notes)
+    found = replace(planned.plan, actions=moved, blocked=blocked, notes=notes)
     console = session.console
     if as_json:
-        console.out(json_text({**plan_json(found, ()), "schema": "openclaw.drift/1"}))
+        console.out(json_text(drift_json(found, fields)))
     else:
-        console.out(drift_text(found, document=session.named, colour=console.terminal.colour))
-    console.err(diagnostics_text(found, (), colour=console.terminal.colour))
-    return DIFFERENCES if moved else 0 if found.complete else INCOMPLETE
+        console.out(drift_text(found, fields, document=session.named, colour=console.terminal.colour))
+    console.err(diagnostics_text(found, blocked, colour=console.terminal.colour))
+    return DIFFERENCES if moved or fields else 0 if found.complete else INCOMPLETE
+
+
+def _moved(planned: Planned, causes: Container[Cause], cured: Collection[Key]) -> Moved:
+    """The fields that moved of each resource that an action cures (`cured`), or for which what is blocked keeps one from being
+    planned. What no action ends otherwise is explained by a note.
+    """
+    from reconciler.planning.differences import differences
+
+    keys = {*cured, *(item.key for item in planned.plan.blocked)}
+    found = (
+        (key, tuple(item for item in differences(one.resource, seen, one.applied) if item.cause in causes))
+        for key, one in planned.wanted.items()
+        if key in keys and (seen := planned.observations[key])
+    )
+    return tuple((key, moves) for key, moves in found if moves)
 
 
 async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:

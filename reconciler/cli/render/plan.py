@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from reconciler.cli.render.text import paint, plural, seconds, shown, size
-from reconciler.model import Action, Blocked, Consequence, Difference, Impact, Note, Plan
+from reconciler.model import Action, Blocked, Consequence, Difference, Impact, Key, Note, Plan
 from reconciler.values import public
 
+# The fields that moved by themselves, resource by resource.
+Moved: TypeAlias = tuple[tuple[Key, tuple[Difference, ...]], ...]
 # Notes that say that nobody is served, though nothing differs and there is nothing for an apply to do.
 DOWN: Final = ("suspended", "waiting")
 _STYLES = {Impact.NONE: "green", Impact.HOT_RELOAD: "blue", Impact.RESTART: "yellow", Impact.DESTROY: "red"}
@@ -34,10 +36,19 @@ def plan_text(
     return "\n".join(lines) + "\n"
 
 
-def drift_text(plan: Plan, *, document: str, colour: bool) -> str:
-    """The same as `openclaw drift` prints it: its actions are those that the system's own moves ask for."""
+def drift_text(plan: Plan, moved: Moved, *, document: str, colour: bool) -> str:
+    """The same as `openclaw drift` prints it: its actions are those that the system's own moves ask for. `moved` are the fields
+    that did, also where no action can be planned.
+    """
+    cured = {action.key for action in plan.actions}
+    lines = []
+    for key, differences in moved:
+        if key not in cured:
+            lines += [f"{paint(str(key), 'bold', colour)}  (drift)", *map(_difference_line, differences), ""]
     if plan.actions:
-        return plan_text(plan, document=document, blocked=(), colour=colour)
+        return "\n".join([*lines, plan_text(plan, document=document, blocked=plan.blocked, colour=colour)])
+    if lines:
+        return "\n".join([*lines, f"Drift: {paint('blocked', 'red', colour)}, so that nothing takes it back.\n"])
     if down_text(plan):
         return "No drift, but nobody is served at this moment.\n"
     return "No drift: nothing moved on the host since it was applied.\n"
@@ -76,6 +87,12 @@ def plan_json(plan: Plan, blocked: tuple[Blocked, ...]) -> dict[str, Any]:
         "unknown": [{"key": str(item.key), "reason": item.reason} for item in plan.unknown],
         "notes": [note_json(note) for note in plan.notes],
     }
+
+
+def drift_json(plan: Plan, moved: Moved) -> dict[str, Any]:
+    """The same as `openclaw drift --json` prints it (schema `openclaw.drift/1`)."""
+    fields = [{"key": str(key), "differences": [difference_json(item) for item in items]} for key, items in moved]
+    return {**plan_json(plan, plan.blocked), "schema": "openclaw.drift/1", "moved": fields}
 
 
 def action_json(action: Action) -> dict[str, Any]:
@@ -129,9 +146,13 @@ def _action_lines(action: Action, colour: bool) -> list[str]:
     position = action.because.position
     where = f"{position}: " if position is not None else ""
     lines.append(f"    because {where}{action.because.text}")
-    lines += [f"    {item.path}: {shown(item.observed)} -> {shown(item.desired)}" for item in action.differences]
+    lines += map(_difference_line, action.differences)
     lines += [f"    then: {_consequence(item)}" for item in action.consequences]
     return lines
+
+
+def _difference_line(item: Difference) -> str:
+    return f"    {item.path}: {shown(item.observed)} -> {shown(item.desired)}"
 
 
 def _consequence(item: Consequence) -> str:

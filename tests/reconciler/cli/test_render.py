@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from reconciler.cli.render.outcome import outcome_json, outcome_text
-from reconciler.cli.render.plan import drift_text, plan_text
+from reconciler.cli.render.plan import drift_json, drift_text, plan_text
 from reconciler.engine.requests import Outcome
 from reconciler.engine.settle import ended_as
-from reconciler.model import Note, Plan, Result
+from reconciler.model import ABSENT, Blocked, Cause, Difference, Key, Note, Plan, Result
 
 WAITING = "service/gateway is not running at this moment: exit code 3; its keeper starts it again in 5 s"
 
@@ -42,10 +42,26 @@ def test_that_nothing_is_to_be_done_is_not_told_as_if_all_were_well(
 ) -> None:
     found = plan(note)
     assert plan_text(found, document="openclaw.yaml", blocked=(), colour=False) == planned
-    assert drift_text(found, document="openclaw.yaml", colour=False) == drifted
+    assert drift_text(found, (), document="openclaw.yaml", colour=False) == drifted
     outcome = Outcome(run="", result=Result.CONFIRMED, plan=found, generation=3)
     assert (outcome_text(outcome, colour=False), outcome.exit_code) == (applied, 0)
     assert [item["message"] for item in outcome_json(outcome)["notes"]] == [note.message]
+
+
+@pytest.mark.req("PLAN-1", "PLAN-9")
+def test_what_moved_is_shown_where_no_action_can_be_planned() -> None:
+    key = Key("gateway-config", "gateway")
+    item = Difference(path="gateway.port", desired=2, observed=ABSENT, last_applied=2, cause=Cause.DRIFT)
+    found = replace(plan(), blocked=(Blocked(key=key, code="config_is_a_link", message="cannot write"),))
+    moved = ((key, (item,)),)
+    assert drift_text(found, moved, document="openclaw.yaml", colour=False) == (
+        "gateway-config/gateway  (drift)\n"
+        "    gateway.port: (absent) -> 2\n"
+        "\n"
+        "Drift: blocked, so that nothing takes it back.\n"
+    )
+    data = drift_json(found, moved)
+    assert (data["applyable"], data["moved"][0]["differences"][0]["path"]) == (False, "gateway.port")
 
 
 @pytest.mark.req("PLAN-12")
