@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.wire.json5 import Node, to_plain
+from gateway.wire.json5 import Node, Object, to_plain
 from gateway.wire.reload import BUILTIN, OPENCLAW_2026_2_17, impact_of
 from reconciler.desired import Desired, Gateway, Logging, SecretRef
 from reconciler.kinds import Secrets
@@ -113,6 +113,22 @@ def observed(root: Node | None, paths: Mapping[str, Collection[Value]], secrets:
         if found[below] is not ABSENT:
             found[above] = _with(found[above], parts(below)[len(parts(above)) :], found[below])
     return {path: found[path] for path in paths}
+
+
+def obstacles(root: Node | None, paths: Mapping[str, Collection[Value]], secrets: Secrets) -> Fields:
+    """What lies on the way to one of `paths` (as for `observed`) and is no object, so that nothing can be below it."""
+    found: dict[str, Value] = {}
+    for path, known in paths.items():
+        keys, node = parts(path), root
+        for depth, key in enumerate(keys[:-1], 1):
+            node = node.get(key) if isinstance(node, Object) else None
+            if node is not None and not isinstance(node, Object):
+                sensitive = any(_refers(each) for each in known)
+                value = guarded(keys[:depth], to_plain(node), secrets.digest_text, sensitive=sensitive)
+                where = join_path(keys[:depth])
+                # What is a secret to one of them is none to show.
+                found[where] = value if sensitive else found.get(where, value)
+    return found
 
 
 def _with(data: Value, keys: Path, value: Value) -> Value:

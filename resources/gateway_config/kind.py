@@ -42,7 +42,7 @@ from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
 from resources.gateway_config.edit import scalar_at
 from resources.gateway_config.exposure import exposure
-from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, nested, observed, runtime_of
+from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, nested, observed, obstacles, runtime_of
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
     File,
@@ -67,10 +67,11 @@ SERVICE = Key("service", "gateway")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What `plan` needs of one look. `loaded` None: no gateway of ours answers; `silent` says so of one that is there;
-    `outdated` of its certificate.
+    `outdated` of its certificate. `obstacles`: see `fields.obstacles`.
     """
 
     file: File
+    obstacles: Fields = field(default_factory=dict)
     kept: Kept = field(default_factory=dict, repr=False)
     loaded: Loaded | None = None
     silent: str | None = None
@@ -182,7 +183,14 @@ async def _look(wanted: Wanted, world: World) -> Observation:
     return Observation(
         key=wanted.key,
         fields=fields,
-        detail=Seen(file=file, kept=kept, loaded=loaded, silent=silent, outdated=stale),
+        detail=Seen(
+            file=file,
+            obstacles=obstacles(file.root, known, world.secrets),
+            kept=kept,
+            loaded=loaded,
+            silent=silent,
+            outdated=stale,
+        ),
         shown=shown,
         conditions=tuple(one for one in (_degraded(file, loaded), stale) if one is not None),
     )
@@ -343,7 +351,9 @@ def _no_object(step: Step, seen: Seen, where: str) -> Blocked:
 
 
 def _changes(step: Step) -> dict[str, Value]:
-    """What is to be written. Of two paths of which one lies below the other only one can be declared: that one has its way."""
+    """What is to be written. Of two paths of which one lies below the other only one can be declared: that one has its way.
+    An obstacle on the way to what we had written goes.
+    """
     changes = {difference.path: difference.desired for difference in step.differences}
     declared_fields = step.resource.fields if step.resource is not None else {}
     for above, below in nested(changes):
@@ -351,12 +361,19 @@ def _changes(step: Step) -> dict[str, Value]:
             changes.pop(below, None)
         elif not isinstance(changes.get(above), Mapping):
             changes[above] = ABSENT
-    return changes
+    return changes | dict.fromkeys(_replaced(step), ABSENT)
+
+
+def _replaced(step: Step) -> Fields:
+    """The obstacles that are drift: what we had written lay there. Where we never wrote an obstacle is not ours to take away."""
+    seen: Seen = step.observation.detail
+    ways = nested((*seen.obstacles, *(item.path for item in step.differences if item.path in step.applied)))
+    return {above: seen.obstacles[above] for above, _ in ways if above in seen.obstacles and above not in step.applied}
 
 
 def _earlier(step: Step) -> dict[str, Value]:
     """What was there before, so that it can be put back."""
-    earlier = {difference.path: difference.observed for difference in step.differences}
+    earlier = {difference.path: difference.observed for difference in step.differences} | dict(_replaced(step))
     for above, below in nested(earlier):
         if not isinstance(earlier[above], Mapping) and earlier[above] is not ABSENT:
             # Below what is no object was nothing.
@@ -385,7 +402,7 @@ def _write(step: Step, seen: Seen, opened: tuple[Consequence, ...]) -> Action:
         because=because_of(step.resource, differences),
         differences=differences,
         impact=felt,
-        consequences=(*opened, *_consequences(felt, restarts=restarts, foreign=foreign)),
+        consequences=(*opened, *_consequences(felt, restarts=restarts, foreign=foreign, replaced=_replaced(step))),
         precondition=precondition_of(differences),
         arguments={"paths": _encoded(_changes(step)), "keep": foreign},
         undo=Undo(
@@ -400,8 +417,13 @@ def _write(step: Step, seen: Seen, opened: tuple[Consequence, ...]) -> Action:
     )
 
 
-def _consequences(felt: Impact, *, restarts: bool, foreign: bool) -> tuple[Consequence, ...]:
-    found = []
+def _consequences(felt: Impact, *, restarts: bool, foreign: bool, replaced: Fields) -> tuple[Consequence, ...]:
+    found = [
+        Consequence(
+            what="note", text=f"{path}, which is no object any more, is one again; what it is now is kept in backups"
+        )
+        for path in replaced
+    ]
     if foreign:
         found.append(
             Consequence(what="note", text="openclaw.json was there before us; the whole of it is kept in backups")

@@ -575,6 +575,32 @@ async def test_what_is_no_object_is_never_replaced(tmp_path: Path, text: str) ->
     assert [item.code for item in plan.blocked] == ["config_no_object"]
 
 
+@pytest.mark.req("PLAN-9", "PLAN-10", "DOC-4")
+@pytest.mark.parametrize("theirs", [None, "text", CANARY, 5, [{"token": CANARY}]])
+async def test_what_was_put_in_the_place_of_our_objects_is_drift_and_kept(tmp_path: Path, theirs: Any) -> None:
+    document = settings(messages={"a": {"b": 9, "c": "${TOKEN}"}})
+    case = make_case(tmp_path, document, "{}")
+    applied = await lead(case, document)
+    data: Any = load(config(case).read_text())
+    config(case).write_text(json.dumps({"gateway": {"port": 1}, "messages": theirs}))
+    moved = config(case).read_text()
+    seen = await look(case, document, applied)
+    assert {item.path: item.cause for item in seen.steps[0].differences} == dict.fromkeys(
+        ("gateway.port", "messages.a.b", "messages.a.c"), Cause.DRIFT
+    )
+    assert CANARY not in repr(seen)
+    assert any("messages, which is no object any more" in item.text for item in seen.actions[0].consequences)
+    await lead(case, document, applied)
+    assert load(config(case).read_text()) == data
+    await undo(case, seen)
+    assert json.loads(config(case).read_text()) == json.loads(moved)
+    # Below what was ours never it is not ours to make room.
+    (plan,) = (await look(case, document)).plans
+    assert [item.code for item in plan.blocked] == ["config_no_object"]
+    (plan,) = (await look(case, settings(messages={"new": 1}), applied)).plans
+    assert [item.code for item in plan.blocked] == ["config_no_object"]
+
+
 async def test_a_directory_that_cannot_be_written_is_temporary_and_leaves_the_file(tmp_path: Path) -> None:
     case = make_case(tmp_path, desired(9), '{"gateway": {"port": 5}}')
     seen = await look(case, case.desired)
