@@ -120,6 +120,7 @@ def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None 
 
 def comments(text: str) -> int:
     """How many lines of a text in YAML have a comment; 0 where it cannot be read."""
+    text = text.removeprefix(_MARK)
     root, _ = compose(Source("", "", text))
     if root is None:
         return 0

@@ -243,6 +243,15 @@ def test_comments_are_counted(text: str, count: int) -> None:
     assert comments(text) == count
 
 
+def test_a_byte_order_mark_hides_no_comment(tmp_path: Path) -> None:
+    main = tmp_path / "openclaw.yaml"
+    main.write_text("\ufeff# first\nversion: 1  # kept\nlogging:\n  level: info  # kept\n")
+    assert comments(main.read_text()) == 3
+    edit = set_in_files(str(main), ("logging", "level"), "warn")
+    assert edit.lost == 0
+    assert edit.text == main.read_text().replace("info", "warn")
+
+
 def test_an_edit_says_how_many_comments_it_takes_along(tmp_path: Path) -> None:
     main = tmp_path / "openclaw.yaml"
     main.write_text("version: 1\nlogging:  # gone\n  # gone\n  level: info  # kept\n# kept\n")
