@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reconciler.desired import MANAGED
 from reconciler.engine.engine import PROVISIONAL_SALT, Engine, Source
 from reconciler.engine.goal import Goal, desired_of, goal_of, make_goal, rotated
 from reconciler.engine.requests import Progress, Report
 from reconciler.host import Host
 from reconciler.journal import Journal
 from reconciler.kinds import Kind
-from reconciler.model import Generation, Note, Position
+from reconciler.model import DocumentPath, Generation, Note, Position
 from reconciler.values import join_path
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Runtime:
             host=self.host,
             document=Path(self.document),
             now=time.time,
-            goal_of=self.goal_of,
+            goal_of=self.goal_back,
             report=report,
             command=command,
         )
@@ -75,10 +76,47 @@ class Runtime:
         Raises:
             DocumentError: one of its references gives nothing any more.
         """
+        return self._goal(generation, lambda _path: None)
+
+    def goal_back(self, generation: Generation) -> tuple[Goal, tuple[Note, ...]]:
+        """The same for what stays in force, or is gone back to, on nobody's word: a reference that gives nothing now has the
+        value of then, where this host still holds it, with a note. The digest in the journal tells that it is the same. Of what
+        is not managed no secret is asked for: nothing is applied by it.
+
+        Raises:
+            DocumentError: a reference gives nothing any more, and its value is nowhere.
+        """
+        again: list[Note] = []
+
+        def instead(path: DocumentPath) -> str | None:
+            if (value := self._former(generation.secrets.get(join_path(path)))) is not None:
+                text = f"the reference at {join_path(path)} gives nothing now: the value that it had is used again"
+                again.append(Note(code="secret_again", message=text, path=path))
+            return value
+
+        goal, notes = self._goal(generation, instead, MANAGED)
+        return goal, (*notes, *again)
+
+    def _former(self, digest: str | None) -> str | None:
+        """The value with this digest among those that the gateway was started with, now or before."""
+        from reconciler.document.secrets import SecretValues
+        from resources.service.prepared import former_values
+
+        digests = SecretValues({}, self.salt())
+        return next((value for value in former_values(self.host) if digests.digest_text(value).digest == digest), None)
+
+    def _goal(
+        self,
+        generation: Generation,
+        instead: Callable[[DocumentPath], str | None],
+        sections: Collection[str] | None = None,
+    ) -> tuple[Goal, tuple[Note, ...]]:
         from reconciler.document.secrets import references, resolve_references
 
         desired = desired_of(generation)
-        found = references(desired.canonical)
+        found = tuple(
+            (path, each) for path, each in references(desired.canonical) if sections is None or path[0] in sections
+        )
         secrets = resolve_references(
             found,
             self.host.environ,
@@ -86,6 +124,7 @@ class Runtime:
             directory=os.path.dirname(self.document),
             # The text that it stands in is not at hand.
             locate=lambda _path: Position(file=f"generation {generation.number}", line=0, column=0, text=""),
+            instead=instead,
         )
         goal = goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
         return goal, rotated(generation, found, secrets)

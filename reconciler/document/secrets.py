@@ -149,9 +149,11 @@ def resolve_references(
     salt: bytes,
     directory: str,
     locate: Callable[[DocumentPath], Position | None],
+    instead: Callable[[DocumentPath], str | None] = lambda _path: None,
     seconds: float = EXEC_SECONDS,
 ) -> SecretValues:
-    """The same for references in hand; `locate` tells where each stands.
+    """The same for references in hand; `locate` tells where each stands, `instead` the value of one that gives nothing, where
+    that is known otherwise.
 
     Raises:
         DocumentError: with a problem at each reference that cannot be resolved.
@@ -177,6 +179,10 @@ def resolve_references(
 
         with ThreadPoolExecutor(min(len(programs), _MAX_THREADS)) as pool:
             list(pool.map(one, programs))
+    for path, each in found if refused else ():
+        if each in refused and (value := instead(path)) is not None:
+            values[each] = value
+            del refused[each]
     if refused:
         from reconciler.document.problems import sort_problems
 

@@ -78,7 +78,7 @@ class Engine:
         host: the machine and the applying process's environment.
         document: the absolute path of the one document that this state directory belongs to.
         now: the wall clock, seconds since the epoch.
-        goal_of: makes the goal that leads back to a generation (it resolves the secrets of today).
+        goal_of: makes the goal that leads back to a generation (`GoalOf`).
         report: is told what goes on; must not block.
         command: how this process calls itself, for whoever waits for its lock.
     """

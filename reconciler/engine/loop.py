@@ -35,7 +35,7 @@ from reconciler.errors import (
 )
 from reconciler.journal import Intent, Journal, JournalFullError, Run
 from reconciler.kinds import Kind
-from reconciler.model import Key, Result
+from reconciler.model import Generation, Key, Result
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
 
@@ -57,6 +57,14 @@ NEWEST_RUNS = 20
 
 class _OvertakenError(OpenClawError):
     """What this look was to lead to is no longer what is wanted: look again."""
+
+
+class _NotRestorableError(OpenClawError):
+    """What is to be in force cannot be led to: a secret of it gives nothing now, and what it gave is nowhere."""
+
+    def __init__(self, generation: Generation, cause: DocumentError) -> None:
+        super().__init__(f"cannot keep generation {generation.number} in force: {cause.message}")
+        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +205,8 @@ class Loop:
                 self.queue.add_after(EVERYTHING, LOCK_SECONDS)
             case DocumentError() as err:
                 self._invalid(err)
+            case _NotRestorableError() as err:
+                self._teller.say("not_restored", err.message, problems=_problems(err.cause))
             case _OvertakenError():
                 # A person went back while this look was under way, or applied what was held back: that is theirs to know.
                 self.queue.add(EVERYTHING)
@@ -217,7 +227,7 @@ class Loop:
     async def _keep_up(self, failure: Exception) -> None:
         """Where it cannot be known what is wanted, or nothing can be written down, what was applied last is not let fall."""
         err = innermost(failure)
-        if not (isinstance(err, (DocumentError, JournalFullError)) or is_full(err)):
+        if not (isinstance(err, (DocumentError, _NotRestorableError, JournalFullError)) or is_full(err)):
             return
         try:
             done = await self.engine.keep(self._keep, LOCK_SECONDS)
@@ -302,7 +312,11 @@ class Loop:
         if invalid is not None:
             # Where it was as well: one that is gone is looked for elsewhere, and may come back to its place.
             self._files = tuple(dict.fromkeys((*invalid.files, *self._files)))
-            good = self._good if self._good is not None else await self._in_force()
+            try:
+                good = self._good if self._good is not None else await self._in_force()
+            except _NotRestorableError:
+                self._invalid(invalid)
+                raise
             if good is None:
                 raise invalid
             self._invalid(invalid)
@@ -331,16 +345,19 @@ class Loop:
             generation = engine.journal().in_force()
             if generation is None:
                 return None
-            goal = engine.goal_of(generation)[0]
+            goal = self._goal_back(generation)
             return Found(source=lambda _salt: goal, mark="", files=self._files, remember=lambda: None)
 
         return await trio.to_thread.run_sync(found)
 
+    def _goal_back(self, generation: Generation) -> Goal:
+        try:
+            return self.engine.goal_of(generation)[0]
+        except DocumentError as err:
+            raise _NotRestorableError(generation, err) from err
+
     def _invalid(self, err: DocumentError) -> None:
-        found = [(getattr(item, "place", ""), getattr(item, "message", "")) for item in err.problems[:5]]
-        # With its file: of a document with includes a line alone points into the wrong one.
-        problems = [f"{place}: {message}" if place else message for place, message in found]
-        self._teller.say("document_invalid", err.message, problems=problems)
+        self._teller.say("document_invalid", err.message, problems=_problems(err))
 
     async def _held_back(self, source: Source) -> Source:
         """`source`, unless its document is quarantined: then what came instead of it stays in force."""
@@ -354,7 +371,7 @@ class Loop:
             names = source(journal.salt).names
             number, reason = self._number_instead(names)
             generation = journal.generation(number) if number else None
-            goal = engine.goal_of(generation)[0] if generation is not None else None
+            goal = self._goal_back(generation) if generation is not None else None
 
             def unless_overtaken(salt: bytes) -> Goal:
                 # Asked again under the writer lock: a person may have gone back while this look waited for it.
@@ -403,7 +420,7 @@ class Loop:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
             self._teller.say("not_ready", outcome.reason)
         elif not failures:
-            self._teller.over("not_applied", "unknown", "not_ready", "look_failed", "waiting_for_lock")
+            self._teller.over("not_applied", "not_restored", "unknown", "not_ready", "look_failed", "waiting_for_lock")
         self._report_degraded(outcome)
         news = [self._teller.step(step) for step in outcome.steps]
         if outcome.run and any(news):
@@ -510,3 +527,9 @@ class Loop:
                 if await trio.to_thread.run_sync(lambda: self.engine.is_astray):
                     break
             self.queue.add(EVERYTHING)
+
+
+def _problems(err: DocumentError) -> list[str]:
+    """The first of them, each with its file: of a document with includes a line alone points into the wrong one."""
+    found = [(getattr(item, "place", ""), getattr(item, "message", "")) for item in err.problems[:5]]
+    return [f"{place}: {message}" if place else message for place, message in found]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Makes the goal that leads back to a generation, with notes for what cannot be restored. It resolves the secrets of
-# today and raises OpenClawError when one of them cannot be had any more.
+# today; where one gives nothing now it has the value of then, or OpenClawError is raised because that cannot be had any more.
 GoalOf: TypeAlias = "Callable[[Generation], tuple[Goal, tuple[Note, ...]]]"
 
 

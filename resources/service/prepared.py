@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,27 @@ def prepared_digest(host: Host) -> str | None:
         return envfile.parse(env_path(host).read_bytes()).get("OPENCLAW_SPEC_DIGEST")
     except (FileNotFoundError, ValueError):
         return None
+
+
+def former_values(host: Host) -> Iterator[str]:
+    """What the variables of the gateway hold, or held before a run that overwrote them; the newest first. What cannot be read is
+    left out.
+    """
+    with suppress(OSError):
+        yield from _values(env_path(host))
+        with os.scandir(host.state.backups) as entries:
+            kept = [
+                (entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.startswith(f"{CHILD}.env.")
+            ]
+        for _, path in sorted(kept, reverse=True):
+            yield from _values(Path(path))
+
+
+def _values(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(envfile.parse(path.read_bytes()).values())
+    except (OSError, ValueError):
+        return ()
 
 
 def fields_behind(host: Host, digest: str | None) -> tuple[dict[str, Value], dict[str, Value]] | None:

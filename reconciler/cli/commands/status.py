@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
     from reconciler.cli.render.status import ResourceStatus
     from reconciler.cli.runtime import Runtime
+    from reconciler.engine.engine import Engine
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
     from reconciler.model import Condition, Generation, Key, Note, Result
 
 # How much of the evidence `why` looks through and shows.
 RUNS, EVENTS = 50, 20
+# The kept conditions that tell what became of one document.
+OF_A_DOCUMENT = frozenset({"RolledBack", "Degraded"})
 
 
 @click.command("status")
@@ -59,7 +62,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     runtime = session.runtime()
     journal = session.own_reader()
     try:
-        goal, notes = goal_in_force(session, journal)
+        goal, notes = goal_in_force(session, journal, tried=True)
         serving = serving_goal(runtime, journal, goal)
         engine = runtime.engine()
         planned = await engine.plan(goal, journal)
@@ -68,14 +71,18 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
         runs = runs_by_key(journal)
         waits = waits_for_person(planned.plan, goal.desired.policy)
         blocked = not_applied(forbidden(planned, journal, engine.now()))
+        # A document that was changed since is another one: that the former was taken back, or not even that, is history.
+        held = any(note.code == "quarantined" for note in notes)
+        spoilt = spoilt_generation(journal) if held or any(note.code == "document_invalid" for note in notes) else None
+        if spoilt is not None and journal is not None:
+            notes = (*notes, await not_taken_back(runtime, engine, journal, spoilt))
         notes = (*notes, *notes_of(session, journal), *planned.plan.notes, *blocked, *waits)
         last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:
             journal.close()
     health = await probe_all(serving.resources, runtime.kinds, engine.world(serving))
-    # A document that was changed since is another one: that the former was taken back, or not even that, is history.
-    held = any(note.code == "quarantined" for note in notes)
+    told = OF_A_DOCUMENT if held else frozenset({"Degraded"} if spoilt is not None else ())
     external = {kind.name: kind.external for kind in runtime.kinds}
     resources = tuple(
         ResourceStatus(
@@ -85,7 +92,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
                 differences=differences(wanted.resource, planned.observations[key], wanted.applied),
                 actions=[action for action in planned.plan.actions if action.key == key],
                 health=health.get(key),
-                kept=[item for item in kept.get(key, ()) if held or item.type not in ("RolledBack", "Degraded")],
+                kept=[item for item in kept.get(key, ()) if item.type in told or item.type not in OF_A_DOCUMENT],
                 external=external[key.kind],
                 generation=planned.plan.generation,
                 history_lost=lost,
@@ -109,8 +116,38 @@ def runs_by_key(journal: Journal | None) -> dict[Key, tuple[Result, str]]:
     }
 
 
-def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tuple[Note, ...]]:
+def spoilt_generation(journal: Journal | None) -> Generation | None:
+    """The newest generation, where it could not be taken back."""
+    from reconciler.model import Result
+
+    newest = journal.last_generation() if journal is not None else None
+    return newest if newest is not None and newest.result is Result.ROLLBACK_FAILED else None
+
+
+async def not_taken_back(runtime: Runtime, engine: Engine, journal: Journal, spoilt: Generation) -> Note:
+    """A note on whose settings are on the host after a rollback that failed: by what each of the two differs from it."""
+    from reconciler.model import Note
+
+    async def differing(generation: Generation) -> set[tuple[Key, str]]:
+        plan = (await engine.plan(lenient_goal(runtime, generation), journal)).plan
+        return {(action.key, item.path) for action in plan.actions for item in action.differences}
+
+    mine, last = await differing(spoilt), journal.last_confirmed()
+    if last is None:
+        stands = "some of its settings are still there" if mine else "its settings are still there"
+    elif not mine or mine < (before := await differing(last)):
+        stands = f"its settings are there, and not those of generation {last.number}"
+    elif before < mine:
+        stands = f"the settings of generation {last.number} are there all the same"
+    else:
+        stands = f"some of its settings are there, some are those of generation {last.number}"
+    return Note(code="rollback_failed", message=f"generation {spoilt.number} could not be taken back: {stands}")
+
+
+def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = False) -> tuple[Goal, tuple[Note, ...]]:
     """The goal of the document; where that is not valid or held back, that of the generation in force, with a note that says so.
+
+    `tried`: where none was ever confirmed, of the newest one that was.
 
     Raises:
         DocumentError: it is not valid, and there is no generation to show instead.
@@ -130,12 +167,17 @@ def goal_in_force(session: Session, journal: Journal | None) -> tuple[Goal, tupl
         goal = runtime.source(loaded)(salt)
     except DocumentError as err:
         last = journal.in_force() if journal is not None else None
+        stands = f"generation {last.number} stays in force" if last is not None else ""
+        if last is None and journal is not None and tried and (last := journal.last_generation()) is not None:
+            stands = f"none was ever confirmed, and the newest that was tried is generation {last.number}"
+        elif last is not None and spoilt_generation(journal) is not None:
+            stands = f"the last that was confirmed is generation {last.number}"
         if last is None:
             raise
         first = f", first {_told(err.problems[0])}" if err.problems else ""
         note = Note(
             code="document_invalid",
-            message=f"{err.message}{first} (`{shows_all}` shows all); generation {last.number} stays in force",
+            message=f"{err.message}{first} (`{shows_all}` shows all); {stands}",
         )
         return lenient_goal(runtime, last), (note,)
     held = held_back(journal, goal) if journal is not None else ()

@@ -24,7 +24,7 @@ from reconciler.engine.verify import probe
 from reconciler.errors import DocumentError, TemporaryError, TerminalError
 from reconciler.journal import JournalFullError
 from reconciler.kinds import Health, World
-from reconciler.model import Action, Condition, Key, Result, Status
+from reconciler.model import Action, Condition, Key, Note, Result, Status
 from resources.testing import FakeKind
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 
@@ -400,6 +400,31 @@ async def test_a_start_with_an_invalid_document_keeps_what_was_confirmed_before(
     document.invalid = True
     async with running(document, Record()):
         assert host.kind.state == {"a": {"v": 1}}
+
+
+@pytest.mark.req("PLAN-8", "DOC-4")
+async def test_two_things_that_are_wrong_at_once_are_told_once_each(host: Harness) -> None:
+    """The document's secret is gone, and with it that of the generation that is to be in force instead."""
+    await host.apply({"a": fake(1)})
+    log = Record()
+    document = Document(host, {"a": fake(2)})
+    host.engine.journal().quarantine(host.source(document.fakes)(b"").digest, "it did not serve", "", 1.0)
+    async with running(document, log) as loop:
+
+        def gone(_generation: object) -> tuple[Goal, tuple[Note, ...]]:
+            raise DocumentError("cannot resolve 1 reference to a secret", PROBLEMS[1:])
+
+        host.engine.goal_of = gone
+        document.invalid = True
+        for _ in range(3):
+            begun = document.loads + 1
+            loop.poke()
+            await until(lambda begun=begun: document.loads >= begun, "a look")  # type: ignore[misc]
+        await until(lambda: not loop.queue._dirty and not loop.queue._processing, "rest")
+    (said,) = log.said("not_restored")
+    assert said["reason"] == "cannot keep generation 1 in force: cannot resolve 1 reference to a secret"
+    assert said["problems"] == ["b.yaml: cannot read it"]
+    assert len(log.said("document_invalid")) == 1
 
 
 @pytest.mark.req("PLAN-4")

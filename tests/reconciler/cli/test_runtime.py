@@ -1,0 +1,109 @@
+"""The way back to a generation has its secrets from where they are referred to, else from what the gateway was started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.runtime import Runtime
+from reconciler.document.load import load
+from reconciler.errors import DocumentError
+from reconciler.files import private_directory
+from reconciler.journal import Journal
+from reconciler.model import Generation, Result
+from resources.service.keeper import envfile
+from resources.testing import make_world
+
+pytestmark = pytest.mark.req("PLAN-8", "DOC-4")
+
+VALUE = "canary-0123456789"
+
+
+@dataclass
+class Past:
+    """A runtime with one generation whose token lies in `file`."""
+
+    runtime: Runtime
+    generation: Generation
+    file: Path
+
+    def leave(self, name: str, **values: str) -> None:
+        """Leaves an environment file of the gateway below our part of the state directory."""
+        path = self.runtime.host.state.ours / name
+        private_directory(path.parent)
+        path.write_bytes(envfile.render(values))
+
+    def token(self) -> str:
+        goal, _notes = self.runtime.goal_back(self.generation)
+        assert goal.desired.gateway is not None
+        assert goal.desired.gateway.token is not None
+        return goal.secrets.reveal(goal.desired.gateway.token)
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> Past:
+    host = make_world(tmp_path).host
+    (tmp_path / "token").write_text(VALUE)
+    document = tmp_path / "openclaw.yaml"
+    document.write_text(
+        "version: 1\ngateway: {auth: {mode: token, token: {file: token}}}\n"
+        "auth: {profiles: {'anthropic:default': {type: api_key, key: {file: profile}}}}\n"
+    )
+    (tmp_path / "profile").write_text("canary-of-a-profile")
+    runtime = Runtime(host=host, document=str(document), kinds=())
+    private_directory(host.state.ours)
+    with Journal.open_writer(host.state.journal, now=1.0) as journal:
+        goal = runtime.source(load(document, {}))(journal.salt)
+        number = journal.record_generation(
+            digest=goal.digest,
+            at=1.0,
+            cause="apply",
+            result=Result.CONFIRMED,
+            canonical=goal.stored,
+            secrets=goal.secret_digests,
+        )
+        generation = journal.generation(number)
+    assert generation is not None
+    return Past(runtime, generation, tmp_path / "token")
+
+
+@pytest.mark.parametrize("place", ["run/gateway.env", "backups/gateway.env.run-1"])
+def test_a_secret_that_gives_nothing_now_has_the_value_that_it_had_where_that_is_still_here(
+    past: Past, place: str
+) -> None:
+    past.file.unlink()
+    past.leave("backups/gateway.env.run-0", OPENCLAW_GATEWAY_TOKEN="another one")
+    past.leave(place, A="b", OPENCLAW_GATEWAY_TOKEN=VALUE)
+    assert past.token() == VALUE
+    (note,) = past.runtime.goal_back(past.generation)[1]
+    assert (note.code, note.path) == ("secret_again", ("gateway", "auth", "token"))
+    assert VALUE not in note.message
+    # A person who goes back is told that it gives nothing, and decides.
+    with pytest.raises(DocumentError, match="1 reference to a secret"):
+        past.runtime.goal_of(past.generation)
+
+
+def test_a_secret_of_what_is_not_managed_is_in_nobodys_way(past: Past) -> None:
+    past.file.with_name("profile").unlink()
+    goal, notes = past.runtime.goal_back(past.generation)
+    assert (goal.digest, notes) == (past.generation.digest, ())
+    with pytest.raises(DocumentError, match="1 reference to a secret"):
+        past.runtime.goal_of(past.generation)
+
+
+def test_where_its_value_is_nowhere_it_cannot_be_gone_back(past: Past) -> None:
+    past.file.unlink()
+    past.leave("run/gateway.env", OPENCLAW_GATEWAY_TOKEN="another one")
+    with pytest.raises(DocumentError, match="1 reference to a secret") as caught:
+        past.token()
+    assert "another one" not in str(caught.value.problems)
+
+
+def test_one_that_gives_another_value_now_keeps_that(past: Past) -> None:
+    past.file.write_text("rotated")
+    past.leave("run/gateway.env", OPENCLAW_GATEWAY_TOKEN=VALUE)
+    assert past.token() == "rotated"
+    (note,) = past.runtime.goal_back(past.generation)[1]
+    assert note.code == "secret_rotated"
