@@ -667,13 +667,16 @@ def test_a_keeper_at_rest_does_not_wake_up(bed: Bed) -> None:
         text = Path(f"/proc/{keeper.pid}/status").read_text()
         return sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line)
 
-    wait_until(lambda: Path(f"/proc/{keeper.pid}/wchan").exists(), DEADLINE, "the keeper")
-    before = switches()
+    def quiet_second() -> bool:
+        before = switches()
+        # Something to wait for that is not the keeper: a second of another process.
+        bed.spawned.start(["sleep", "1"]).wait()
+        return switches() - before <= 2
+
     process = Process(keeper.pid, process_of(keeper.pid).start_ticks)
-    # Something to wait for that is not the keeper: a second of another process.
-    bed.spawned.start(["sleep", "1"]).wait()
+    # On a busy machine it may still be at what it was told: one that wakes up by itself never has such a second.
+    wait_until(quiet_second, DEADLINE, "a keeper at rest")
     assert process.alive
-    assert switches() - before <= 2
 
 
 def test_restart_policy_of_the_tests_is_one_that_the_keeper_takes() -> None:
