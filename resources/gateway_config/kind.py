@@ -37,7 +37,7 @@ from reconciler.model import (
     Undo,
     Value,
 )
-from reconciler.values import decode, encode, same
+from reconciler.values import decode, encode, join_path, same
 from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
 from resources.gateway_config.edit import scalar_at
@@ -251,7 +251,8 @@ def _blocked(step: Step, seen: Seen) -> Blocked | None:
     try:
         text = edited(seen.file, _changes(step), seen.kept)
     except NoObjectError as err:
-        return _no_object(step, seen, f"{err}")
+        given_back = join_path(err.path) in _changes(step)
+        return _no_object(step, seen, f"what was at {err} before us" if given_back else f"{err}", given_back=given_back)
     except OpenClawError as err:
         return Blocked(key=step.key, code="config_not_restorable", message=err.message, hint=err.hint or "")
     return _open_door(step, seen, text) or _refused(step, seen, text)
@@ -341,26 +342,23 @@ def _outdated(step: Step, seen: Seen) -> tuple[Note, ...]:
     return (Note(code="certificate_outdated", message=f"{step.key}: {seen.outdated.message}"),)
 
 
-def _no_object(step: Step, seen: Seen, where: str) -> Blocked:
+def _no_object(step: Step, seen: Seen, where: str, *, given_back: bool = False) -> Blocked:
+    first = "apply a document without both, so that it is given back; then " if given_back else ""
     return Blocked(
         key=step.key,
         code="config_no_object",
         message=f"cannot write {seen.file.path}: {where} is no object, and a declared key lies below it",
-        hint="make it an object, or take the key out of the document",
+        hint=f"{first}make it an object, or take the key out of the document",
     )
 
 
 def _changes(step: Step) -> dict[str, Value]:
-    """What is to be written. Of two paths of which one lies below the other only one can be declared: that one has its way.
-    An obstacle on the way to what we had written goes.
-    """
+    """What is to be written. Below a declared value nothing is given back; an obstacle on the way to what we had written goes."""
     changes = {difference.path: difference.desired for difference in step.differences}
     declared_fields = step.resource.fields if step.resource is not None else {}
     for above, below in nested(changes):
         if above in declared_fields:
             changes.pop(below, None)
-        elif not isinstance(changes.get(above), Mapping):
-            changes[above] = ABSENT
     return changes | dict.fromkeys(_replaced(step), ABSENT)
 
 
