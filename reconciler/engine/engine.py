@@ -279,7 +279,7 @@ class Engine:
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
                 await _thread(partial(journal.release, *goal.names))
-            if goal.document is not None:
+            if _is_document(goal, request):
                 # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
                 await _thread(partial(_release_superseded, journal))
             if request.holds_back is not None:
@@ -454,7 +454,7 @@ class Engine:
                 return None
             if known is None or account.outdated(planned.wanted, planned.observations):
                 return None
-            if await _thread(partial(_is_to_release, reader, goal)):
+            if await _thread(partial(_is_to_release, reader, goal, request)):
                 return None
             if request.commit is not None and await _thread(partial(_is_nobodys, reader, known.generation)):
                 return None
@@ -763,9 +763,14 @@ def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -
             journal.quarantine(name, reason, "", at)
 
 
-def _is_to_release(journal: Journal, goal: Goal) -> bool:
+def _is_document(goal: Goal, request: Request) -> bool:
+    """Whether what is asked for is the document as it is now: neither a generation, nor what is kept while it cannot be had."""
+    return goal.document is not None and request.cause != "drift"
+
+
+def _is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
     """Whether something that is held back is so no longer once `goal` is in force."""
-    return journal.quarantined(*goal.names) is not None or (goal.document is not None and bool(journal.superseded()))
+    return journal.quarantined(*goal.names) is not None or (_is_document(goal, request) and bool(journal.superseded()))
 
 
 def _release_superseded(journal: Journal) -> None:

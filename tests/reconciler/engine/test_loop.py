@@ -556,7 +556,7 @@ async def test_what_a_person_went_back_from_is_applied_when_it_is_saved_again_af
         assert target is not None
         held = host.source(document.fakes)(b"").names
         back = replace(APPLY, holds_back=(held, "superseded by an operator"))
-        await host.engine.apply(lambda _salt: host.engine.goal_of(target)[0], back)
+        await host.engine.apply(lambda _salt: host.engine.goal_of(target)[0], back, wait_seconds=5)
         loop.poke()
         await until(lambda: log.said("held_back"), "it is held back")
         assert at(1)()
@@ -568,6 +568,27 @@ async def test_what_a_person_went_back_from_is_applied_when_it_is_saved_again_af
         loop.poke()
         await until(at(2), "the same content once more")
     assert len(log.said("held_back")) == 1
+
+
+@pytest.mark.req("PLAN-8", "PLAN-15")
+async def test_what_is_kept_while_a_document_is_not_valid_ends_no_word_of_a_person(host: Harness) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    async with running(document, log) as loop:
+        await until(lambda: {"result": "confirmed"}.items() <= log.said("run")[-1].items(), "confirmed")
+        held = host.source({"a": fake(2)})(b"").names
+        for name in held:
+            host.engine.journal().quarantine(name, "superseded by an operator", "", 1.0)
+        document.invalid = True
+        loop.poke()
+        await until(lambda: log.said("document_invalid"), "it is not valid")
+        host.kind.state["a"] = {"v": "moved"}
+        loop.poke()
+        await until(lambda: host.kind.state == {"a": {"v": 1}}, "what is in force is kept")
+        document.invalid, document.fakes = False, {"a": fake(2)}
+        loop.poke()
+        await until(lambda: log.said("held_back"), "it is held back")
+        assert host.kind.state == {"a": {"v": 1}}
 
 
 @pytest.mark.req("PLAN-8", "PLAN-15")
@@ -592,7 +613,7 @@ async def test_what_was_seen_to_fail_is_held_back_and_told_each_time_it_is_saved
                 assert target is not None
                 goal = host.engine.goal_of(target)[0]
                 back = replace(APPLY, holds_back=(bad.names, "superseded by an operator"))
-                await host.engine.apply(lambda _salt, goal=goal: goal, back)  # type: ignore[misc]
+                await host.engine.apply(lambda _salt, goal=goal: goal, back, wait_seconds=5)  # type: ignore[misc]
             document.fakes = {"a": fake(10 + times)}
             loop.poke()
             await until(lambda times=times: host.kind.state == {"a": {"v": 10 + times}}, "another one")  # type: ignore[misc]
