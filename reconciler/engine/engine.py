@@ -42,8 +42,11 @@ T = TypeVar("T")
 # Does something to the host, and returns what takes it back.
 First: TypeAlias = "Callable[[], Awaitable[Callable[[], Awaitable[None]]]]"
 
-# Keeps up what was applied last, and returns what it did, in words; empty for nothing.
-Keep: TypeAlias = "Callable[[], Awaitable[str]]"
+# What keeping up did, in words (empty for nothing), and the conditions that each resource it looked at is in then.
+Kept: TypeAlias = "tuple[str, Mapping[Key, tuple[Condition, ...]]]"
+
+# Keeps up what was applied last.
+Keep: TypeAlias = "Callable[[], Awaitable[Kept]]"
 
 # Makes the goal with the digests of its secrets under a salt: that of the journal, once there is one.
 Source: TypeAlias = "Callable[[bytes], Goal]"
@@ -171,7 +174,7 @@ class Engine:
             for held in before:
                 await _thread(partial(journal.quarantine, held.digest, held.reason, held.run_id, held.at))
 
-    async def keep(self, keep: Keep, wait_seconds: float) -> str:
+    async def keep(self, keep: Keep, wait_seconds: float) -> Kept:
         """What `keep` does and returns, under the writer lock: it is for when nothing can be planned, and is in no run.
 
         Raises:

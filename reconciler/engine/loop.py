@@ -7,7 +7,7 @@ the resync. One crash boundary: a look that fails leaves a line in the log and i
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from reconciler.errors import (
 )
 from reconciler.journal import Intent, Journal, JournalFullError, Run
 from reconciler.kinds import Kind
-from reconciler.model import Generation, Key, Result
+from reconciler.model import Condition, Generation, Key, Result
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
 
@@ -230,7 +230,7 @@ class Loop:
         if not (isinstance(err, (DocumentError, _NotRestorableError, JournalFullError)) or is_full(err)):
             return
         try:
-            done = await self.engine.keep(self._keep, LOCK_SECONDS)
+            done, seen = await self.engine.keep(self._keep, LOCK_SECONDS)
         except OpenClawError as failed:
             self._teller.say("not_kept", failed.message, hint=failed.hint)
             if isinstance(failed, TerminalError):
@@ -243,6 +243,8 @@ class Loop:
             self._backoff.pop(EVERYTHING, None)
             if done:
                 self._log.info("kept", what=done)
+            # Nobody else says it: nothing is planned.
+            self._report_degraded([(key, item) for key, found in seen.items() for item in found], seen)
             if self._kept is None and await trio.to_thread.run_sync(Journal.is_there, self.engine.host.state.journal):
                 # Without a document no kind is watched: nothing but this look hears that what is kept up has ended.
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
@@ -421,19 +423,19 @@ class Loop:
             self._teller.say("not_ready", outcome.reason)
         elif not failures:
             self._teller.over("not_applied", "not_restored", "unknown", "not_ready", "look_failed", "waiting_for_lock")
-        self._report_degraded(outcome)
+        self._report_degraded(outcome.conditions, None if not outcome.plan.unknown else ())
         news = [self._teller.step(step) for step in outcome.steps]
         if outcome.run and any(news):
             self._teller.announce(outcome)
         elif outcome.run:
             self._teller.mark(outcome.run, outcome.result)
 
-    def _report_degraded(self, outcome: Outcome) -> None:
-        degraded = {key: item for key, item in outcome.conditions if item.type == "Degraded"}
+    def _report_degraded(self, seen: Iterable[tuple[Key, Condition]], looked_at: Collection[Key] | None) -> None:
+        degraded = {key: item for key, item in seen if item.type == "Degraded"}
         for key in degraded:
             # That it is over may be in no event.
             self.queue.add_after(EVERYTHING, self._cap_seconds(key))
-        self._teller.degraded(degraded, whole=not outcome.plan.unknown)
+        self._teller.degraded(degraded, looked_at)
 
     def _cap_seconds(self, key: Key) -> float:
         return next((kind.backoff_cap_seconds for kind in self.engine.kinds if kind.name == key.kind), RESYNC_SECONDS)

@@ -5,7 +5,7 @@ It decides nothing, and knows of no journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from reconciler.engine.execute import StepResult
@@ -73,14 +73,15 @@ class Teller:
         self._log.warning("step", **values, error=step.error)
         return True
 
-    def degraded(self, degraded: Mapping[Key, Condition], *, whole: bool) -> None:
-        """Says that something works no longer as it should, and, where the `whole` was seen, that it does again."""
+    def degraded(self, degraded: Mapping[Key, Condition], looked_at: Collection[Key] | None) -> None:
+        """Says that something works no longer as it should, and that it does again, of what was `looked_at` (None: at all)."""
         for key, item in degraded.items():
             if self._degraded.get(key) != item.reason:
                 self._degraded[key] = item.reason
                 self._log.warning("degraded", key=str(key), reason=item.reason, message=item.message)
                 self._tell({"event": "degraded", "key": str(key), "reason": f"{item.reason}: {item.message}"})
-        for key in self._degraded.keys() - degraded.keys() if whole else ():
+        well = self._degraded.keys() - degraded.keys()
+        for key in well if looked_at is None else well.intersection(looked_at):
             del self._degraded[key]
             self._log.info("recovered", key=str(key))
             self._tell({"event": "recovered", "key": str(key)})

@@ -13,10 +13,11 @@ import trio
 from reconciler.errors import TerminalError
 from reconciler.host import Host
 from reconciler.kinds import Resource, World
+from reconciler.model import Condition, Key
 from resources.service import operate
 from resources.service.keeper_client import connect, ensure_keeper, look
-from resources.service.observe import Child, child_of, shown, unheld_text
-from resources.service.spec import START_SECONDS
+from resources.service.observe import Child, child_of, conditions_of, shown, unheld_text
+from resources.service.spec import KEY, START_SECONDS
 
 
 class NothingAppliedError(TerminalError):
@@ -50,18 +51,24 @@ async def start(world: World) -> dict[str, Any]:
     return await service_status(world)
 
 
-async def keep(host: Host) -> str:
+async def keep(host: Host) -> tuple[str, Mapping[Key, tuple[Condition, ...]]]:
     """Keeps up what was applied last while nobody can say what is wanted (a secret that cannot be read, a disk that is full):
     what runs is held again, and what is down although nobody stopped it is started as it was. What ended for good is tried once
     more: what it ended of may be mended.
 
-    Returns what it did, in words; empty for nothing.
+    Returns what it did, in words (empty for nothing), and the conditions that it is in then.
 
     Raises:
         TerminalError: it ended and is held down.
         TemporaryError: it ended, or was not Ready in time; or the keeper cannot be understood.
     """
     child = await child_of(host)
+    if done := await _keep(host, child):
+        child = await child_of(host)
+    return done, {KEY: await trio.to_thread.run_sync(conditions_of, child)}
+
+
+async def _keep(host: Host, child: Child) -> str:
     if child.unrecorded or child.record is None or (child.held and child.state != "failed"):
         return ""
     if child.pid is not None:

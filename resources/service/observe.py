@@ -147,7 +147,7 @@ def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
         fields=fields,
         detail=_detail(spec, host, child),
         shown=shown(child, spec),
-        conditions=_conditions(child, spec, suspended=suspended),
+        conditions=conditions_of(child, spec, suspended=suspended),
         retried=spec is not None and _is_retried(child, spec, host),
     )
 
@@ -279,7 +279,8 @@ def _program_missing(program: str) -> str | None:
     return None
 
 
-def _conditions(child: Child, spec: ServiceSpec | None, *, suspended: bool) -> tuple[Condition, ...]:
+def conditions_of(child: Child, spec: ServiceSpec | None = None, *, suspended: bool = False) -> tuple[Condition, ...]:
+    """What is to be said of it beside its fields; without a `spec`, as far as that needs none."""
     found = []
     hold = child.record["hold"] if child.record is not None else None
     if suspended and hold is not None:

@@ -10,6 +10,7 @@ import pytest
 from tests.beds.processes import wait_until
 from tests.beds.site import TOKEN, Site
 from tests.e2e.test_crash_windows import with_an_end
+from tests.e2e.test_kills import keeper_pid, kill
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-7", "PLAN-8", "DOC-4")]
 
@@ -50,6 +51,28 @@ def test_a_bad_change_whose_secret_vanishes_in_its_window_is_taken_back_with_the
     assert site.gateway_pid() is not None
     assert TOKEN not in supervisor.text()
     assert site.run("history", "--json").json["in_force"] == 1
+
+
+@pytest.mark.parametrize("how", ["boot", "supervisor"])
+def test_a_window_goes_on_though_the_supervisor_that_finds_it_cannot_read_the_secret(site: Site, how: str) -> None:
+    good = by_file(site, site.write(verify="4s"))
+    site.write(good)
+    supervisor = site.supervisor()
+    wait_until(lambda: newest(site) == [1, "confirmed"], 20, "the good one")
+    site.write(with_an_end(site, good, 1.5))
+    wait_until(lambda: newest(site) == [2, "verifying"], 20, "its window")
+    supervisor.kill()
+    if how == "boot":
+        pid = site.gateway_pid()
+        kill(keeper_pid(site))
+        if pid is not None:
+            kill(pid)
+    hide(site)
+    site.supervisor("--on-exit", "stop")
+    # A boot moved the host: then the run that leads there again has a window, and a number, of its own.
+    wait_until(lambda: newest(site)[1] == "rolled-back", 60, "the way back")
+    assert site.run("history", "--json").json["in_force"] == 1
+    site.wait_healthy()
 
 
 def test_where_the_value_of_then_is_gone_too_it_is_said_what_runs(site: Site) -> None:

@@ -180,6 +180,7 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     """What must be told beside any plan: a full disk; what a writer is at, or left when it died; a window; a lost history."""
+    from reconciler.cli.commands.status import supervisor_of
     from reconciler.engine.lock import holder
     from reconciler.model import Note, Result
 
@@ -194,9 +195,7 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     for run in present_runs(journal):
         if run.state is Result.VERIFYING:
             watched = holder(session.host().state.ours / "verify.lock") is not None
-            nobody = (
-                "" if watched else "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
-            )
+            nobody = "" if watched else _nobody(supervisor_of(session))
             generation = journal.generation(run.generation or 0)
             # A cure of drift is a run to what was confirmed before.
             tried = generation is None or generation.result is not Result.CONFIRMED
@@ -227,6 +226,14 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         text = f"generation {last.number} is applied and was never seen to serve: once the service is started it is watched"
         notes.append(Note(code="unconfirmed", message=text))
     return tuple(notes)
+
+
+def _nobody(supervisor: str | None) -> str:
+    if supervisor is None:
+        return "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
+    return (
+        f"; nobody watches it now: {supervisor} goes on with that once nothing hinders it, and its log says what does"
+    )
 
 
 def present_runs(journal: Journal) -> tuple[Run, ...]:

@@ -12,6 +12,7 @@ from reconciler.cli.commands.status import runs_by_key
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.engine import ballast
+from reconciler.engine.lock import WriterLock
 from reconciler.journal import Journal
 from reconciler.model import Result
 from tests.reconciler.journal.conftest import action
@@ -96,6 +97,23 @@ def test_a_run_is_in_its_window_as_long_as_its_generation_is_not_decided(
         journal.set_run("r2", Result.VERIFYING, 1.0, verify_since=1.0, verify_window=10.0, generation=2)
         assert [note.code for note in notes_of(session, journal)] == (["open_run"] if told else [])
         assert runs_by_key(journal) == ({step.key: (Result.VERIFYING, "r2")} if told else {})
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_of_a_window_that_nobody_watches_it_is_told_who_goes_on_with_it(session: Session, supervised: bool) -> None:
+    state = session.host().state
+    lock = WriterLock(state.ours / "supervisor.lock", command="openclaw run", now=lambda: 1.0)
+    with journal_of(session, (Result.CONFIRMED, ""), (Result.VERIFYING, "")) as journal:
+        journal.begin_run("r2", cause="save", plan_digest="p", document_digest="1", at=1.0, first_intent=action())
+        journal.set_run("r2", Result.VERIFYING, 1.0, verify_since=1.0, verify_window=10.0, generation=2)
+        if supervised:
+            assert lock.acquire_nowait()
+        try:
+            (note,) = notes_of(session, journal)
+        finally:
+            lock.release()
+    expected = f"supervisor pid {os.getpid()} goes on with that once" if supervised else "or a supervisor, goes on"
+    assert expected in note.message
 
 
 def test_a_run_at_work_is_told_whatever_its_generation_is(session: Session) -> None:

@@ -17,7 +17,7 @@ import trio.testing
 
 from reconciler.document.problems import Problem
 from reconciler.engine import loop as loops
-from reconciler.engine.engine import Engine
+from reconciler.engine.engine import Engine, Kept
 from reconciler.engine.goal import Goal
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
@@ -77,10 +77,10 @@ def host(tmp_path: Path) -> Harness:
     return Harness(tmp_path)
 
 
-async def keep() -> str:
+async def keep() -> Kept:
     """There is nothing that could fall."""
     await trio.lowlevel.checkpoint()
-    return ""
+    return "", {}
 
 
 def make_loop(document: Document, log: Record, idle: Callable[[], object] = lambda: None) -> Loop:
@@ -400,6 +400,41 @@ async def test_a_start_with_an_invalid_document_keeps_what_was_confirmed_before(
     document.invalid = True
     async with running(document, Record()):
         assert host.kind.state == {"a": {"v": 1}}
+
+
+@pytest.mark.req("PLAN-12", "SVC-12")
+async def test_what_is_kept_up_and_degraded_is_told_once_and_that_it_is_over(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be planned, so that no plan sees it."""
+    monkeypatch.setattr(loops, "SHORT_SECONDS", 0.01)
+    log, looks, key = Record(), list[int](), Key("fake", "a")
+    crashing = Condition(type="Degraded", status=Status.TRUE, reason="CrashLooping", message="exit code 1")
+    found: tuple[Condition, ...] = (crashing,)
+
+    async def keep() -> Kept:
+        await trio.lowlevel.checkpoint()
+        looks.append(1)
+        return "", {key: found}
+
+    await host.apply({"a": fake(1)})
+    document = Document(host, {"a": fake(2)})
+
+    def full(*_arguments: object, **_named: object) -> None:
+        raise JournalFullError("cannot write to the journal: the disk is full")
+
+    monkeypatch.setattr(Engine, "begin", full)
+    loop = make_loop(document, log)
+    loop._keep = keep
+    async with trio.open_nursery() as nursery:
+        await nursery.start(loop.run)
+        await until(lambda: len(looks) > 3, "some looks")
+        assert [(line["key"], line["reason"]) for line in log.said("degraded")] == [("fake/a", "CrashLooping")]
+        assert log.said("recovered") == []
+        found = ()
+        await until(lambda: log.said("recovered"), "the good news")
+        nursery.cancel_scope.cancel()
+    assert [event["key"] for event in log.told if event["event"] in ("degraded", "recovered")] == ["fake/a"] * 2
 
 
 @pytest.mark.req("PLAN-8", "DOC-4")

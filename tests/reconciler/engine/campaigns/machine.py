@@ -18,7 +18,7 @@ import trio
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from reconciler.engine.engine import Engine
+from reconciler.engine.engine import Engine, Kept
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.requests import Outcome, Request
 from reconciler.errors import OpenClawError
@@ -382,10 +382,10 @@ class Campaign(RuleBasedStateMachine):
             assert confirmed.digest == self._digest(document)
 
 
-async def nothing_to_keep() -> str:
+async def nothing_to_keep() -> Kept:
     """These kinds have nothing that could fall."""
     await trio.lowlevel.checkpoint()
-    return ""
+    return "", {}
 
 
 class _Silence:
