@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from reconciler.engine.backoff import Backoff, failed, held
-from reconciler.engine.engine import Engine, Keep, Source
+from reconciler.engine.engine import Engine, Keep, Source, refuse_stranger
 from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
@@ -225,9 +225,13 @@ class Loop:
                 self._retry(EVERYTHING, RESYNC_SECONDS)
 
     async def _keep_up(self, failure: Exception) -> None:
-        """Where it cannot be known what is wanted, or nothing can be written down, what was applied last is not let fall."""
+        """Where it cannot be known what is wanted, or nothing can be written down, or all that is known is refused, what was
+        applied last is not let fall.
+        """
         err = innermost(failure)
-        if not (isinstance(err, (DocumentError, _NotRestorableError, JournalFullError)) or is_full(err)):
+        refused = isinstance(err, BlockedError) and await trio.to_thread.run_sync(self._is_ours)
+        known = isinstance(err, (DocumentError, _NotRestorableError, JournalFullError)) or is_full(err)
+        if not (known or refused):
             return
         try:
             done, seen = await self.engine.keep(self._keep, LOCK_SECONDS)
@@ -240,14 +244,27 @@ class Loop:
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
         else:
             self._teller.over("not_kept")
-            self._backoff.pop(EVERYTHING, None)
+            if not refused:
+                self._backoff.pop(EVERYTHING, None)
             if done:
                 self._log.info("kept", what=done)
             # Nobody else says it: nothing is planned.
             self._report_degraded([(key, item) for key, found in seen.items() for item in found], seen)
-            if self._kept is None and await trio.to_thread.run_sync(Journal.is_there, self.engine.host.state.journal):
+            journal = self.engine.host.state.journal
+            if self._kept is None and (seen or await trio.to_thread.run_sync(Journal.is_there, journal)):
                 # Without a document no kind is watched: nothing but this look hears that what is kept up has ended.
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
+
+    def _is_ours(self) -> bool:
+        """Whether the state directory belongs to this document, as far as its journal tells."""
+        engine = self.engine
+        try:
+            if (reader := Journal.open_reader(engine.host.state.journal)) is not None:
+                refuse_stranger(reader, str(engine.document), engine.host.state.root)
+                reader.close()
+        except OpenClawError:
+            return False
+        return True
 
     async def _reconcile(self) -> None:
         found, cause = await self._document()

@@ -56,7 +56,7 @@ async def keep(host: Host) -> tuple[str, Mapping[Key, tuple[Condition, ...]]]:
     what runs is held again, and what is down although nobody stopped it is started as it was. What ended for good is tried once
     more: what it ended of may be mended.
 
-    Returns what it did, in words (empty for nothing), and the conditions that it is in then.
+    Returns what it did, in words (empty for nothing), and the conditions that it is in then, where there is anything to keep up.
 
     Raises:
         TerminalError: it ended and is held down.
@@ -65,7 +65,8 @@ async def keep(host: Host) -> tuple[str, Mapping[Key, tuple[Condition, ...]]]:
     child = await child_of(host)
     if done := await _keep(host, child):
         child = await child_of(host)
-    return done, {KEY: await trio.to_thread.run_sync(conditions_of, child)}
+    there = child.record is not None or child.unrecorded
+    return done, {KEY: await trio.to_thread.run_sync(conditions_of, child)} if there else {}
 
 
 async def _keep(host: Host, child: Child) -> str:

@@ -137,3 +137,24 @@ def test_what_ended_for_good_is_tried_again_without_its_secrets(by_file: Site) -
     config.write_text(good)
     wait_until(lambda: site.gateway_pid() not in (None, pid), 60, "the next try")
     site.wait_healthy()
+
+
+@pytest.mark.req("PLAN-5", "PLAN-16")
+def test_what_was_applied_last_is_kept_up_where_nothing_is_left_of_its_history(site: Site) -> None:
+    """A boot finds a document that would take over what it knows nothing of; the keeper's files know that it was ours."""
+    site.write(verify="300ms")
+    site.apply()
+    pid = fall(site)
+    for path in (site.state / "reconciler").glob("journal.sqlite*"):
+        path.unlink()
+    (site.state / "reconciler/last-run.json").unlink()
+    site.edit("level: info", "level: debug")
+    supervisor = site.supervisor()
+    supervisor.wait_event(lambda event: event["event"] == "not_applied", "nothing is taken over")
+    supervisor.wait_event(lambda event: event["event"] == "kept", "what was applied last is kept up")
+    site.wait_healthy()
+    again = site.gateway_pid()
+    assert again not in (None, pid)
+    assert site.level() == "info"
+    fall(site)
+    wait_until(lambda: site.gateway_pid() not in (None, pid, again), 20, "it is kept up for good")

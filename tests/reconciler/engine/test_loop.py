@@ -21,8 +21,8 @@ from reconciler.engine.engine import Engine, Kept
 from reconciler.engine.goal import Goal
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
-from reconciler.errors import DocumentError, TemporaryError, TerminalError
-from reconciler.journal import JournalFullError
+from reconciler.errors import BlockedError, DocumentError, TemporaryError, TerminalError
+from reconciler.journal import Journal, JournalFullError
 from reconciler.kinds import Health, World
 from reconciler.model import Action, Condition, Key, Note, Result, Status
 from resources.testing import FakeKind
@@ -435,6 +435,36 @@ async def test_what_is_kept_up_and_degraded_is_told_once_and_that_it_is_over(
         await until(lambda: log.said("recovered"), "the good news")
         nursery.cancel_scope.cancel()
     assert [event["key"] for event in log.told if event["event"] in ("degraded", "recovered")] == ["fake/a"] * 2
+
+
+@pytest.mark.req("PLAN-4", "SVC-7")
+@pytest.mark.parametrize("ours", [True, False])
+async def test_while_all_that_is_known_is_refused_what_was_applied_last_is_kept_up(host: Harness, ours: bool) -> None:
+    """Nothing is in force, as far as the journal knows. What belongs to another document is none of our business."""
+    log, looks = Record(), list[int]()
+
+    async def keep() -> Kept:
+        await trio.lowlevel.checkpoint()
+        looks.append(1)
+        return "it is started as it was last applied", {}
+
+    async def refused(*_arguments: object, **_named: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise BlockedError("cannot write a: it was there before us")
+
+    document = Document(host, {"a": fake(1)})
+    host.engine.begin = refused  # type: ignore[assignment, method-assign]
+    loop = make_loop(document, log)
+    loop._keep = keep
+    if not ours:
+        with Journal.open_writer(host.world.host.state.journal, now=1.0) as journal:
+            journal.set_document("/another/openclaw.yaml")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(loop.run)
+        await until(lambda: loop._backoff[EVERYTHING].failures >= 2, "ever rarer looks")
+        nursery.cancel_scope.cancel()
+    assert bool(looks) is ours
+    assert [line["what"] for line in log.said("kept")][:1] == ["it is started as it was last applied"][: len(looks)]
 
 
 @pytest.mark.req("PLAN-8", "DOC-4")
