@@ -22,6 +22,7 @@ from reconciler.engine.rollback import Window
 from reconciler.engine.settle import OVERDUE_SECONDS
 from reconciler.engine.steps import step_of
 from reconciler.engine.telling import Log, Teller
+from reconciler.engine.verify import probe_all
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import (
     BlockedError,
@@ -35,7 +36,7 @@ from reconciler.errors import (
 )
 from reconciler.journal import Intent, Journal, JournalFullError, Run
 from reconciler.kinds import Kind
-from reconciler.model import Condition, Generation, Key, Result
+from reconciler.model import Condition, Generation, Key, Result, Status
 from reconciler.planning.policy import Approvals
 from reconciler.watching import watch_directories
 
@@ -125,6 +126,8 @@ class Loop:
         self._refused: tuple[str, str] | None = None
         self._kept: Source | None = None
         self._backoff: dict[Key, Backoff] = {}
+        # What did not serve when it was probed last.
+        self._silent: frozenset[Key] = frozenset()
         self._windows: trio.Nursery | None = None
         self._applied = trio.Event()
 
@@ -454,6 +457,30 @@ class Loop:
             self.queue.add_after(EVERYTHING, self._cap_seconds(key))
         self._teller.degraded(degraded, looked_at)
 
+    async def _report_silent(self) -> None:
+        """Says of what does not serve, though nothing is to be done about it, that it does not: no plan sees that.
+
+        Only what was so the last time as well: it may just be started again. A window has a word of its own for what it sees.
+        """
+        engine, before = self.engine, self._silent
+        if self._kept is None or not engine.is_open or engine.watching_now or engine.is_writing:
+            return
+        try:
+            goal = self._kept(engine.journal().salt)
+            health = await probe_all(goal.resources, engine.kinds, engine.world(goal))
+        except Exception as err:  # as in a look, which comes soon and says the same
+            self._failed(err)
+            return
+        self._silent = frozenset(
+            key for key, found in health.items() if not (found.ready or found.excused or found.lagging)
+        )
+        silent = {
+            key: Condition(type="Degraded", status=Status.TRUE, reason=health[key].reason, message=health[key].message)
+            for key in self._silent & before
+            if not self._teller.is_degraded(key, "observation")
+        }
+        self._teller.degraded(silent, health, by="probe")
+
     def _cap_seconds(self, key: Key) -> float:
         return next((kind.backoff_cap_seconds for kind in self.engine.kinds if kind.name == key.kind), RESYNC_SECONDS)
 
@@ -543,6 +570,7 @@ class Loop:
             for _ in range(steps):
                 await trio.sleep(RESYNC_SECONDS / steps)
                 await self._look_around()
+                await self._report_silent()
                 if await trio.to_thread.run_sync(lambda: self.engine.is_astray):
                     break
             self.queue.add(EVERYTHING)

@@ -44,7 +44,8 @@ class Teller:
         # How each of the newest runs stood when it was told last.
         self._runs: dict[str, Result] = {}
         self._failing: dict[Key, str] = {}
-        self._degraded: dict[Key, str] = {}
+        # Why, by how it was seen: no plan sees that something does not answer, and no probe what is in no field of it.
+        self._degraded: dict[tuple[str, Key], str] = {}
 
     def say(self, event: str, text: str, **values: Any) -> None:
         """Tells what is wrong, once: not again until it changes."""
@@ -73,18 +74,28 @@ class Teller:
         self._log.warning("step", **values, error=step.error)
         return True
 
-    def degraded(self, degraded: Mapping[Key, Condition], looked_at: Collection[Key] | None) -> None:
-        """Says that something works no longer as it should, and that it does again, of what was `looked_at` (None: at all)."""
+    def degraded(
+        self, degraded: Mapping[Key, Condition], looked_at: Collection[Key] | None, *, by: str = "observation"
+    ) -> None:
+        """Says that something works no longer as it should, and that it does again, of what was `looked_at` (None: at all).
+
+        What was seen in another way than `by` stands as it was.
+        """
         for key, item in degraded.items():
-            if self._degraded.get(key) != item.reason:
-                self._degraded[key] = item.reason
+            if self._degraded.get((by, key)) != item.reason:
+                self._degraded[by, key] = item.reason
                 self._log.warning("degraded", key=str(key), reason=item.reason, message=item.message)
                 self._tell({"event": "degraded", "key": str(key), "reason": f"{item.reason}: {item.message}"})
-        well = self._degraded.keys() - degraded.keys()
+        well = {key for how, key in self._degraded if how == by} - degraded.keys()
         for key in well if looked_at is None else well.intersection(looked_at):
-            del self._degraded[key]
-            self._log.info("recovered", key=str(key))
-            self._tell({"event": "recovered", "key": str(key)})
+            del self._degraded[by, key]
+            if not self.is_degraded(key):
+                self._log.info("recovered", key=str(key))
+                self._tell({"event": "recovered", "key": str(key)})
+
+    def is_degraded(self, key: Key, by: str | None = None) -> bool:
+        """Whether that was said of it, and not yet that it has recovered; seen in this way, or in any."""
+        return any(other == key and by in (None, how) for how, other in self._degraded)
 
     def knows(self, run: Run) -> bool:
         """Whether it was told how this run stands, or that is no news."""

@@ -33,7 +33,8 @@ from resources.service.observe import (
 from resources.service.spec import CHILD, KEY, Program, ServiceSpec, builtin_program, declare, keeper_spec
 from resources.steps import reached, still_holds
 
-_HEALTH_SECONDS: Final = 5.0
+# Less than a probe has (`reconciler.engine.verify`), so that the text is ours.
+_HEALTH_SECONDS: Final = 4.0
 # How often a lost keeper is looked for; only while there is none.
 _LOOK_SECONDS: Final = (0.2, 5.0)
 # How long a keeper that says nothing is believed to be well: one that is stopped says nothing either.

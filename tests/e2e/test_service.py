@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 
 import pytest
 
@@ -112,6 +113,35 @@ def test_nothing_is_confirmed_while_the_gateway_hangs(site: Site) -> None:
     assert site.apply()["result"] == "confirmed"
     assert site.gateway_pid() == pid
     assert site.config()["logging"]["level"] == "debug"
+
+
+@pytest.mark.req("PLAN-12", "SVC-12")
+def test_a_supervisor_says_once_that_the_gateway_hangs_and_once_that_it_has_recovered(site: Site) -> None:
+    # As it is, but for the half minute after which it looks around.
+    soon = "import sys; from reconciler.cli import entry; from reconciler.engine import loop; loop.ASTRAY_SECONDS = 1.0"
+    program = [sys.executable, "-c", f"{soon}; sys.exit(entry.main())"]
+    site.inside = lambda argv, _cwd: [*program, *argv[1:]] if argv[1] == "run" else argv
+    site.write(verify="300ms")
+    site.apply()
+    supervisor = site.supervisor("--on-exit", "stop")
+    pid = site.gateway_pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        told = supervisor.wait_event(
+            lambda event: event["event"] == "degraded" and event["key"] == "service/gateway", "it hangs", 60
+        )
+        assert told["reason"] == "NoAnswer"
+        assert "no answer" in told["message"]
+        assert site.run("status").code == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    supervisor.wait_event(
+        lambda event: event["event"] == "recovered" and event["key"] == "service/gateway", "it is over", 60
+    )
+    said = [event["key"] for event in supervisor.events() if event["event"] == "degraded"]
+    assert len(said) == len({*said})
+    assert site.gateway_pid() == pid
 
 
 def test_each_verb_answers_with_the_same_form_as_status(site: Site) -> None:

@@ -403,6 +403,51 @@ async def test_a_start_with_an_invalid_document_keeps_what_was_confirmed_before(
 
 
 @pytest.mark.req("PLAN-12", "SVC-12")
+async def test_what_does_not_answer_is_told_once_and_that_it_is_over(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No plan sees it: there is nothing to do about it."""
+    monkeypatch.setattr(loops, "RESYNC_SECONDS", 0.2)
+    monkeypatch.setattr(loops, "ASTRAY_SECONDS", 0.02)
+    log, probes = Record(), list[str]()
+    hangs = Health(ready=False, reason="NoAnswer", message="no answer within 5 s")
+    real = FakeKind.probe
+
+    async def probe(self: FakeKind, key: Key, resource: Any, world: World) -> Health:
+        probes.append(key.name)
+        return await real(self, key, resource, world)
+
+    monkeypatch.setattr(FakeKind, "probe", probe)
+    async with running(Document(host, {"a": fake(1), "b": fake(1), "c": fake(1)}), log) as loop:
+        await until(lambda: [line["result"] for line in log.said("run")][-1:] == ["confirmed"], "the first one")
+        host.kind.health["a"] = hangs
+        # By a person's word, or on its way: nothing to warn of.
+        host.kind.health["b"] = replace(hangs, excused=True)
+        host.kind.health["c"] = replace(hangs, lagging=True)
+        begun = len(probes)
+        await until(lambda: len(probes) > begun + 12, "some looks")
+        loop.poke()
+        await until(lambda: len(probes) > begun + 36, "and more, with plans in between")
+        assert log.said("degraded") == [{"key": "fake/a", "reason": "NoAnswer", "message": "no answer within 5 s"}]
+        assert log.said("recovered") == []
+        host.kind.health.clear()
+        await until(lambda: log.said("recovered") == [{"key": "fake/a"}], "the end of it")
+        # Once is no news: it may just be started again.
+        monkeypatch.setattr(FakeKind, "probe", real)
+        turns = iter([True, False] * 1000)
+
+        async def flickers(self: FakeKind, key: Key, resource: Any, world: World) -> Health:
+            probes.append(key.name)
+            await trio.lowlevel.checkpoint()
+            return hangs if key.name == "a" and next(turns) else Health(ready=True)
+
+        monkeypatch.setattr(FakeKind, "probe", flickers)
+        begun = len(probes)
+        await until(lambda: len(probes) > begun + 18, "looks at what comes and goes")
+    assert len(log.said("degraded")) == 1
+
+
+@pytest.mark.req("PLAN-12", "SVC-12")
 async def test_what_is_kept_up_and_degraded_is_told_once_and_that_it_is_over(
     host: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
