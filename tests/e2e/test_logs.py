@@ -190,7 +190,8 @@ def test_following_goes_on_over_midnight_rotation_truncation_and_pruning(
 def test_not_one_line_is_missed_while_it_begins_to_follow(site: Site, logs: Path, spawned: Spawned) -> None:
     path = logs / "openclaw-2026-01-01.log"
     add(path, line("first"))
-    reader = Reader(site, spawned)
+    # More than it can be late for, however slow its start is.
+    reader = Reader(site, spawned, "-n", "10000")
     number = 0
     while not reader.lines:
         number += 1

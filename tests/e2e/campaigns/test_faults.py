@@ -291,8 +291,8 @@ FORBIDDEN = (
     # Where SQLite's side files lie there already, nothing has to be made.
     ("reconciler", 0o500, {0, 1}),
     ("reconciler", 0o000, {77}),
-    ("reconciler/journal.sqlite", 0o400, {1}),
-    ("reconciler/journal.sqlite", 0o000, {1}),
+    ("reconciler/journal.sqlite", 0o400, {77}),
+    ("reconciler/journal.sqlite", 0o000, {77}),
     ("reconciler/lock", 0o000, {77}),
     ("reconciler/keeper", 0o000, {1}),
 )
