@@ -39,7 +39,7 @@ class Goal:
     @property
     def names(self) -> tuple[str, ...]:
         """By what it may be held back: what failed is another thing with other secrets, what a person went back from is not."""
-        return (self.digest,) if self.document is None else (self.digest, f"document:{self.document}")
+        return (self.digest,) if self.document is None else (self.digest, document_name(self.document))
 
     @property
     def stored(self) -> Mapping[str, Any]:
@@ -48,6 +48,16 @@ class Goal:
             "canonical": self.desired.canonical,
             "declared": sorted((list(path) for path in self.desired.declared), key=str),
         }
+
+
+def document_name(document_digest: str) -> str:
+    """By what a document is held back whatever its secrets are."""
+    return f"document:{document_digest}"
+
+
+def is_of(generation: Generation, document_digest: str) -> bool:
+    """Whether a generation is of the document with this digest, with whatever secrets."""
+    return generation.digest == _digest(document_digest, generation.secrets)
 
 
 def make_goal(
@@ -65,7 +75,7 @@ def make_goal(
     secret_digests = {join_path(path): secrets.digest(reference).digest for path, reference in references}
     return Goal(
         desired=desired,
-        digest=digest({"document": document_digest, "secrets": secret_digests}),
+        digest=_digest(document_digest, secret_digests),
         document=document_digest,
         texts=texts,
         secrets=secrets,
@@ -169,6 +179,10 @@ def _located_action(action: Action, locate: Locate) -> Action:
     if because.path is None or because.position is not None:
         return action
     return replace(action, because=replace(because, position=locate(because.path)))
+
+
+def _digest(document_digest: str, secret_digests: Mapping[str, str]) -> str:
+    return digest({"document": document_digest, "secrets": dict(secret_digests)})
 
 
 def _declare(desired: Desired, kinds: Sequence[Kind], host: Host, secrets: Secrets) -> dict[Key, Resource]:

@@ -103,6 +103,24 @@ def test_a_rollback_stays_while_the_document_is_not_valid(site: Site) -> None:
     assert site.generations()[0]["result"] == "confirmed"
 
 
+@pytest.mark.req("PLAN-8", "PLAN-15")
+def test_a_document_that_lacks_a_secret_is_held_back_once_it_has_it(site: Site) -> None:
+    supervisor = site_at_two(site)
+    later = site.home / "later"
+    good = site.document.read_text()
+    lacks = good.replace("service: {", "service: {environment: {Q: {file: later}}, ")
+    assert lacks != good
+    site.write(lacks.replace("level: debug", "level: warn"))
+    supervisor.wait_event(lambda event: event["event"] == "document_invalid", "its secret is missing")
+    back = site.run("rollback", "2", "--yes", "--json")
+    assert back.code == 0, back.err
+    later.write_text("x")
+    later.chmod(0o600)
+    supervisor.wait_event(lambda event: event["event"] == "held_back", "it is valid, and held back")
+    assert "held back" in site.run("status").out
+    assert (site.level(), site.generations()[0]["number"]) == ("debug", 2)
+
+
 @pytest.mark.req("PLAN-8", "PLAN-13")
 def test_a_rollback_that_fails_leaves_a_document_held_back_that_was_so_before(site: Site) -> None:
     site_at_two(site)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reconciler.engine.requests import Outcome, Progress, Report, Request
     from reconciler.engine.rollback import Window
     from reconciler.journal import Quarantined
-    from reconciler.model import Plan
+    from reconciler.model import Generation, Plan
     from reconciler.planning.policy import Approvals
 
     Begin: TypeAlias = Callable[[], Awaitable[tuple[Outcome, Window | None]]]
@@ -185,7 +185,7 @@ async def rollback(
     else:
         # What cannot be brought back must be said, asked or not.
         session.console.err("".join(f"note: {note.message}\n" for note in notes))
-    held = present_names(session, runtime)
+    held = replaced_names(session, runtime, target)
     before = held_before(session, held)
     reason = f"superseded by `openclaw rollback` to generation {target.number}"
     request = Request(
@@ -193,7 +193,7 @@ async def rollback(
         author=author or who(session),
         commit=target.commit,
         approvals=replace(approvals, way_back=True),
-        holds_back=(held, reason) if held and target.digest not in held else None,
+        holds_back=(held, reason) if held else None,
     )
     try:
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request)
@@ -207,15 +207,25 @@ async def rollback(
     return told(session, outcome, as_json)
 
 
-def present_names(session: Session, runtime: Runtime) -> tuple[str, ...]:
-    """By what is held back what a supervisor keeps in force: the document, or the generation in force while that is not valid."""
+def replaced_names(session: Session, runtime: Runtime, target: Generation) -> tuple[str, ...]:
+    """By what is held back what `target` takes the place of: the document, and the generation in force while a supervisor keeps
+    that because the document is not valid. `target` itself is not held back.
+    """
+    from reconciler.engine.goal import document_name, is_of
     from reconciler.errors import DocumentError
 
+    last = session.in_force()
+    kept = (last.digest,) if last is not None and last.digest != target.digest else ()
     try:
-        return runtime.source(session.load())(runtime.salt()).names
+        loaded = session.load()
     except DocumentError:
-        last = session.in_force()
-        return (last.digest,) if last is not None else ()
+        return kept
+    try:
+        names = runtime.source(loaded)(runtime.salt()).names
+    except DocumentError:
+        # A secret is missing. Once it is there the document would be applied: it is known without its secrets as well.
+        return kept if is_of(target, loaded.digest) else (document_name(loaded.digest), *kept)
+    return () if target.digest in names else names
 
 
 def held_before(session: Session, names: tuple[str, ...]) -> tuple[Quarantined, ...]:

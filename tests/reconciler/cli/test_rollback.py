@@ -1,0 +1,69 @@
+"""What `rollback` goes back to, and what it holds back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reconciler.cli.commands.apply import replaced_names
+from reconciler.cli.session import Session
+from reconciler.cli.supervisor import Silent
+from reconciler.engine.goal import document_name
+from reconciler.journal import Journal
+from reconciler.model import Generation, Result
+
+GOOD = "version: 1\nservice: {environment: {Q: {file: good}}}\n"
+LATER = "version: 1\nservice: {environment: {Q: {file: later}}}\n"
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    (tmp_path / "good").write_text("secret-0123456789abcdef")
+    (tmp_path / "good").chmod(0o600)
+    (tmp_path / "openclaw.yaml").write_text(GOOD)
+    environ = {"OPENCLAW_STATE_DIR": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    return Session(environ=environ, directory=str(tmp_path), console=Silent(), kinds=lambda: ())
+
+
+def record(session: Session) -> Generation:
+    """A confirmed generation of the document as it is."""
+    runtime = session.runtime()
+    with Journal.open_writer(session.host().state.journal, now=1.0) as journal:
+        goal = runtime.source(session.load())(journal.salt)
+        number = journal.record_generation(
+            digest=goal.digest,
+            at=1.0,
+            cause="apply",
+            result=Result.CONFIRMED,
+            texts=goal.texts,
+            canonical=goal.stored,
+            secrets=goal.secret_digests,
+        )
+        found = journal.generation(number)
+        assert found is not None
+        return found
+
+
+@pytest.mark.req("PLAN-8", "PLAN-15")
+def test_the_document_is_held_back_as_far_as_it_is_known(session: Session, tmp_path: Path) -> None:
+    document = tmp_path / "openclaw.yaml"
+    document.write_text("version: 1\n")
+    first = record(session)
+    document.write_text(GOOD)
+    second = record(session)
+    runtime = session.runtime()
+    name = document_name(session.load().digest)
+    assert replaced_names(session, runtime, first) == (second.digest, name)
+    assert replaced_names(session, runtime, second) == ()
+    # A secret of it is missing: what it would be with it cannot be told, and whoever watches keeps the generation in force.
+    (tmp_path / "good").unlink()
+    assert replaced_names(session, runtime, first) == (name, second.digest)
+    assert replaced_names(session, runtime, second) == ()
+    document.write_text(LATER)
+    later = document_name(session.load().digest)
+    assert replaced_names(session, runtime, second) == (later,)
+    assert replaced_names(session, runtime, first) == (later, second.digest)
+    document.write_text("version: many\n")
+    assert replaced_names(session, runtime, second) == ()
+    assert replaced_names(session, runtime, first) == (second.digest,)
