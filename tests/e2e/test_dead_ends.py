@@ -50,6 +50,10 @@ def test_a_rollback_that_fails_is_tried_once_and_ends_in_6(site: Site) -> None:
         assert site.generations()[0]["number"] == newest["number"]
     # The stranger is gone: the keeper's next try serves, without anybody's help.
     site.wait_healthy()
+    # Nothing was ever confirmed but the first: that is where to go back to, and to say so is no mistake.
+    back = site.run("rollback", "--yes", "--json")
+    assert (back.code, back.json["result"]) == (0, "confirmed"), back
+    assert site.generations()[0]["cause"] == "rollback to 1"
     site.write(good)
     assert site.apply()["result"] == "confirmed"
     assert "Degraded" not in site.run("status").out

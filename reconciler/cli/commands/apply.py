@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
     from reconciler.engine.rollback import Window
-    from reconciler.journal import Quarantined
+    from reconciler.journal import Journal, Quarantined
     from reconciler.model import Generation, Plan
     from reconciler.planning.policy import Approvals
 
@@ -158,17 +158,11 @@ async def rollback(
     session.check_owner()
     journal = session.journal()
     with journal:
-        present = journal.in_force()
-        good = [
-            item
-            for item in journal.generations()
-            if item.result is Result.CONFIRMED and present is not None and item.number != present.number
-        ]
-        if number is None and not good:
+        target = last_good(journal) if number is None else journal.generation(number)
+        if target is None and number is None:
             raise UsageError(
                 "cannot go back: there is no earlier confirmed generation", hint="`openclaw history` lists them"
             )
-        target = good[0] if number is None else journal.generation(number)
         if target is None:
             raise UsageError(
                 f"cannot go back to generation {number}: there is none", hint="`openclaw history` lists them"
@@ -205,6 +199,18 @@ async def rollback(
     finally:
         session.leave(engine)
     return told(session, outcome, as_json)
+
+
+def last_good(journal: Journal) -> Generation | None:
+    """The newest confirmed generation that the host is not at; None where there is none."""
+    from reconciler.model import Result
+
+    newest, present = journal.last_generation(), journal.in_force()
+    # What could not be taken back is what the host is at, whatever ought to be in force.
+    if newest is not None and newest.result is Result.ROLLBACK_FAILED:
+        present = newest
+    confirmed = (item for item in journal.generations() if item.result is Result.CONFIRMED)
+    return next((item for item in confirmed if present is None or item.number != present.number), None)
 
 
 def replaced_names(session: Session, runtime: Runtime, target: Generation) -> tuple[str, ...]:

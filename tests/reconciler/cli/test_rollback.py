@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.cli.commands.apply import replaced_names
+from reconciler.cli.commands.apply import last_good, replaced_names
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.engine.goal import document_name
@@ -43,6 +43,32 @@ def record(session: Session) -> Generation:
         found = journal.generation(number)
         assert found is not None
         return found
+
+
+@pytest.mark.req("PLAN-8", "PLAN-13")
+@pytest.mark.parametrize(
+    ("results", "goal"),
+    [
+        ([Result.CONFIRMED, Result.CONFIRMED], 1),
+        ([Result.CONFIRMED, Result.CONFIRMED, Result.ROLLED_BACK], 1),
+        # What is newest is neither confirmed nor taken back: the last that was.
+        ([Result.CONFIRMED, Result.CONFIRMED, Result.ROLLBACK_FAILED], 2),
+        ([Result.CONFIRMED, Result.CONFIRMED, Result.VERIFYING], 2),
+        ([Result.CONFIRMED, Result.CONFIRMED, Result.FAILED], 2),
+        ([Result.CONFIRMED, Result.ROLLBACK_FAILED], 1),
+        ([Result.CONFIRMED], None),
+        ([Result.ROLLBACK_FAILED], None),
+        ([], None),
+    ],
+)
+def test_without_a_number_the_goal_is_the_last_that_was_confirmed_before_what_is_there(
+    session: Session, results: list[Result], goal: int | None
+) -> None:
+    with Journal.open_writer(session.host().state.journal, now=1.0) as journal:
+        for number, result in enumerate(results):
+            journal.record_generation(digest=f"{number}", at=1.0, cause="apply", result=result)
+        found = last_good(journal)
+    assert (found.number if found is not None else None) == goal
 
 
 @pytest.mark.req("PLAN-8", "PLAN-15")
