@@ -342,7 +342,8 @@ class Loop:
             if good is None:
                 raise invalid
             self._invalid(invalid)
-            return good, "drift"
+            # It is no document of now: what is valid next was saved, be it the same as before.
+            return replace(good, mark=""), "drift"
         self._teller.over("document_invalid")
         if self._good is None:
             cause = "start"
