@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
-from reconciler.journal import Journal
+from reconciler.engine.requests import Request
+from reconciler.journal import UNDECIDED, Journal
 from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wanted
-from reconciler.model import ABSENT, Condition, Impact, Key, Status
+from reconciler.model import ABSENT, Condition, Impact, Key, Result, Status
 from reconciler.planning.differences import differences
 from reconciler.values import same
 
@@ -133,4 +134,31 @@ def _pending(path: str, item: Wanted, observation: Observation) -> bool:
     """True while a withdrawn field still waits to be given back."""
     return any(found.path == path for found in differences(item.resource, observation, item.applied)) and not same(
         observation.fields.get(path, ABSENT), item.applied[path].former
+    )
+
+
+def record_generation(
+    journal: Journal, goal: Goal, request: Request, result: Result, reason: str = "", *, at: float
+) -> int:
+    """Records what a run made of a document, as another try of the newest generation where it is the same; returns its number."""
+    newest = journal.last_generation()
+    tried = newest is not None and newest.result in UNDECIDED and newest.digest == goal.digest
+    if newest is not None and tried and newest.texts == goal.texts:
+        # Another try of the same: a failure that lasts must not push what was good out of the history.
+        journal.set_generation_result(newest.number, result, reason)
+        return newest.number
+    if newest is not None and newest.result is Result.VERIFYING:
+        # Whoever watches it may be dead; whoever lives says the same once more.
+        journal.set_generation_result(newest.number, Result.SUPERSEDED, "another document took its place")
+    return journal.record_generation(
+        digest=goal.digest,
+        at=at,
+        cause=request.cause,
+        author=request.author,
+        commit=request.commit,
+        result=result,
+        reason=reason,
+        texts=goal.texts,
+        canonical=goal.stored,
+        secrets=goal.secret_digests,
     )

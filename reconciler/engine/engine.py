@@ -25,6 +25,18 @@ from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf, Window, end_run, left_of
 from reconciler.engine.settle import ended_as, is_watched, settle
+from reconciler.engine.standing import (
+    hold_back,
+    is_document,
+    is_failed,
+    is_new,
+    is_nobodys,
+    is_spoilt,
+    is_to_release,
+    is_unknown,
+    is_unproven,
+    release_superseded,
+)
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
@@ -32,7 +44,8 @@ from reconciler.files import place_of
 from reconciler.host import Host
 from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined, Run
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
-from reconciler.model import Action, Condition, Generation, Key, Note, Plan, Result
+from reconciler.model import Condition, Generation, Key, Note, Plan, Result
+from reconciler.planning.agreed import as_agreed, compare, harmless, without
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import check, hint_of, window_seconds
 from reconciler.serial import plan_digest
@@ -219,7 +232,7 @@ class Engine:
             gone=gone_sections(goal, present) if present is not None else frozenset(),
         )
         if lost is not None:
-            plan = _harmless(plan)
+            plan = harmless(plan)
         return Planned(plan=located(plan, goal.locate), goal=goal, wanted=wanted, observations=observations)
 
     async def apply(self, source: Source, request: Request, *, wait_seconds: float = 0.0) -> Outcome:
@@ -282,11 +295,11 @@ class Engine:
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
                 await _thread(partial(journal.release, *goal.names))
-            if _is_document(goal, request):
+            if is_document(goal, request):
                 # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
-                await _thread(partial(_release_superseded, journal))
+                await _thread(partial(release_superseded, journal))
             if request.holds_back is not None:
-                await _thread(partial(_hold_back, journal, *request.holds_back, self.now()))
+                await _thread(partial(hold_back, journal, *request.holds_back, self.now()))
             outcome, window = await self._lead(planned, request, journal)
             for _ in range(_TRIES):
                 if request.expected is not None or not outcome.outrun:
@@ -303,9 +316,9 @@ class Engine:
 
     async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
         """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""
-        tried = request.approvals.person or await _thread(partial(_is_unknown, journal, planned.goal.digest))
+        tried = request.approvals.person or await _thread(partial(is_unknown, journal, planned.goal.digest))
         waiting = request.waiting if tried else request.waiting | _retried(planned)
-        plan = _without(_as_agreed(planned.plan, request.expected), waiting)
+        plan = without(as_agreed(planned.plan, request.expected), waiting)
         if plan.actions:
             self._keep_room(plan)
             return await self._effects(replace(planned, plan=plan), request, journal)
@@ -425,7 +438,7 @@ class Engine:
             digest = request.expected_digest or ""
             if journal is not None and await _thread(partial(journal.plan_used, digest)):
                 raise StaleError("cannot apply this plan: it was applied already", hint="plan again")
-            _compare(request.expected, planned.plan)
+            compare(request.expected, planned.plan)
         restarts = 0
         if journal is not None:
             restarts = await _thread(partial(account.restarts_since, journal, self.now() - HOUR_SECONDS))
@@ -453,13 +466,13 @@ class Engine:
             if not all(is_watched(found.run, self.host.state, self.now()) for found in left_open):
                 return None
             known = await self._known(planned, reader)
-            if request.approvals.person and await _thread(partial(_is_spoilt, reader)):
+            if request.approvals.person and await _thread(partial(is_spoilt, reader)):
                 return None
             if known is None or account.outdated(planned.wanted, planned.observations):
                 return None
-            if await _thread(partial(_is_to_release, reader, goal, request)):
+            if await _thread(partial(is_to_release, reader, goal, request)):
                 return None
-            if request.commit is not None and await _thread(partial(_is_nobodys, reader, known.generation)):
+            if request.commit is not None and await _thread(partial(is_nobodys, reader, known.generation)):
                 return None
             return replace(known, conditions=_seen(planned))
         finally:
@@ -495,7 +508,7 @@ class Engine:
             # Who watches may have been quicker than the hook that says where it comes from.
             await _thread(partial(journal.attribute, known.generation, request.author, request.commit))
         # A person who leads there once more after a rollback that failed wants to be told that it is well now.
-        again = request.approvals.person and await _thread(partial(_is_spoilt, journal))
+        again = request.approvals.person and await _thread(partial(is_spoilt, journal))
         if planned.plan.actions or (known is not None and not again):
             return known or done
         # Nothing is to be done, but a generation that does not serve is none to go back to.
@@ -585,11 +598,11 @@ class Engine:
                 generation=planned.plan.generation,
             ), None  # fmt: skip
         # A cure of drift is no new desired state: the generation in force stays the one that it is.
-        recorded = await _thread(partial(_is_new, journal, goal.digest))
+        recorded = await _thread(partial(is_new, journal, goal.digest))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
         gates = await _thread(partial(account.gates, journal, goal, touched))
         left = window_seconds([step.action for step in touched], goal.desired.policy)
-        if recorded and await _thread(partial(_is_unproven, journal)):
+        if recorded and await _thread(partial(is_unproven, journal)):
             # Whatever little this run did, it confirms what the one before it did as well.
             gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
         # Whoever lacked descriptors or memory to do it can say nothing of the document by what it was not done to.
@@ -621,9 +634,9 @@ class Engine:
             return await self._unproven(planned, request, journal)
         run = newest[0]
         if run.state is Result.FAILED:
-            wanted = await _thread(partial(_is_failed, journal, goal.digest))
+            wanted = await _thread(partial(is_failed, journal, goal.digest))
         else:
-            wanted = run.state is Result.INTERRUPTED and await _thread(partial(_is_unknown, journal, goal.digest))
+            wanted = run.state is Result.INTERRUPTED and await _thread(partial(is_unknown, journal, goal.digest))
         if not wanted:
             return await self._unproven(planned, request, journal)
         steps = left_of(await _thread(partial(journal.actions_of, run.id)))
@@ -646,8 +659,8 @@ class Engine:
         the history is lost: with this one it would be confirmed by a look.
         """
         goal = planned.goal
-        unknown = await _thread(partial(_is_unknown, journal, goal.digest))
-        if not unknown or not await _thread(partial(_is_unproven, journal)):
+        unknown = await _thread(partial(is_unknown, journal, goal.digest))
+        if not unknown or not await _thread(partial(is_unproven, journal)):
             return None
         run = uuid4().hex[:12]
         begin = partial(
@@ -679,7 +692,7 @@ class Engine:
         number = window.generation
         with journal.transaction():
             if window.recorded:
-                number = self._record(window.goal, request, journal, Result.VERIFYING)
+                number = account.record_generation(journal, window.goal, request, Result.VERIFYING, at=self.now())
             journal.set_run(
                 window.run,
                 Result.VERIFYING,
@@ -699,30 +712,7 @@ class Engine:
             account.record_applied(journal, goal, planned.wanted, planned.observations, ())
             journal.release(*goal.names)
             journal.set_history_lost(None)
-            return self._record(goal, request, journal, result, reason)
-
-    def _record(self, goal: Goal, request: Request, journal: Journal, result: Result, reason: str = "") -> int:
-        newest = journal.last_generation()
-        tried = newest is not None and newest.result in UNDECIDED and newest.digest == goal.digest
-        if newest is not None and tried and newest.texts == goal.texts:
-            # Another try of the same: a failure that lasts must not push what was good out of the history.
-            journal.set_generation_result(newest.number, result, reason)
-            return newest.number
-        if newest is not None and newest.result is Result.VERIFYING:
-            # Whoever watches it may be dead; whoever lives says the same once more.
-            journal.set_generation_result(newest.number, Result.SUPERSEDED, "another document took its place")
-        return journal.record_generation(
-            digest=goal.digest,
-            at=self.now(),
-            cause=request.cause,
-            author=request.author,
-            commit=request.commit,
-            result=result,
-            reason=reason,
-            texts=goal.texts,
-            canonical=goal.stored,
-            secrets=goal.secret_digests,
-        )
+            return account.record_generation(journal, goal, request, result, reason, at=self.now())
 
 
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
@@ -734,15 +724,6 @@ def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
             f"cannot use {root}: it belongs to the document {owner}",
             hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one, or name that one by --file",
         )
-
-
-def _harmless(plan: Plan) -> Plan:
-    """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it.
-
-    That we were here is known, so nothing is taken over from a stranger.
-    """
-    kept = tuple(replace(action, consents=()) for action in plan.actions if action.undo is not None)
-    return replace(plan, actions=kept, withdrawals=())
 
 
 def _seen(planned: Planned) -> tuple[tuple[Key, Condition], ...]:
@@ -758,123 +739,13 @@ def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
     return window.outcome(run.state, run.reason, back)
 
 
-def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:
-    """Holds a document back by the word of a person. What was seen to fail stays known as that, however often they go back."""
-    failed = {held.digest for held in journal.quarantines() if held.run_id}
-    for name in names:
-        if name not in failed:
-            journal.quarantine(name, reason, "", at)
-
-
-def _is_document(goal: Goal, request: Request) -> bool:
-    """Whether what is asked for is the document as it is now: neither a generation, nor what is kept while it cannot be had."""
-    return goal.document is not None and request.cause != "drift"
-
-
-def _is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
-    """Whether something that is held back is so no longer once `goal` is in force."""
-    return journal.quarantined(*goal.names) is not None or (_is_document(goal, request) and bool(journal.superseded()))
-
-
-def _release_superseded(journal: Journal) -> None:
-    if names := [held.digest for held in journal.superseded()]:
-        journal.release(*names)
-
-
 def _is_suspended(planned: Planned) -> bool:
     return any(item.type == "Suspended" for _key, item in _seen(planned))
-
-
-def _is_nobodys(journal: Journal, number: int) -> bool:
-    """Whether a generation was recorded without a person's word, and still waits to be named by a commit."""
-    generation = journal.generation(number)
-    return generation is not None and generation.author is None and generation.commit is None
-
-
-def _is_new(journal: Journal, digest: str) -> bool:
-    """Whether the document with this digest is another one than that in force."""
-    confirmed, last = journal.last_confirmed(), journal.last_generation()
-    if last is not None and last.result in UNDECIDED:
-        return True
-    if last is not None and last.result is Result.SUPERSEDED and last.digest != digest:
-        # The host was led elsewhere in between.
-        return True
-    return confirmed is None or confirmed.digest != digest
-
-
-def _is_unknown(journal: Journal, digest: str) -> bool:
-    """Whether neither the generation in force nor one that is being tried is of the document with this digest."""
-    confirmed, last = journal.last_confirmed(), journal.last_generation()
-    tried = last if last is not None and last.result in UNDECIDED else None
-    return all(generation is None or generation.digest != digest for generation in (confirmed, tried))
-
-
-def _is_unproven(journal: Journal) -> bool:
-    """Whether what the newest generation did, or the newest run, was never seen to serve to the end of its window: as far as
-    this journal knows, which knows nothing of what it lost.
-    """
-    if journal.history_lost is not None:
-        return True
-    last = journal.last_generation()
-    seen = (Result.CONFIRMED, Result.ROLLED_BACK)
-    # What a run did that died on its way was seen by nobody, and has no generation of its own.
-    died = any(run.state is Result.INTERRUPTED for run in journal.runs(1))
-    # What a person keeps from serving has its window once it is started.
-    return died or (last is not None and last.result not in (*seen, Result.UNCONFIRMED))
-
-
-def _is_spoilt(journal: Journal) -> bool:
-    """Whether the newest generation is one that could not be taken back."""
-    last = journal.last_generation()
-    return last is not None and last.result is Result.ROLLBACK_FAILED
-
-
-def _is_failed(journal: Journal, digest: str) -> bool:
-    """Whether the newest generation is of the document with this digest, and was sick in its window."""
-    last = journal.last_generation()
-    return last is not None and last.digest == digest and last.result is Result.FAILED
 
 
 def _retried(planned: Planned) -> frozenset[Key]:
     """The keys that something on the host tries again by itself: acting as well would outrun its restart policy."""
     return frozenset(key for key, observation in planned.observations.items() if observation.retried)
-
-
-def _without(plan: Plan, waiting: frozenset[Key]) -> Plan:
-    """`plan` without the actions of keys that wait out their backoff, and without what needs them."""
-    if not waiting:
-        return plan
-    left: set[str] = set()
-    kept: list[Action] = []
-    for action in plan.actions:
-        if action.key in waiting or any(need in left for need in action.needs):
-            left.add(action.id)
-        else:
-            kept.append(action)
-    return replace(plan, actions=tuple(kept))
-
-
-def _as_agreed(plan: Plan, expected: Plan | None) -> Plan:
-    """`plan` with every irreversible action as it stood in the plan that was agreed to: what came since was agreed by nobody."""
-    if expected is None:
-        return plan
-    agreed = {action.id: action for action in expected.actions if action.undo is None}
-    return replace(plan, actions=tuple(agreed.get(action.id, action) for action in plan.actions))
-
-
-def _compare(expected: Plan, found: Plan) -> None:
-    """Raises StaleError, naming what moved, unless `found` is to the letter what `expected` was."""
-    moved = [
-        key for key in sorted({*expected.states, *found.states}) if expected.states.get(key) != found.states.get(key)
-    ]
-    if expected.document_digest != found.document_digest:
-        moved.insert(0, "the document (or what its references give)")
-    if moved:
-        raise StaleError(
-            f"cannot apply this plan: it is stale: {', '.join(moved)} moved since it was made", hint="plan again"
-        )
-    if [action.id for action in expected.actions] != [action.id for action in found.actions]:
-        raise StaleError("cannot apply this plan: other actions are needed now", hint="plan again")
 
 
 async def _thread(call: Callable[[], T]) -> T:

@@ -1,0 +1,84 @@
+"""How a document stands by the journal: new or in force, proven or never seen to serve, held back. Synchronous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.engine.goal import Goal
+from reconciler.engine.requests import Request
+from reconciler.journal import UNDECIDED, Journal
+from reconciler.model import Result
+
+
+def hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:
+    """Holds a document back by the word of a person. What was seen to fail stays known as that, however often they go back."""
+    failed = {held.digest for held in journal.quarantines() if held.run_id}
+    for name in names:
+        if name not in failed:
+            journal.quarantine(name, reason, "", at)
+
+
+def is_document(goal: Goal, request: Request) -> bool:
+    """Whether what is asked for is the document as it is now: neither a generation, nor what is kept while it cannot be had."""
+    return goal.document is not None and request.cause != "drift"
+
+
+def is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
+    """Whether something that is held back is so no longer once `goal` is in force."""
+    return journal.quarantined(*goal.names) is not None or (is_document(goal, request) and bool(journal.superseded()))
+
+
+def release_superseded(journal: Journal) -> None:
+    """Ends what is held back by the word of a person who went back."""
+    if names := [held.digest for held in journal.superseded()]:
+        journal.release(*names)
+
+
+def is_nobodys(journal: Journal, number: int) -> bool:
+    """Whether a generation was recorded without a person's word, and still waits to be named by a commit."""
+    generation = journal.generation(number)
+    return generation is not None and generation.author is None and generation.commit is None
+
+
+def is_new(journal: Journal, digest: str) -> bool:
+    """Whether the document with this digest is another one than that in force."""
+    confirmed, last = journal.last_confirmed(), journal.last_generation()
+    if last is not None and last.result in UNDECIDED:
+        return True
+    if last is not None and last.result is Result.SUPERSEDED and last.digest != digest:
+        # The host was led elsewhere in between.
+        return True
+    return confirmed is None or confirmed.digest != digest
+
+
+def is_unknown(journal: Journal, digest: str) -> bool:
+    """Whether neither the generation in force nor one that is being tried is of the document with this digest."""
+    confirmed, last = journal.last_confirmed(), journal.last_generation()
+    tried = last if last is not None and last.result in UNDECIDED else None
+    return all(generation is None or generation.digest != digest for generation in (confirmed, tried))
+
+
+def is_unproven(journal: Journal) -> bool:
+    """Whether what the newest generation did, or the newest run, was never seen to serve to the end of its window: as far as
+    this journal knows, which knows nothing of what it lost.
+    """
+    if journal.history_lost is not None:
+        return True
+    last = journal.last_generation()
+    seen = (Result.CONFIRMED, Result.ROLLED_BACK)
+    # What a run did that died on its way was seen by nobody, and has no generation of its own.
+    died = any(run.state is Result.INTERRUPTED for run in journal.runs(1))
+    # What a person keeps from serving has its window once it is started.
+    return died or (last is not None and last.result not in (*seen, Result.UNCONFIRMED))
+
+
+def is_spoilt(journal: Journal) -> bool:
+    """Whether the newest generation is one that could not be taken back."""
+    last = journal.last_generation()
+    return last is not None and last.result is Result.ROLLBACK_FAILED
+
+
+def is_failed(journal: Journal, digest: str) -> bool:
+    """Whether the newest generation is of the document with this digest, and was sick in its window."""
+    last = journal.last_generation()
+    return last is not None and last.digest == digest and last.result is Result.FAILED

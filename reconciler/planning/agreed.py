@@ -1,0 +1,54 @@
+"""A plan beside the one that was agreed to, and what of a plan is left out. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from reconciler.errors import StaleError
+from reconciler.model import Action, Key, Plan
+
+
+def harmless(plan: Plan) -> Plan:
+    """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it.
+
+    That we were here is known, so nothing is taken over from a stranger.
+    """
+    kept = tuple(replace(action, consents=()) for action in plan.actions if action.undo is not None)
+    return replace(plan, actions=kept, withdrawals=())
+
+
+def without(plan: Plan, waiting: frozenset[Key]) -> Plan:
+    """`plan` without the actions of keys that wait out their backoff, and without what needs them."""
+    if not waiting:
+        return plan
+    left: set[str] = set()
+    kept: list[Action] = []
+    for action in plan.actions:
+        if action.key in waiting or any(need in left for need in action.needs):
+            left.add(action.id)
+        else:
+            kept.append(action)
+    return replace(plan, actions=tuple(kept))
+
+
+def as_agreed(plan: Plan, expected: Plan | None) -> Plan:
+    """`plan` with every irreversible action as it stood in the plan that was agreed to: what came since was agreed by nobody."""
+    if expected is None:
+        return plan
+    agreed = {action.id: action for action in expected.actions if action.undo is None}
+    return replace(plan, actions=tuple(agreed.get(action.id, action) for action in plan.actions))
+
+
+def compare(expected: Plan, found: Plan) -> None:
+    """Raises StaleError, naming what moved, unless `found` is to the letter what `expected` was."""
+    moved = [
+        key for key in sorted({*expected.states, *found.states}) if expected.states.get(key) != found.states.get(key)
+    ]
+    if expected.document_digest != found.document_digest:
+        moved.insert(0, "the document (or what its references give)")
+    if moved:
+        raise StaleError(
+            f"cannot apply this plan: it is stale: {', '.join(moved)} moved since it was made", hint="plan again"
+        )
+    if [action.id for action in expected.actions] != [action.id for action in found.actions]:
+        raise StaleError("cannot apply this plan: other actions are needed now", hint="plan again")
