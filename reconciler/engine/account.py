@@ -59,6 +59,19 @@ def outdated(wanted: Mapping[Key, Wanted], observations: Mapping[Key, Observatio
     )
 
 
+def unaccounted(wanted: Mapping[Key, Wanted], observations: Mapping[Key, Observation]) -> bool:
+    """Whether something of ours is as declared by no run of this journal, which knows another value of it: the journal may be
+    that of an earlier day, put back, and what runs was never seen to serve.
+    """
+    return any(
+        not same(item.applied[path].value, value) and same(observations[key].fields.get(path, ABSENT), value)
+        for key, item in wanted.items()
+        if item.resource is not None and observations[key].unknown is None
+        for path, value in item.resource.fields.items()
+        if path in item.applied
+    )
+
+
 def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[Key, Resource]:
     """The resources that must be ready at the window's end: those that this run disturbed or started, and those that
     were ready before it. A run that disturbs nobody answers for nobody but itself; one that touched nothing has its window to

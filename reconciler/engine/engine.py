@@ -602,7 +602,7 @@ class Engine:
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
         gates = await _thread(partial(account.gates, journal, goal, touched))
         left = window_seconds([step.action for step in touched], goal.desired.policy)
-        if recorded and await _thread(partial(is_unproven, journal)):
+        if recorded and await _thread(partial(is_unproven, journal, steps.run)):
             # Whatever little this run did, it confirms what the one before it did as well.
             gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
         # Whoever lacked descriptors or memory to do it can say nothing of the document by what it was not done to.
@@ -659,8 +659,10 @@ class Engine:
         the history is lost: with this one it would be confirmed by a look.
         """
         goal = planned.goal
-        unknown = await _thread(partial(is_unknown, journal, goal.digest))
-        if not unknown or not await _thread(partial(is_unproven, journal)):
+        if not await _thread(partial(is_unknown, journal, goal.digest)):
+            return None
+        elsewhere = account.unaccounted(planned.wanted, planned.observations)
+        if not elsewhere and not await _thread(partial(is_unproven, journal)):
             return None
         run = uuid4().hex[:12]
         begin = partial(

@@ -58,16 +58,17 @@ def is_unknown(journal: Journal, digest: str) -> bool:
     return all(generation is None or generation.digest != digest for generation in (confirmed, tried))
 
 
-def is_unproven(journal: Journal) -> bool:
-    """Whether what the newest generation did, or the newest run, was never seen to serve to the end of its window: as far as
-    this journal knows, which knows nothing of what it lost.
+def is_unproven(journal: Journal, run: str = "") -> bool:
+    """Whether what the newest generation did, or the newest run (before `run`), was never seen to serve to the end of its window:
+    as far as this journal knows, which knows nothing of what it lost.
     """
     if journal.history_lost is not None:
         return True
     last = journal.last_generation()
     seen = (Result.CONFIRMED, Result.ROLLED_BACK)
     # What a run did that died on its way was seen by nobody, and has no generation of its own.
-    died = any(run.state is Result.INTERRUPTED for run in journal.runs(1))
+    newest = next((each for each in journal.runs(2) if each.id != run), None)
+    died = newest is not None and newest.state is Result.INTERRUPTED
     # What a person keeps from serving has its window once it is started.
     return died or (last is not None and last.result not in (*seen, Result.UNCONFIRMED))
 
