@@ -87,9 +87,10 @@ class Runtime:
             DocumentError: a reference gives nothing any more, and its value is nowhere.
         """
         again: list[Note] = []
+        digests = self._digests(generation)
 
         def instead(path: DocumentPath) -> str | None:
-            if (value := self._former(generation.secrets.get(join_path(path)))) is not None:
+            if (value := self._former(digests.get(join_path(path)))) is not None:
                 text = f"the reference at {join_path(path)} gives nothing now: the value that it had is used again"
                 again.append(Note(code="secret_again", message=text, path=path))
             return value
@@ -126,7 +127,7 @@ class Runtime:
             locate=lambda _path: Position(file=f"generation {generation.number}", line=0, column=0, text=""),
             instead=instead,
         )
-        goal = goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
+        goal = goal_of(generation, desired=desired, secrets=secrets, references=found, kinds=self.kinds, host=self.host)
         return goal, rotated(generation, found, secrets)
 
     def recorded_goal(self, generation: Generation) -> Goal:
@@ -137,9 +138,18 @@ class Runtime:
 
         desired = desired_of(generation)
         found = references(desired.canonical)
-        digests = {reference: generation.secrets.get(join_path(path), "") for path, reference in found}
+        recorded = self._digests(generation)
+        digests = {reference: recorded.get(join_path(path), "") for path, reference in found}
         secrets = RecordedSecrets(digests, self.salt())
-        return goal_of(generation, desired=desired, secrets=secrets, kinds=self.kinds, host=self.host)
+        return goal_of(generation, desired=desired, secrets=secrets, references=found, kinds=self.kinds, host=self.host)
+
+    def _digests(self, generation: Generation) -> dict[str, str]:
+        """With what secrets a generation was led to last."""
+        journal = Journal.open_reader(self.host.state.journal)
+        if journal is None:
+            return dict(generation.secrets)
+        with journal:
+            return {**generation.secrets, **journal.given(generation.number)}
 
     def salt(self) -> bytes:
         """The salt of this state's journal, a provisional one while there is none."""

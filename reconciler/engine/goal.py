@@ -6,7 +6,7 @@ It comes from the document as it is now, or from a generation of the journal whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reconciler.desired import MANAGED, Desired, SecretRef, from_canonical
@@ -24,7 +24,8 @@ class Goal:
 
     `digest` covers the desired state with its overrides and the digests of its secrets: quarantine and plans are
     keyed by it. `document` is that of the desired state alone, None for a goal that comes from a generation. `texts` are the
-    document's files; `locate` finds the place of a document path.
+    document's files; `locate` finds the place of a document path. `given` are the digests of the secrets of a generation that
+    have another value now than it was recorded with.
     """
 
     desired: Desired
@@ -35,6 +36,7 @@ class Goal:
     secret_digests: Mapping[str, str]
     resources: Mapping[Key, Resource]
     locate: Locate
+    given: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,17 +99,27 @@ def gone_sections(goal: Goal, present: Generation) -> frozenset[str]:
     return before & (MANAGED - {"version", "policy"}) - {path[0] for path in goal.desired.declared}
 
 
-def goal_of(generation: Generation, *, desired: Desired, secrets: Secrets, kinds: Sequence[Kind], host: Host) -> Goal:
-    """The goal that leads back to `generation`.
+def goal_of(
+    generation: Generation,
+    *,
+    desired: Desired,
+    secrets: Secrets,
+    references: Sequence[tuple[DocumentPath, SecretRef]],
+    kinds: Sequence[Kind],
+    host: Host,
+) -> Goal:
+    """The goal that leads back to `generation`; `references` are those that `secrets` has.
 
     Secrets have the values of today: an older value cannot be had again, and `rotated` says which those are.
     """
+    now = {join_path(path): secrets.digest(reference).digest for path, reference in references}
     return Goal(
         desired=desired,
         digest=generation.digest,
         texts=generation.texts,
         secrets=secrets,
         secret_digests=generation.secrets,
+        given={path: digest for path, digest in now.items() if generation.secrets.get(path) != digest},
         resources=_declare(desired, kinds, host, secrets),
         locate=lambda _path: None,
     )

@@ -171,6 +171,8 @@ async def _restore(
         # Nothing of the rejected generation is left to take back; what is sick is sick for another reason.
         gates = {key: goal.resources[key] for key in gate_keys if key in goal.resources}
         verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0)
+        if verdict.healthy:
+            await _thread(partial(journal.set_given, target.number, goal.given))
         return None if verdict.healthy else verdict.reason
     steps = await engine.start_run(planned, cause=f"rollback of {rejected}", target=target.number)
     results = await execute(planned.plan.actions, steps.perform)
@@ -185,6 +187,8 @@ async def _restore(
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
     await _thread(partial(account.record_health, journal, results, verdict, target.number, now()))
     ended = Result.CONFIRMED if failure is None else Result.FAILED
+    if failure is None:
+        await _thread(partial(journal.set_given, target.number, goal.given))
     await _thread(partial(journal.set_run, steps.run, ended, now(), reason=failure or reason))
     return failure
 

@@ -65,12 +65,16 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
         return await _end(engine, window, Result.UNCONFIRMED, unseen)
     await _thread(partial(journal.release, *window.goal.names))
     await _thread(partial(journal.set_history_lost, None))
+    await _thread(partial(journal.set_given, window.generation, window.goal.given))
     return await _end(engine, window, Result.CONFIRMED, "")
 
 
 def _leads_nowhere(journal: Journal, window: Window) -> bool:
-    """Whether the history of what a window found in force is lost: this run did nothing of it, and no generation is known."""
-    return not window.steps and journal.history_lost is not None and journal.last_confirmed() is None
+    """Whether the history of what a window found in force is lost: this run did nothing of it, or did no more than start what was
+    down, as after a boot, and no generation is known.
+    """
+    started = all(step.action.verb == "start" for step in window.steps)
+    return started and journal.history_lost is not None and journal.last_confirmed() is None
 
 
 def is_watched(run: Run, state: StatePaths, now: float) -> bool:

@@ -218,6 +218,18 @@ class Journal:
             newest = _first(self.runs(1))
             self._bear_witness(*((newest.id, newest.begun_at) if newest is not None else ("", 0.0)))
 
+    def given(self, number: int) -> Mapping[str, str]:
+        """The digests of the secrets with which a generation was led to once more, where they are not those that it was recorded
+        with: a reference gives another value after a rotation.
+        """
+        kept = json.loads(self._meta("given") or "{}")
+        return kept.get("secrets", {}) if kept.get("generation") == number else {}
+
+    def set_given(self, number: int, secrets: Mapping[str, str]) -> None:
+        """Says with which digests the generation in force was led to; of any other one nothing is kept."""
+        if dict(self.given(number)) != dict(secrets):
+            self._set_meta("given", _dump({"generation": number, "secrets": dict(secrets)}))
+
     def _knows(self, witness: Witness) -> bool:
         """Whether the run of the witness is in here."""
         return not witness.run or bool(self._store.rows("SELECT 1 FROM runs WHERE id = ?", (witness.run,)))

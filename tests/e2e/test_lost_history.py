@@ -13,6 +13,7 @@ import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
+from tests.e2e.test_kills import keeper_pid, kill
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-5", "PLAN-13")]
 
@@ -190,3 +191,32 @@ def test_a_log_of_the_journal_that_is_lost_under_a_supervisor_loses_nothing(site
     supervisor.process.wait()
     assert [each["result"] for each in site.generations()] == ["confirmed"] * 3
     assert site.plan()["notes"] == []
+
+
+# Of the gateway alone: it ends soon, as long as something is there that keeps it from serving.
+HINDERED = """\
+import os, sys, threading
+if "gateway" in sys.orig_argv and os.path.exists(os.environ.get("HINDRANCE", "")):
+    threading.Timer(0.5, os._exit, (3,)).start()
+"""
+
+
+def test_after_a_boot_without_its_history_what_is_hindered_for_a_while_is_not_given_up(site: Site) -> None:
+    hook, hindrance = site.home / "hook", site.home / "hindrance"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(HINDERED)
+    text = site.write(verify="2s")
+    site.write(text.replace("service: {", f"service: {{environment: {{PYTHONPATH: {hook}, HINDRANCE: {hindrance}}}, "))
+    site.apply()
+    pid = site.gateway_pid()
+    kill(keeper_pid(site))
+    assert pid is not None
+    kill(pid)
+    lose(site)
+    hindrance.touch()
+    site.supervisor("--on-exit", "stop")
+    wait_until(lambda: [each["result"] for each in site.generations()] == ["failed"], 40, "a window that is sick")
+    assert "nothing to go back to" in site.generations()[0]["reason"]
+    hindrance.unlink()
+    site.wait_healthy()
+    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 40, "a window that is well")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,27 @@ def test_a_bad_change_whose_secret_vanishes_in_its_window_is_taken_back_with_the
     assert site.gateway_pid() is not None
     assert TOKEN not in supervisor.text()
     assert site.run("history", "--json").json["in_force"] == 1
+
+
+def test_a_secret_that_was_rotated_before_it_vanished_never_has_its_old_value_again(site: Site) -> None:
+    good = by_file(site, site.write(verify="2s"))
+    site.write(good)
+    supervisor = site.supervisor("--on-exit", "stop")
+    wait_until(lambda: newest(site) == [1, "confirmed"], 20, "the good one")
+    site.write(with_an_end(site, good, 1.0))
+    wait_until(lambda: newest(site) == [2, "verifying"], 20, "its window")
+    rotated = TOKEN[::-1]
+    (site.home / "token").write_text(rotated)
+    # With another secret it is another document, with a window of its own.
+    wait_until(lambda: newest(site)[1] == "rolled-back", 40, "the way back")
+    wait_until(lambda: "parts" in (site.health(secret=rotated)[1] or {}), 20, "the first one with the new secret")
+    pid = site.health(secret=rotated)[1]["pid"]
+    hide(site)
+    supervisor.wait_event(lambda event: event["event"] == "document_invalid", "it is missed")
+    supervisor.process.send_signal(signal.SIGHUP)
+    # As long as a restart would need.
+    time.sleep(2)
+    assert site.health(secret=rotated)[1]["pid"] == pid
 
 
 @pytest.mark.parametrize("how", ["boot", "supervisor"])

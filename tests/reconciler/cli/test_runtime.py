@@ -107,3 +107,15 @@ def test_one_that_gives_another_value_now_keeps_that(past: Past) -> None:
     assert past.token() == "rotated"
     (note,) = past.runtime.goal_back(past.generation)[1]
     assert note.code == "secret_rotated"
+
+
+def test_one_that_was_rotated_and_is_gone_now_has_the_value_that_it_was_led_to_with_last(past: Past) -> None:
+    past.file.write_text("rotated")
+    goal, _notes = past.runtime.goal_back(past.generation)
+    assert list(goal.given) == ["gateway.auth.token"]
+    with Journal.open_writer(past.runtime.host.state.journal, now=2.0) as journal:
+        journal.set_given(past.generation.number, goal.given)
+    past.file.unlink()
+    past.leave("backups/gateway.env.run-0", OPENCLAW_GATEWAY_TOKEN=VALUE)
+    past.leave("run/gateway.env", OPENCLAW_GATEWAY_TOKEN="rotated")
+    assert past.token() == "rotated"
