@@ -102,7 +102,7 @@ def host_from(environ: Mapping[str, str], uid: int) -> Host:
     """The host that this environment describes."""
     home = environ.get("HOME") or "/"
     return Host(
-        state=StatePaths(Path(paths.absolute(state_root(environ, home), str(Path.cwd())))),
+        state=StatePaths(Path(paths.absolute(state_root(environ, home), paths.here()))),
         environ=dict(environ),
         home=Path(home),
         runtime_directory=runtime_directory(environ, uid),

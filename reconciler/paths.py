@@ -15,6 +15,17 @@ MAX_SOCKET_BYTES = 107
 DOCUMENT_NAME = "openclaw.yaml"
 
 
+def here() -> str:
+    """The working directory; `/` where it was deleted, so that only whole paths lead anywhere."""
+    # A builtin module, as below.
+    from posix import getcwd
+
+    try:
+        return getcwd()
+    except FileNotFoundError:
+        return "/"
+
+
 def state_root(environ: Mapping[str, str], home: str) -> str:
     """The state directory as the real product finds it: `OPENCLAW_STATE_DIR`, else `~/.openclaw` with the profile."""
     if named := environ.get("OPENCLAW_STATE_DIR", "").strip():

@@ -75,7 +75,7 @@ def ask_supervisor(arguments: list[str]) -> int | None:
     command, file = command_of(arguments)
     if command not in ASKABLE:
         return None
-    environ, home, directory, uid = os.environ, os.environ.get("HOME") or "/", os.getcwd(), os.getuid()
+    environ, home, directory, uid = os.environ, os.environ.get("HOME") or "/", paths.here(), os.getuid()
     root = paths.absolute(paths.state_root(environ, home), directory)
     path = paths.socket_path(root, "control.sock", paths.runtime_directory(environ, uid))
     if not os.path.exists(path):
@@ -247,7 +247,7 @@ def _bug(err: BaseException) -> int:
     from reconciler.cli.crash import write_report
 
     home = os.environ.get("HOME") or "/"
-    root = paths.absolute(paths.state_root(os.environ, home), os.getcwd())
+    root = paths.absolute(paths.state_root(os.environ, home), paths.here())
     name, where = write_report(
         err, os.environ, (f"{root}/reconciler", paths.runtime_directory(os.environ, os.getuid())), sys.argv[1:2]
     )

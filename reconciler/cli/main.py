@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler import paths
 from reconciler.cli.console import Console, Local
 from reconciler.cli.session import Session
 from reconciler.errors import DocumentError, OpenClawError, innermost
@@ -115,7 +116,7 @@ def main(
 
     session = Session(
         environ=dict(os.environ),
-        directory=os.getcwd(),
+        directory=paths.here(),
         console=Local(terminal()),
         kinds=kinds if kinds is not None else all_kinds,
     )

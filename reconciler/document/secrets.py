@@ -16,6 +16,7 @@ from reconciler.desired import SecretRef
 from reconciler.document.references import references
 from reconciler.errors import DocumentError, TerminalError
 from reconciler.model import DocumentPath, Position, Secret
+from reconciler.paths import here
 from reconciler.values import join_path
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def resolve_references(
 
 
 def _directory(loaded: Loaded) -> str:
-    return os.path.dirname(loaded.files[0]) if loaded.files else os.getcwd()
+    return os.path.dirname(loaded.files[0]) if loaded.files else here()
 
 
 def _problem(path: DocumentPath, refused: _Refused, position: Position | None) -> Problem:

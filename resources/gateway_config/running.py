@@ -122,10 +122,22 @@ async def reload(where: Address) -> None:
     found = await trio.to_thread.run_sync(serving, where)
     if found is None:
         raise TemporaryError(f"cannot reload the gateway: nothing of ours listens on port {where.port}")
-    answer = await _call(found)
+    # It speaks TLS or not as it began, whatever was written since.
+    answer = await _call(replace(found, encrypted=not await _speaks_plainly(found)))
     if not answer.get("ok"):
         reason = answer.get("error") or "it gave no reason"
         raise TerminalError(f"cannot reload the gateway: it refuses openclaw.json: {reason}")
+
+
+async def _speaks_plainly(where: Address) -> bool:
+    """Asked first, and without a secret: one that speaks no TLS would wait for the end of a request in our greeting."""
+    from gateway.client import ClientError, get_health
+
+    try:
+        await get_health(where.host, where.port)
+    except ClientError:
+        return False
+    return True
 
 
 async def _call(where: Address) -> dict[str, Any]:

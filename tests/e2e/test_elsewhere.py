@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.beds.site import Site
+from tests.beds.site import OPENCLAW, Site
 
 pytestmark = pytest.mark.real
 
@@ -149,3 +149,21 @@ def test_the_control_api_tells_why_an_apply_was_refused(site: Site, free_port: C
     error = json.loads(body)["error"]
     assert error["exit"] == 3
     assert str(taken) in error["message"]
+
+
+@pytest.mark.parametrize("command", [("status",), ("plan",), ("history",), ("apply", "--yes")])
+def test_a_working_directory_that_was_deleted_is_in_nobodys_way(site: Site, command: tuple[str, ...]) -> None:
+    site.write(verify="300ms")
+    site.apply()
+    gone = site.home / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", OPENCLAW, *command],
+        cwd=gone,
+        env={**site.environ, "OPENCLAW_FILE": str(site.document)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done

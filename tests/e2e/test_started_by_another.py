@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.beds.processes import wait_until
 from tests.beds.site import TOKEN, Site
+from tests.beds.tls import certificate
 from tests.e2e.test_kills import kill
 from tests.e2e.test_tls import relative, served
 
@@ -107,3 +109,16 @@ def test_what_a_running_gateway_never_took_up_is_cured_without_a_restart(
     assert verbs(site.apply()["actions"]) == [("gateway-config/gateway", "write"), ("gateway-config/gateway", "reload")]
     assert site.plan()["actions"] == []
     assert site.gateway_pid() == pid
+
+
+def test_tls_that_somebody_wrote_beside_what_is_declared_hinders_no_reload(site: Site) -> None:
+    text = site.write(verify="300ms")
+    site.apply()
+    cert, key = certificate(site)
+    theirs = {"enabled": True, "certPath": str(cert), "keyPath": str(key)}
+    written(site, lambda data: data["gateway"].update(tls=theirs))
+    site.write(text.replace("level: info", "level: debug"))
+    began = time.monotonic()
+    done = site.apply()
+    assert (done["result"], verbs(done["actions"])[-1]) == ("confirmed", ("gateway-config/gateway", "reload"))
+    assert time.monotonic() - began < 8
