@@ -641,6 +641,11 @@ class Engine:
             return await self._unproven(planned, request, journal)
         steps = left_of(await _thread(partial(journal.actions_of, run.id)))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
+        gates = await _thread(partial(account.gates, journal, goal, steps))
+        left = window_seconds([step.action for step in steps], goal.desired.policy)
+        if not steps or await _thread(partial(is_unproven, journal, run.id)):
+            # Whatever little it did: what was before it is not seen to serve by a look either.
+            gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
         window = Window(
             run=run.id,
             cause=run.cause,
@@ -649,8 +654,8 @@ class Engine:
             steps=tuple(replace(step, result="done") for step in steps),
             generation=planned.plan.generation,
             inherited=True,
-            gates=await _thread(partial(account.gates, journal, goal, steps)),
-            left_seconds=window_seconds([step.action for step in steps], goal.desired.policy),
+            gates=gates,
+            left_seconds=left,
         )
         return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
 

@@ -170,7 +170,7 @@ async def _restore(
             return planned.plan.unseen
         # Nothing of the rejected generation is left to take back; what is sick is sick for another reason.
         gates = {key: goal.resources[key] for key in gate_keys if key in goal.resources}
-        verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0)
+        verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0, undone=gates)
         if verdict.healthy:
             await _thread(partial(journal.set_given, target.number, goal.given))
         return None if verdict.healthy else verdict.reason
@@ -183,7 +183,9 @@ async def _restore(
     gates = await _thread(partial(account.gates, journal, goal, touched))
     # What the rejected generation made sick must be well again, whatever this way back had to do for it.
     gates |= {key: goal.resources[key] for key in gate_keys if key in goal.resources}
-    verdict = await verify(gates, engine.kinds, steps.world, goal.desired.policy.verify_seconds)
+    # What somebody else moves meanwhile is drift, and no reason to call it not back.
+    seconds = goal.desired.policy.verify_seconds
+    verdict = await verify(gates, engine.kinds, steps.world, seconds, undone=gates)
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
     await _thread(partial(account.record_health, journal, results, verdict, target.number, now()))
     ended = Result.CONFIRMED if failure is None else Result.FAILED

@@ -341,3 +341,19 @@ def test_going_back_to_what_is_there_already_says_that_it_is_recorded(site: Site
     back = site.run("rollback", "1", "--yes")
     assert back.out == "Generation 3: confirmed; nothing had to be changed.\n"
     assert site.generations()[0]["cause"] == "rollback to 1"
+
+
+@pytest.mark.req("PLAN-7", "PLAN-10")
+def test_what_somebody_writes_while_the_way_back_is_watched_is_drift(site: Site) -> None:
+    good = site.write(verify="3s")
+    site.apply()
+    before = (site.state / "openclaw.json").read_bytes()
+    site.write(with_tls(site, good, *mismatch(site)))
+    apply = site.start("apply", "--yes")
+    wait_until(lambda: (site.state / "openclaw.json").read_bytes() != before, 20, "the bad one is written")
+    wait_until(lambda: (site.state / "openclaw.json").read_bytes() == before, 20, "the good one is written back")
+    site.wait_healthy()
+    (site.state / "openclaw.json").write_bytes(before.replace(b'"info"', b'"debug"'))
+    out, err = apply.communicate(timeout=60)
+    assert apply.returncode == 5, (out, err)
+    assert site.run("drift").code == 2

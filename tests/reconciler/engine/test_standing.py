@@ -39,6 +39,23 @@ async def test_what_a_run_did_that_died_is_watched_with_the_little_of_the_next_o
     assert set(window.gates) == {Key("fake", "a"), Key("fake", "b")}
 
 
+async def test_the_window_of_a_run_that_did_nothing_and_was_sick_is_a_whole_one_again(host: Harness) -> None:
+    async with host.engine.watching():
+        await host.apply({"a": fake(1, impact="restart"), "b": fake(1)})
+        await host.engine.open_journal(1.0)
+        source = host.source({"a": fake(2, impact="restart"), "b": fake(1)})
+        await died(host, 2)
+        _outcome, window = await host.engine.begin(source, APPLY)
+        assert window is not None
+        journal = host.engine.journal()
+        journal.set_run(window.run, Result.FAILED, 3.0, reason="sick")
+        journal.set_generation_result(window.generation, Result.FAILED, "sick")
+        _outcome, again = await host.engine.begin(source, APPLY)
+    assert again is not None
+    assert again.left_seconds == again.goal.desired.policy.verify_seconds
+    assert set(again.gates) == {Key("fake", "a"), Key("fake", "b")}
+
+
 async def test_what_another_journal_brought_about_is_watched_by_one_that_was_put_back(host: Harness) -> None:
     async with host.engine.watching():
         await host.apply({"a": fake(1, impact="restart"), "b": fake(1)})
