@@ -77,10 +77,12 @@ def set_value(text: str, path: DocumentPath, value: Any, *, name: str = "documen
     text = text.removeprefix(_MARK)
     root = _read(text, name)
     expected = _with(plain(root) if root is not None else {}, path, value)
-    splice = _Splice(text, root)
-    for result in (splice.set_items(path, value), splice.set(path, value)):
-        if result is not None and _means(result, name, expected):
-            return mark + result
+    # As it is written on a line of its own; where that means something else, as it stands in brackets.
+    for brackets in (False, True):
+        splice = _Splice(text, root, brackets)
+        for result in (splice.set_items(path, value), splice.set(path, value)):
+            if result is not None and _means(result, name, expected):
+                return mark + result
     return _refuse(path, "it would change more than that")
 
 
@@ -190,11 +192,12 @@ def _refuse(path: DocumentPath, why: str) -> NoReturn:
 
 
 class _Splice:
-    """One change of one text."""
+    """One change of one text. `brackets`: what is written stands in brackets."""
 
-    def __init__(self, text: str, root: Mapping | None) -> None:
+    def __init__(self, text: str, root: Mapping | None, brackets: bool = False) -> None:
         self.text = text
         self.root = root
+        self.brackets = brackets
         self.starts = [0, *(match.end() for match in _BREAKS.finditer(text))]
         first = _BREAKS.search(text)
         self.newline = first[0] if first else "\n"
@@ -234,11 +237,11 @@ class _Splice:
         if gone[both:]:
             text = self._delete_items(node, head + both, len(gone) - both)
         for item, wanted in reversed(list(zip(gone, come[:both], strict=False))):
-            text = _Splice(text, self.root)._replace(item, None, wanted)
+            text = _Splice(text, self.root, self.brackets)._replace(item, None, wanted)
         return text
 
     def _insert_items(self, node: Sequence, at: int, values: list[Any]) -> str:
-        rendered = [_render(value, "") for value in values]
+        rendered = [_render(value, "", flow=self.brackets) for value in values]
         if node.flow and at:
             end = self._content_end(node.items[at - 1])
             return self.text[:end] + "".join(f", {each}" for each in rendered) + self.text[end:]
@@ -269,7 +272,7 @@ class _Splice:
         start = self.index(node.line, node.column)
         end = self._content_end(node)
         quote = self.text[start : start + 1] if isinstance(node, Scalar) and not node.plain else ""
-        rendered = _render(value, quote)
+        rendered = _render(value, quote, flow=self.brackets)
         if name is not None and start < self.index(name.line, name.column):
             _refuse((name.value,), "it is an alias of another value")
         if name is not None and not isinstance(node, Scalar) and not node.flow:
@@ -281,7 +284,7 @@ class _Splice:
         return self.text[:start] + rendered + self.text[end:]
 
     def _add_flow(self, node: Mapping, path: DocumentPath, value: Any) -> str:
-        pair = f"{_render(path[0], '')}: {_render(_nest(path[1:], value), '')}"
+        pair = f"{_render(path[0], '', flow=True)}: {_render(_nest(path[1:], value), '', flow=True)}"
         if not node.entries:
             start = self.text.index("{", self.index(node.line, node.column)) + 1
             return self.text[:start] + pair + self.text[start:].lstrip(" ")
@@ -350,8 +353,8 @@ def _nest(path: DocumentPath, value: Any) -> Any:
     return value
 
 
-def _render(value: Any, quote: str) -> str:
-    """A value on one line, as YAML 1.2; `quote` is the sort of quotes that the old text had."""
+def _render(value: Any, quote: str, *, flow: bool = False) -> str:
+    """A value on one line, as YAML 1.2; `quote` is the sort of quotes that the old text had, `flow`: it stands in brackets."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -359,15 +362,16 @@ def _render(value: Any, quote: str) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, str):
-        return _render_text(value, quote)
+        return _render_text(value, quote, flow=flow)
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_render(name, '')}: {_render(item, '')}" for name, item in value.items()) + "}"
+        pairs = [f"{_render(name, '', flow=True)}: {_render(item, '', flow=True)}" for name, item in value.items()]
+        return "{" + ", ".join(pairs) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_render(item, "") for item in value) + "]"
+        return "[" + ", ".join(_render(item, "", flow=True) for item in value) + "]"
     raise TypeError(f"not plain data: {type(value).__name__}")
 
 
-def _render_text(text: str, quote: str) -> str:
+def _render_text(text: str, quote: str, *, flow: bool) -> str:
     printable = text.isprintable()
     if quote == "'" and printable:
         return "'" + text.replace("'", "''") + "'"
@@ -375,7 +379,8 @@ def _render_text(text: str, quote: str) -> str:
         quote != '"'
         and printable
         and _PLAIN.fullmatch(text)
-        and not text.endswith(":")
+        # In brackets readers of YAML 1.1 (libyaml is one) take it for the end of a name.
+        and not (":" in text if flow else text.endswith(":"))
         and text.lower() not in _OLD_WORDS
         and _is_text(text)
     ):

@@ -67,6 +67,11 @@ CASES: list[tuple[DocumentPath, Any, int]] = [
     (("policy", "verify"), "15s", 0),
     (("x-last",), "é\U0001f980\n\t\"'\\", 1),
     (("x-new",), "true", 0),
+    (("x-new",), ["https://etcd-1:2379"], 0),
+    (("x-new",), {"anthropic:default": {"order": ["anthropic:default"]}}, 0),
+    (("gateway", "auth", "token", "env"), "a:b", 1),
+    (("audit", "fix", 2, "x"), "https://etcd-1:2379", 1),
+    (("gateway", "host"), "host:1", 1),
 ]
 
 
