@@ -180,7 +180,6 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     """What must be told beside any plan: a full disk; what a writer is at, or left when it died; a window; a lost history."""
-    from reconciler.cli.commands.status import supervisor_of
     from reconciler.engine.lock import holder
     from reconciler.model import Note, Result
 
@@ -195,7 +194,7 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     for run in present_runs(journal):
         if run.state is Result.VERIFYING:
             watched = holder(session.host().state.ours / "verify.lock") is not None
-            nobody = "" if watched else _nobody(supervisor_of(session))
+            nobody = "" if watched else _nobody(session)
             generation = journal.generation(run.generation or 0)
             # A cure of drift is a run to what was confirmed before.
             tried = generation is None or generation.result is not Result.CONFIRMED
@@ -228,8 +227,10 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def _nobody(supervisor: str | None) -> str:
-    if supervisor is None:
+def _nobody(session: Session) -> str:
+    from reconciler.cli.commands.status import supervisor_of
+
+    if (supervisor := supervisor_of(session)) is None:
         return "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
     return (
         f"; nobody watches it now: {supervisor} goes on with that once nothing hinders it, and its log says what does"
