@@ -214,9 +214,9 @@ def test_after_a_boot_without_its_history_what_is_hindered_for_a_while_is_not_gi
     kill(pid)
     lose(site)
     hindrance.touch()
-    site.supervisor("--on-exit", "stop")
-    wait_until(lambda: [each["result"] for each in site.generations()] == ["failed"], 40, "a window that is sick")
-    assert "nothing to go back to" in site.generations()[0]["reason"]
+    supervisor = site.supervisor("--on-exit", "stop")
+    sick = supervisor.wait_event(lambda event: event.get("result") == "failed", "a window that is sick", 40)
+    assert "nothing to go back to" in sick["reason"]
     hindrance.unlink()
     site.wait_healthy()
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 40, "a window that is well")
