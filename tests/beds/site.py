@@ -153,6 +153,11 @@ class Site:
         assert answer.code == 0, answer.err
         return answer.json["config"]
 
+    def standing(self) -> tuple[int, str]:
+        """Number and result of the newest generation."""
+        newest = self.generations()[0]
+        return newest["number"], newest["result"]
+
     def level(self) -> str | None:
         """The log level that the gateway runs at; None where it does not answer, as in the middle of a restart."""
         answer = self.run("gateway", "call", "config.get")

@@ -15,12 +15,6 @@ from tests.e2e.test_kills import gateways, keeper_pid, kill
 pytestmark = [pytest.mark.real, pytest.mark.req("GW-5", "SVC-7")]
 
 
-def standing(site: Site) -> tuple[int, str]:
-    """Number and result of the newest generation."""
-    newest = site.generations()[0]
-    return newest["number"], newest["result"]
-
-
 def half(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
@@ -41,7 +35,7 @@ def test_a_gateway_that_ends_while_its_config_is_damaged_comes_back_by_the_last_
     config = site.state / "openclaw.json"
     site.supervisor()
     # Inside of its first window an end would be the document's fault.
-    wait_until(lambda: standing(site) == (1, "confirmed"), 20, "the first generation in force")
+    wait_until(lambda: site.standing() == (1, "confirmed"), 20, "the first generation in force")
     # Of somebody else, and taken over by the gateway alone.
     config.write_text(json.dumps({**json.loads(config.read_text()), "agents": {"list": []}}))
     whole = config.read_bytes()
@@ -128,7 +122,7 @@ def test_a_machine_that_comes_up_with_a_damaged_config_serves_by_the_last_good_o
     assert gateways(site) == [pid]
     # What is declared elsewhere is not held up; what would be written into the file is.
     site.edit("  level: info", "  retention: {age: 3d}\n  level: info")
-    wait_until(lambda: standing(site) == (2, "confirmed"), 20, "a change of something else")
+    wait_until(lambda: site.standing() == (2, "confirmed"), 20, "a change of something else")
     site.edit("level: info", "level: debug")
     found = site.run("plan")
     assert found.code == 3, found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,10 +23,6 @@ def by_file(site: Site, text: str, name: str = "token") -> str:
     return text.replace("{env: E2E_TOKEN}", f"{{file: {name}}}")
 
 
-def newest(site: Site) -> list[Any]:
-    return [site.generations()[0][key] for key in ("number", "result")]
-
-
 def hide(site: Site, name: str = "token") -> Path:
     return (site.home / name).rename(site.home / "gone")
 
@@ -40,15 +35,15 @@ def test_a_bad_change_whose_secret_vanishes_in_its_window_is_taken_back_with_the
     good = by_file(site, site.write(verify="4s"))
     site.write(good)
     supervisor = site.supervisor("--on-exit", "stop")
-    wait_until(lambda: newest(site) == [1, "confirmed"], 20, "the good one")
+    wait_until(lambda: site.standing() == (1, "confirmed"), 20, "the good one")
     bad = with_an_end(site, good, 1.5)
     if moved:
         (site.home / "another").write_text("e2e-token-another-one")
         bad = bad.replace("{file: token}", "{file: another}")
     site.write(bad)
-    wait_until(lambda: newest(site) == [2, "verifying"], 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     hide(site)
-    wait_until(lambda: newest(site) == [2, "rolled-back"], 40, "the way back")
+    wait_until(lambda: site.standing() == (2, "rolled-back"), 40, "the way back")
     site.wait_healthy()
     assert site.gateway_pid() is not None
     assert TOKEN not in supervisor.text()
@@ -59,13 +54,13 @@ def test_a_secret_that_was_rotated_before_it_vanished_never_has_its_old_value_ag
     good = by_file(site, site.write(verify="2s"))
     site.write(good)
     supervisor = site.supervisor("--on-exit", "stop")
-    wait_until(lambda: newest(site) == [1, "confirmed"], 20, "the good one")
+    wait_until(lambda: site.standing() == (1, "confirmed"), 20, "the good one")
     site.write(with_an_end(site, good, 1.0))
-    wait_until(lambda: newest(site) == [2, "verifying"], 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     rotated = TOKEN[::-1]
     (site.home / "token").write_text(rotated)
     # With another secret it is another document, with a window of its own.
-    wait_until(lambda: newest(site)[1] == "rolled-back", 40, "the way back")
+    wait_until(lambda: site.standing()[1] == "rolled-back", 40, "the way back")
     wait_until(lambda: "parts" in (site.health(secret=rotated)[1] or {}), 20, "the first one with the new secret")
     pid = site.health(secret=rotated)[1]["pid"]
     hide(site)
@@ -81,9 +76,9 @@ def test_a_window_goes_on_though_the_supervisor_that_finds_it_cannot_read_the_se
     good = by_file(site, site.write(verify="4s"))
     site.write(good)
     supervisor = site.supervisor()
-    wait_until(lambda: newest(site) == [1, "confirmed"], 20, "the good one")
+    wait_until(lambda: site.standing() == (1, "confirmed"), 20, "the good one")
     site.write(with_an_end(site, good, 1.5))
-    wait_until(lambda: newest(site) == [2, "verifying"], 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     supervisor.kill()
     if how == "boot":
         pid = site.gateway_pid()
@@ -93,7 +88,7 @@ def test_a_window_goes_on_though_the_supervisor_that_finds_it_cannot_read_the_se
     hide(site)
     site.supervisor("--on-exit", "stop")
     # A boot moved the host: then the run that leads there again has a window, and a number, of its own.
-    wait_until(lambda: newest(site)[1] == "rolled-back", 60, "the way back")
+    wait_until(lambda: site.standing()[1] == "rolled-back", 60, "the way back")
     assert site.run("history", "--json").json["in_force"] == 1
     site.wait_healthy()
 
@@ -102,15 +97,15 @@ def test_where_the_value_of_then_is_gone_too_it_is_said_what_runs(site: Site) ->
     good = by_file(site, site.write(verify="4s"))
     site.write(good)
     supervisor = site.supervisor("--on-exit", "stop")
-    wait_until(lambda: newest(site) == [1, "confirmed"], 20, "the good one")
+    wait_until(lambda: site.standing() == (1, "confirmed"), 20, "the good one")
     (site.home / "another").write_text("e2e-token-another-one")
     site.write(with_an_end(site, good, 1.5).replace("{file: token}", "{file: another}"))
-    wait_until(lambda: newest(site) == [2, "verifying"], 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     hide(site)
     (site.home / "another").unlink()
     for path in (site.state / "reconciler/backups").glob("gateway.env*"):
         path.unlink()
-    wait_until(lambda: newest(site) == [2, "rollback-failed"], 40, "nowhere to go")
+    wait_until(lambda: site.standing() == (2, "rollback-failed"), 40, "nowhere to go")
     told = site.run("status", "--json").json
     assert {("Degraded", "RollbackFailed")} & {
         (item["type"], item["reason"]) for each in told["resources"] for item in each["conditions"]

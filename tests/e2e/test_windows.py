@@ -26,10 +26,6 @@ def newest(site: Site) -> dict[str, Any]:
     return found
 
 
-def standing(site: Site) -> tuple[int, str]:
-    return newest(site)["number"], newest(site)["result"]
-
-
 def in_force(site: Site) -> int:
     found: int = site.run("history", "--json").json["in_force"]
     return found
@@ -48,7 +44,7 @@ def test_an_apply_of_what_is_being_watched_waits_for_how_that_ends(site: Site, w
     site.supervisor("--on-exit", "stop")
     before = site.gateway_pid()
     site.write(with_environment(site, "A", "b"))
-    wait_until(lambda: standing(site) == (2, "verifying"), 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     pid = site.gateway_pid()
     assert pid not in (None, before)
     assert pid is not None
@@ -69,11 +65,11 @@ def test_a_hook_that_does_not_wait_names_the_commit_of_what_is_being_watched(sit
     site.apply()
     site.supervisor("--on-exit", "stop")
     site.write(with_environment(site, "A", "b"))
-    wait_until(lambda: standing(site) == (2, "verifying"), 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     pid = site.gateway_pid()
     done = site.run("apply", "--yes", "--no-wait", "--json", "--author", "Ada", "--commit", "c0ffee")
     assert (done.code, done.json["run"], done.json["generation"], done.json["result"]) == (0, None, 2, "verifying")
-    wait_until(lambda: standing(site) == (2, "confirmed"), 20, "its end")
+    wait_until(lambda: site.standing() == (2, "confirmed"), 20, "its end")
     assert (newest(site)["author"], newest(site)["commit"]) == ("Ada", "c0ffee")
     assert site.gateway_pid() == pid
 
@@ -130,11 +126,11 @@ def test_a_mistake_that_is_corrected_inside_its_window_is_over_for_good(
     site.supervisor("--on-exit", "stop")
     wrong = free_port()
     site.write(good.replace(str(site.port), str(wrong)))
-    wait_until(lambda: standing(site) == (2, "verifying"), 20, "its window")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
     site.write(good)
-    wait_until(lambda: standing(site)[0] == 3, 20, "back")
+    wait_until(lambda: site.standing()[0] == 3, 20, "back")
     site.wait_healthy()
-    wait_until(lambda: standing(site) == (3, "confirmed"), 20, "the end of its window")
+    wait_until(lambda: site.standing() == (3, "confirmed"), 20, "the end of its window")
     assert [item["result"] for item in site.generations()] == ["confirmed", "superseded", "confirmed"]
     assert in_force(site) == 3
     assert "not ready" not in site.run("status").out
@@ -156,7 +152,7 @@ def test_a_bad_change_whose_writer_died_before_its_window_is_taken_back_by_a_sup
     process.wait()
     site.supervisor("--on-exit", "stop")
     wait_until(lambda: site.health()[0] == 200, 40, "the good one serves again")
-    wait_until(lambda: standing(site) == (2, "rolled-back"), 40, "taken back")
+    wait_until(lambda: site.standing() == (2, "rolled-back"), 40, "taken back")
     assert in_force(site) == 1
     assert "held back" in site.run("status").out
 
@@ -171,11 +167,11 @@ def test_a_journal_that_is_deleted_under_a_supervisor_is_begun_anew(site: Site) 
         path.unlink()
     site.edit("level: info", "level: debug")
     wait_until(lambda: site.level() == "debug", 20, "it is applied")
-    wait_until(lambda: standing(site)[1] == "confirmed", 20, "it is in the history")
+    wait_until(lambda: site.standing()[1] == "confirmed", 20, "it is in the history")
     assert newest(site)["number"] > 1
     assert site.gateway_pid() == pid
     site.edit("level: debug", "level: warn")
-    wait_until(lambda: site.level() == "warn" and standing(site)[1] == "confirmed", 20, "the next one too")
+    wait_until(lambda: site.level() == "warn" and site.standing()[1] == "confirmed", 20, "the next one too")
     assert "earlier history is lost" not in site.run("status").out
 
 
@@ -204,7 +200,7 @@ def test_what_was_never_confirmed_is_taken_back_whole(site: Site) -> None:
     wait_until(lambda: site.health()[0] == 200, 20, "the first gateway")
     assert site.run("service", "stop").code == 0
     assert first.wait(30) == 0
-    assert standing(site) == (1, "unconfirmed")
+    assert site.standing() == (1, "unconfirmed")
     before = (site.state / "openclaw.json").read_bytes()
     site.write(with_tls(site, site.document.read_text(), *mismatch(site)))
     assert site.apply()["result"] == "unconfirmed"
@@ -213,7 +209,7 @@ def test_what_was_never_confirmed_is_taken_back_whole(site: Site) -> None:
     assert started.code == 5, started
     assert (site.state / "openclaw.json").read_bytes() == before
     assert site.health(secret=TOKEN)[0] == 0
-    assert standing(site) == (2, "rolled-back")
+    assert site.standing() == (2, "rolled-back")
 
 
 @pytest.mark.req("PLAN-7", "SVC-8")
@@ -246,11 +242,11 @@ def test_a_second_rollback_inside_the_window_of_the_first_stays(site: Site) -> N
     site.apply()
     site.supervisor("--on-exit", "stop")
     first = site.start("rollback", "1", "--yes")
-    wait_until(lambda: standing(site) == (4, "verifying"), 20, "its window")
+    wait_until(lambda: site.standing() == (4, "verifying"), 20, "its window")
     second = site.run("rollback", "2", "--yes")
     assert second.code == 0, second
     assert first.wait(30) == 1
-    assert standing(site) == (5, "confirmed")
+    assert site.standing() == (5, "confirmed")
     assert "held back" in site.run("status").out
 
 
@@ -263,12 +259,12 @@ def test_a_bad_change_before_anything_was_confirmed_leaves_what_served_before_it
         site.supervisor("--on-exit", "stop")
     else:
         assert site.run("apply", "--yes", "--no-wait").code == 0
-    wait_until(lambda: standing(site) == (1, "verifying"), 20, "the first window")
+    wait_until(lambda: site.standing() == (1, "verifying"), 20, "the first window")
     site.wait_healthy()
     site.write(with_tls(site, good, *mismatch(site)))
     if how == "apply":
         assert site.run("apply", "--yes").code == 5
-    wait_until(lambda: standing(site) == (2, "rolled-back"), 30, "the way back")
+    wait_until(lambda: site.standing() == (2, "rolled-back"), 30, "the way back")
     site.wait_healthy()
     assert "keyPath" not in (site.state / "openclaw.json").read_text()
     assert site.run("gateway", "health").code == 0
@@ -310,4 +306,4 @@ def test_what_is_confirmed_is_not_called_unconfirmed_while_a_cure_of_drift_is_wa
     assert site.run("apply", "--yes", "--no-wait").code == 0
     said = site.run("status").out
     assert "generation 1 is in force, and was led to again just now (run " in said
-    assert standing(site) == (1, "confirmed")
+    assert site.standing() == (1, "confirmed")
