@@ -87,10 +87,9 @@ class Runtime:
             DocumentError: a reference gives nothing any more, and its value is nowhere.
         """
         again: list[Note] = []
-        digests = self._digests(generation)
 
         def instead(path: DocumentPath) -> str | None:
-            if (value := self._former(digests.get(join_path(path)))) is not None:
+            if (value := self._former(self._digests(generation).get(join_path(path)))) is not None:
                 text = f"the reference at {join_path(path)} gives nothing now: the value that it had is used again"
                 again.append(Note(code="secret_again", message=text, path=path))
             return value
