@@ -12,6 +12,7 @@ from reconciler.cli.supervisor import Silent
 from reconciler.engine.goal import document_name
 from reconciler.journal import Journal
 from reconciler.model import Generation, Result
+from tests.reconciler.cli.generations import confirmed
 
 GOOD = "version: 1\nservice: {environment: {Q: {file: good}}}\n"
 LATER = "version: 1\nservice: {environment: {Q: {file: later}}}\n"
@@ -28,21 +29,7 @@ def session(tmp_path: Path) -> Session:
 
 def record(session: Session) -> Generation:
     """A confirmed generation of the document as it is."""
-    runtime = session.runtime()
-    with Journal.open_writer(session.host().state.journal, now=1.0) as journal:
-        goal = runtime.source(session.load())(journal.salt)
-        number = journal.record_generation(
-            digest=goal.digest,
-            at=1.0,
-            cause="apply",
-            result=Result.CONFIRMED,
-            texts=goal.texts,
-            canonical=goal.stored,
-            secrets=goal.secret_digests,
-        )
-        found = journal.generation(number)
-        assert found is not None
-        return found
+    return confirmed(session.runtime(), session.load())
 
 
 @pytest.mark.req("PLAN-8", "PLAN-13")

@@ -12,9 +12,10 @@ from reconciler.document.load import load
 from reconciler.errors import DocumentError
 from reconciler.files import private_directory
 from reconciler.journal import Journal
-from reconciler.model import Generation, Result
+from reconciler.model import Generation
 from resources.service.keeper import envfile
 from resources.testing import make_world
+from tests.reconciler.cli.generations import confirmed
 
 pytestmark = pytest.mark.req("PLAN-8", "DOC-4")
 
@@ -54,19 +55,7 @@ def past(tmp_path: Path) -> Past:
     (tmp_path / "profile").write_text("canary-of-a-profile")
     runtime = Runtime(host=host, document=str(document), kinds=())
     private_directory(host.state.ours)
-    with Journal.open_writer(host.state.journal, now=1.0) as journal:
-        goal = runtime.source(load(document, {}))(journal.salt)
-        number = journal.record_generation(
-            digest=goal.digest,
-            at=1.0,
-            cause="apply",
-            result=Result.CONFIRMED,
-            canonical=goal.stored,
-            secrets=goal.secret_digests,
-        )
-        generation = journal.generation(number)
-    assert generation is not None
-    return Past(runtime, generation, tmp_path / "token")
+    return Past(runtime, confirmed(runtime, load(document, {})), tmp_path / "token")
 
 
 @pytest.mark.parametrize("place", ["run/gateway.env", "backups/gateway.env.run-1"])
