@@ -22,6 +22,10 @@ def runs_at(site: Site, level: str) -> bool:
     return site.level() == level
 
 
+def is_confirmed(site: Site, level: str) -> bool:
+    return runs_at(site, level) and site.generations()[0]["result"] == "confirmed"
+
+
 def test_a_reader_that_stands_still_stops_no_watch(site: Site) -> None:
     text = site.write(verify="200ms")
     reading, writing = os.pipe()
@@ -41,12 +45,14 @@ def test_a_reader_that_stands_still_stops_no_watch(site: Site) -> None:
     for level in ("debug", "warn", "error", "debug"):
         site.write(text.replace("level: info", f"level: {level}"))
         wait_until(partial(runs_at, site, level), 20, level)
+    # A gateway that dies inside the window of a change condemns it, and rightly.
+    wait_until(partial(is_confirmed, site, "debug"), 20, "confirmed")
     for victim in (keeper_pid(site), site.gateway_pid()):
         assert victim is not None
         kill(victim)
     wait_until(lambda: site.health()[0] == 0, 10, "nobody serves")
     site.wait_healthy()
-    wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "confirmed")
+    assert is_confirmed(site, "debug")
     supervisor.send_signal(signal.SIGINT)
     assert supervisor.wait(30) == 0
     assert site.health()[0] == 0
