@@ -121,7 +121,8 @@ class KindPlan:
 class Health:
     """Whether a resource serves: `ready`, else `reason` (CamelCase) and `message`. `final` means that waiting longer
     cannot help, so that a verify window may end at once. `lagging`: it serves, but not as declared (yet); whoever
-    did nothing to it, because its action failed, has not made it sick. `excused`: by a person's word it does not serve.
+    did nothing to it, because its action failed, has not made it sick. `moved`: it is lagging because somebody else
+    changed it after it was applied. `excused`: by a person's word it does not serve.
     `life` tells what runs now, well or not, from what ran before an end that nobody asked for: empty where nothing runs, None
     where that is not known or there is no such thing. `began`: when that life began, seconds since the epoch; `due_seconds`: how
     long until it is started again by itself, where it is down.
@@ -132,6 +133,7 @@ class Health:
     message: str = ""
     final: bool = False
     lagging: bool = False
+    moved: bool = False
     excused: bool = False
     life: str | None = None
     began: float | None = None

@@ -40,7 +40,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
         RollbackFailedError: it has to go back, and the journal cannot be written; the run stays open.
         JournalError: its end cannot be written; the run stays open.
     """
-    journal, reason = engine.journal(), verdict.reason
+    journal, reason, moved = engine.journal(), verdict.reason, verdict.moved
     try:
         await _thread(partial(account.record_health, journal, window.steps, verdict, window.generation, engine.now()))
     except JournalFullError:
@@ -48,8 +48,12 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
         if not (window.left_seconds > 0 and engine.ballast.give_up()):
             raise
         await _thread(journal.fold)
+        moved = False
         reason = "; ".join(filter(None, (reason, "the disk of the state directory ran full meanwhile")))
     failed = [step for step in window.steps if step.result != "done"]
+    if moved:
+        # It can say nothing of the document, which is led to again: by the next run, or by whoever watches.
+        return await _end(engine, window, Result.PARTIAL, reason)
     # Without another document there is nowhere to go back to: what is sick now was well with this one.
     if reason and window.recorded and window.goal.desired.policy.rollback:
         if not await _thread(partial(_leads_nowhere, journal, window)):

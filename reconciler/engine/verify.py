@@ -44,6 +44,11 @@ class Verdict:
         )
 
     @property
+    def moved(self) -> bool:
+        """True when all that is wrong is that somebody else changed what was applied: that is drift, and no sickness."""
+        return bool(self.sick) and all(self.health[key].moved for key in self.sick)
+
+    @property
     def unseen(self) -> str:
         """What could not show whether it serves, because a person keeps it from serving, in one line; empty for nothing."""
         return "; ".join(

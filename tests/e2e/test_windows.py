@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.beds.processes import wait_until
-from tests.beds.site import TOKEN, Site
+from tests.beds.site import OPENCLAW, TOKEN, Site
 from tests.beds.tls import mismatch, with_tls
 from tests.e2e.test_kills import keeper_pid, kill
 
@@ -307,3 +308,23 @@ def test_what_is_confirmed_is_not_called_unconfirmed_while_a_cure_of_drift_is_wa
     said = site.run("status").out
     assert "generation 1 is in force, and was led to again just now (run " in said
     assert site.standing() == (1, "confirmed")
+
+
+@pytest.mark.req("PLAN-7", "PLAN-15")
+def test_a_setting_that_somebody_changes_in_the_window_condemns_no_document(site: Site) -> None:
+    site.write(verify="2s")
+    site.apply()
+    site.edit("level: info", "level: debug")
+    apply = site.spawned.start(
+        [OPENCLAW, "apply", "--yes"], cwd=site.home, env=site.environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
+    config = site.state / "openclaw.json"
+    config.write_text(config.read_text().replace('"debug"', '"error"'))
+    printed = apply.communicate(timeout=30)[0].decode()
+    assert apply.returncode == 1, printed
+    assert "Generation 2: partly applied; 2 of 2 actions done." in printed
+    assert "somebody else changed openclaw.json meanwhile: logging.level" in printed
+    assert "held" not in site.run("plan").out
+    site.apply()
+    assert (site.standing(), site.level()) == ((2, "confirmed"), "debug")

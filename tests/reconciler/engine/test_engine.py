@@ -468,6 +468,23 @@ async def test_what_was_done_and_is_not_as_declared_afterwards_is_sick(host: Har
     assert (await host.apply({"a": fake("new", impact="restart")})).result is Result.ROLLED_BACK
 
 
+@pytest.mark.req("PLAN-7", "PLAN-15")
+async def test_what_somebody_else_changes_in_the_window_condemns_no_document(host: Harness) -> None:
+    assert (await host.apply({"a": fake(1)})).result is Result.CONFIRMED
+    host.kind.health["a"] = Health(ready=False, reason="Differs", message="moved", lagging=True, moved=True)
+    outcome = await host.apply({"a": fake(2)})
+    assert (outcome.result, outcome.exit_code, outcome.reason) == (Result.PARTIAL, 1, "fake/a is not ready: moved")
+    assert host.kind.state == {"a": {"v": 2}}
+    assert reader(host).quarantined(outcome.plan.document_digest) is None
+    host.kind.health["a"] = Health(ready=True)
+    again = await host.apply({"a": fake(2)})
+    assert (again.result, again.generation) == (Result.CONFIRMED, outcome.generation)
+    # Beside what is sick it is no excuse.
+    host.kind.health["a"] = Health(ready=False, reason="Differs", message="moved", lagging=True, moved=True)
+    host.kind.health["b"] = Health(ready=False, reason="Down", message="down")
+    assert (await host.apply({"a": fake(3), "b": fake(1)})).result is Result.ROLLED_BACK
+
+
 async def test_an_unexpected_error_of_a_kind_is_its_own_failure_and_shows_no_value(host: Harness) -> None:
     async def bug(action: Action) -> None:
         raise RuntimeError("hunter2")
