@@ -99,7 +99,8 @@ class LogsKind:
         look = partial(_observe, Wanted(key=key, resource=resource), world.now(), may_lack=False)
         observation = await trio.to_thread.run_sync(look)
         if observation.unknown is not None:
-            return Health(ready=False, reason="Unreadable", message=observation.unknown)
+            # It serves nobody: what is not seen leaves a run partial, and condemns no document.
+            return Health(ready=False, reason="Unreadable", message=observation.unknown, lagging=True)
         return Health(ready=True)
 
     async def watch(self, world: World, report: Callable[[Key], None]) -> None:

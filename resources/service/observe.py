@@ -23,12 +23,20 @@ from resources.service import proc
 from resources.service.keeper import program as keeper_program
 from resources.service.keeper.loop import boot_seconds
 from resources.service.keeper.policy import STABLE_SECONDS
-from resources.service.keeper.process import ATTEMPT, DIGEST
+from resources.service.keeper.process import ATTEMPT, DIGEST, output_obstacle
 from resources.service.keeper_client import Seen, alive, look, unrecorded_process
 from resources.service.listeners import listeners
 from resources.service.plan import Detail, Holder
 from resources.service.prepared import fields_behind, prepared_digest
-from resources.service.spec import CHILD, KEEPER_PROGRAM, POLICY_FIELDS, ServiceSpec, is_spec_field, policy_of_keeper
+from resources.service.spec import (
+    CHILD,
+    KEEPER_PROGRAM,
+    POLICY_FIELDS,
+    ServiceSpec,
+    is_spec_field,
+    output_path,
+    policy_of_keeper,
+)
 
 # A crash-looping gateway is tried at least this often, however seldom its keeper does, so that it serves soon after the
 # cause is gone.
@@ -218,6 +226,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
         holder=_holder(port, child),
         unreadable=tuple((field, why) for field, path in spec.tls_files if (why := _unreadable(path)) is not None),
         program_missing=_program_missing(spec.program.argv[0]),
+        output=output_obstacle(output_path(spec)),
         taken=_taken(child) if spec.port is None else frozenset(),
     )
 

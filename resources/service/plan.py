@@ -49,7 +49,8 @@ class Detail:
 
     `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
     measured at its last start. `silent_keeper` is a keeper that is there and does not answer. `unreadable` holds TLS files:
-    field of openclaw.json and why. `program_missing` is why the program cannot be started. `suspended` says that a person
+    field of openclaw.json and why. `program_missing` is why the program cannot be started, `output` the place that keeps
+    it from writing what it prints, and why that does. `suspended` says that a person
     stopped it, and that this still holds; `waits` is why it is down while its keeper waits before the next start, and for how
     long, empty at any other time; `taken` are the ports that others listen on, known only where the document declares none;
     `outlived` that a person stopped it before the document wanted it stopped itself.
@@ -65,6 +66,7 @@ class Detail:
     holder: Holder | None = None
     unreadable: tuple[tuple[str, str], ...] = ()
     program_missing: str | None = None
+    output: tuple[str, str] | None = None
     taken: frozenset[int] = frozenset()
 
 
@@ -398,6 +400,16 @@ def _collisions(detail: Detail, port: int) -> tuple[Blocked, ...]:
         )
     if detail.program_missing is not None:
         found.append(Blocked(key=KEY, code="program_missing", message=detail.program_missing))
+    if detail.output is not None:
+        place, why = detail.output
+        found.append(
+            Blocked(
+                key=KEY,
+                code="output_unusable",
+                message=f"cannot start the gateway: what it prints cannot be written, because of {place}: {why}",
+                hint="move that away, or make it writable (the log directory is made anew), or name another `logging.directory`",
+            )
+        )
     return tuple(found)
 
 

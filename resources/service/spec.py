@@ -290,6 +290,11 @@ def spec_path(host: Host, spec_digest: str) -> Path:
     return host.state.run / f"spec-{spec_digest}.json"
 
 
+def output_path(spec: ServiceSpec) -> str:
+    """Where what the gateway prints goes, beside its own log."""
+    return f"{spec.log_directory}/{OUTPUT_NAME}"
+
+
 def process_environment(spec: ServiceSpec, host: Host, secrets: Secrets) -> dict[str, str]:
     """The whole environment of the gateway, secrets revealed: only for the 0600 file.
 
@@ -324,7 +329,7 @@ def keeper_spec(spec: ServiceSpec, host: Host, port: int) -> dict[str, Any]:
         "argv": list(spec.program.argv),
         "cwd": str(host.state.root),
         "env_file": str(env_path(host)),
-        "output": f"{spec.log_directory}/{OUTPUT_NAME}",
+        "output": output_path(spec),
         "restart": {
             "delay": restart.delay_seconds,
             "max_delay": restart.max_delay_seconds,

@@ -92,6 +92,35 @@ def _open_output(path: str | None) -> int:
     return fd
 
 
+def output_obstacle(path: str) -> tuple[str, str] | None:
+    """What would keep `_open_output` from opening `path`: the place that is in the way, and why; None where nothing is seen to.
+
+    Opens and makes nothing.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return _directory_obstacle(os.path.dirname(path), os.W_OK | os.X_OK)
+    except NotADirectoryError:
+        return _directory_obstacle(os.path.dirname(path), os.X_OK)
+    except OSError as err:
+        return path, err.strerror or str(err)
+    if not (stat.S_ISREG(found.st_mode) or found.st_rdev == _NULL_DEVICE):
+        return path, "it is not a regular file"
+    return None if os.access(path, os.W_OK) else (path, "it cannot be written")
+
+
+def _directory_obstacle(path: str, access: int) -> tuple[str, str] | None:
+    """The same for a directory in which something is to be made; where it is not there, for the one in which it is to be made."""
+    while not os.path.lexists(path) and (above := os.path.dirname(path)) != path:
+        path = above
+    if not os.path.exists(path):
+        return path, "it is a link that leads nowhere"
+    if not os.path.isdir(path):
+        return path, "it is no directory"
+    return None if os.access(path, access) else (path, "nothing can be made in it")
+
+
 def _turned(path: str) -> bool:
     number = 1
     while os.path.lexists(f"{path}.{number}"):

@@ -400,3 +400,11 @@ async def test_a_directory_that_is_not_there_yet_has_nothing_to_do(tmp_path: Pat
     seen = await look(case, case.desired)
     assert seen.converged
     assert seen.observations[0].shown["files"] == 0
+
+
+@pytest.mark.req("LOG-3", "PLAN-12")
+async def test_a_directory_that_cannot_be_read_is_not_ready_and_condemns_no_document(tmp_path: Path) -> None:
+    case = make_case(tmp_path, logging("/dev/null", age=60))
+    (resource,) = case.kind.declare(case.desired, case.world.host, case.world.secrets)
+    health = await case.kind.probe(resource.key, resource, case.world)
+    assert (health.ready, health.reason, health.lagging) == (False, "Unreadable", True)

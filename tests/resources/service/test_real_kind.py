@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource as rlimits
+import shutil
 import signal
 import socket
 import sys
@@ -905,6 +906,21 @@ async def test_a_tls_key_that_cannot_be_read_is_found_in_planning(bench: Bench, 
     assert blocked.code == "tls_unreadable"
     path = bench.world.host.home / "gone.pem"
     assert blocked.message == f"cannot use gateway.tls.keyPath: cannot read {path}: No such file or directory"
+
+
+@pytest.mark.req("PLAN-17")
+async def test_a_restart_whose_output_could_not_be_written_is_found_in_planning_and_the_old_one_serves_on(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    logs = bench.world.host.state.logs
+    shutil.rmtree(logs)
+    logs.write_text("")
+    (blocked,) = (await bench.plan(document(port, environment={"NEW": "1"}))).blocked
+    assert blocked.code == "output_unusable"
+    assert f"because of {logs}: it is no directory" in blocked.message
+    assert await bench.ready(document(port)) == "Ready"
 
 
 @pytest.mark.parametrize(
