@@ -37,15 +37,8 @@ def conditions(
         found.insert(0, _ready(health))
         if external and not health.ready and "Degraded" not in before:
             found.append(Condition(type="Degraded", status=Status.TRUE, reason=health.reason, message=health.message))
-    if drifted := [item for item in differences if item.cause in (Cause.DRIFT, Cause.OWED)]:
-        found.append(
-            Condition(
-                type="Drifted",
-                status=Status.TRUE,
-                reason="FieldsMoved",
-                message=", ".join(_moved(item) for item in drifted),
-            )
-        )
+    if (drifted := _drifted(differences, actions)) is not None:
+        found.append(drifted)
     if run is not None:
         found.append(_progressing(*run))
     if history_lost is not None:
@@ -53,6 +46,18 @@ def conditions(
     found += observation.conditions
     found += [item for item in before.values() if item.type in _KEPT]
     return tuple(_since(item, before.get(item.type), generation) for item in found)
+
+
+def _drifted(differences: Sequence[Difference], actions: Sequence[Action]) -> Condition | None:
+    """Whether it moved away from what was applied: by a field, or, where none says so, by what has to be done all the same."""
+    causes = (Cause.DRIFT, Cause.OWED)
+    if moved := [item for item in differences if item.cause in causes]:
+        reason, message = "FieldsMoved", ", ".join(_moved(item) for item in moved)
+    elif owed := [action for action in actions if action.cause in causes and not action.differences]:
+        reason, message = "Owed", ", ".join(f"{action.verb}: {action.because.text}" for action in owed)
+    else:
+        return None
+    return Condition(type="Drifted", status=Status.TRUE, reason=reason, message=message)
 
 
 def _progressing(state: Result, run: str) -> Condition:

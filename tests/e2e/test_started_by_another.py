@@ -76,6 +76,9 @@ def test_a_gateway_that_began_on_another_port_is_restarted_whoever_cures_the_fil
     wait_until(lambda: verbs(site.plan()["actions"]) == CURED[1:], 10, "the gateway has seen the file")
     assert "was started by another openclaw.json: gateway.port" in site.run("plan").out
     assert site.run("drift").code == 2
+    moved = "restart: the gateway was started by another openclaw.json: gateway.port"
+    assert f"Drifted: Owed: {moved}" in site.run("status").out
+    assert site.service()["drift"] == [moved]
     assert site.apply()["result"] == "confirmed"
     assert (site.health()[0], site.health(theirs)[0]) == (200, 0)
 

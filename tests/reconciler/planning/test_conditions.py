@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from reconciler.kinds import Health, Observation
-from reconciler.model import ABSENT, Cause, Condition, Difference, Key, Result, Status
+from reconciler.model import ABSENT, Action, Because, Cause, Condition, Difference, Key, Result, Status
 from reconciler.planning.conditions import conditions
 
 KEY = Key("fake", "a")
@@ -45,6 +46,19 @@ def test_drift_is_a_condition_of_its_own_and_change_is_not() -> None:
     found = made(differences=(change,))
     assert "Drifted" not in found
     assert (found["Synced"].status, found["Synced"].message) == (Status.FALSE, "v")
+
+
+@pytest.mark.req("PLAN-9", "PLAN-12")
+def test_what_is_owed_without_a_field_that_says_so_is_drift_as_well() -> None:
+    owed = Action(
+        id="fake/a:restart", key=KEY, verb="restart", cause=Cause.OWED, because=Because(text="it runs by theirs")
+    )
+    found = made(actions=(owed,))
+    assert (found["Drifted"].reason, found["Drifted"].message) == ("Owed", "restart: it runs by theirs")
+    assert (found["Synced"].status, found["Synced"].message) == (Status.FALSE, "restart")
+    assert "Drifted" not in made(actions=(replace(owed, cause=Cause.CHANGE),))
+    # A field that moved says more, and what follows from that is no second drift.
+    assert made(actions=(owed,), differences=(DIFFERENCE,))["Drifted"].reason == "FieldsMoved"
 
 
 @pytest.mark.req("PLAN-12")
