@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from gateway.config import read_file
 from gateway.last_good import copy_path
+from gateway.live import LiveConfig
 from gateway.wire.json5 import load
 from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
 from reconciler.errors import StaleError, TemporaryError
@@ -375,6 +377,23 @@ def test_a_file_that_no_gateway_would_start_by_is_found_in_planning_and_nothing_
     assert "write" in verbs(step(tmp_path, LEVEL, loaded=None, planned="start", text=guess))
     # Where none is started it is nobody's affair.
     assert "write" in verbs(step(tmp_path, LEVEL, loaded=None, text=text))
+
+
+@pytest.mark.req("PLAN-10")
+async def test_a_file_that_we_made_is_left_without_a_key_and_not_taken_from_a_gateway_that_runs_by_it(
+    tmp_path: Path,
+) -> None:
+    case = make_case(tmp_path, desired(9))
+    applied = await carry_out(case, await look(case, case.desired))
+    running = LiveConfig(config(case), {}, read_file(config(case), {}))
+    await carry_out(case, await look(case, case.withdrawn, applied))
+    assert load(config(case).read_text()) == {}
+    assert (await look(case, case.withdrawn, applied)).converged
+    taken = running.reload()
+    assert (taken.error, taken.restart) == (None, ("gateway.port",))
+    # Without the file it would go on by what was withdrawn.
+    config(case).unlink()
+    assert running.reload().error is not None
 
 
 @pytest.mark.req("PLAN-6", "PLAN-10")
