@@ -5,10 +5,11 @@ Walks along the shape (`shape`), so that no model is built. It knows no file and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from reconciler.document import units
 from reconciler.document.fast import copied, shape_data
 from reconciler.document.problems import closest, safe
 from reconciler.document.validate import empty_section
@@ -18,6 +19,14 @@ from reconciler.values import dump, join_path
 
 DEFAULT: Final = "default"
 NOT_DECLARED: Final = "not declared"
+# What a document has as a text with a unit, and its canonical form has not.
+_RENDERED: Final[Mapping[str, Callable[[Any], str]]] = {
+    "duration": units.render_duration,
+    "size": units.render_size,
+    "size_from": units.render_size,
+    "percent": units.render_percent,
+    "window": units.render_window,
+}
 # What stands beside the sections, and is no part of the shape.
 _BESIDE: Final[Mapping[str, Any]] = {
     "version": {"any": True},
@@ -27,7 +36,7 @@ _BESIDE: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """A field's value with where it comes from: a position, `environment NAME`, `default` or `not declared`.
+    """A field's value, as a document has it, and its origin: a position, `environment NAME`, `default` or `not declared`.
 
     `condition` says on what condition such a default holds, or why there is none; empty where nothing is to be said.
     """
@@ -73,7 +82,7 @@ def _of_any(models: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def explain_unset(path: DocumentPath, canonical: Mapping[str, Any]) -> Explained:
-    """What holds for `path` in a canonical document, whose text does not set it.
+    """What holds for `path` in a canonical document, whose text does not set it; the value as one would write it.
 
     Raises:
         UsageError: the schema has no such field.
@@ -98,6 +107,27 @@ def explain_unset(path: DocumentPath, canonical: Mapping[str, Any]) -> Explained
     return _explained(path, node or {}, value, absent, needed)
 
 
+def as_written(path: DocumentPath, value: Any) -> Any:
+    """A canonical value of `path` as one writes it into a document: with units."""
+    fields, node = top_fields(), None
+    for part in path:
+        node = _below(node, fields, part)
+        fields = fields_below(node, value)
+    return _written(node, value)
+
+
+def _written(node: Any, value: Any) -> Any:
+    match node:
+        case {"check": [name, *_]} if name in _RENDERED and value is not None:
+            return _RENDERED[name](value)
+        case {"list": inner} if isinstance(value, list):
+            return [_written(inner, item) for item in value]
+    if isinstance(value, Mapping):
+        fields = fields_below(node, value)
+        return {name: _written(fields.get(name, fields.get("*")), item) for name, item in value.items()}
+    return value
+
+
 def has(value: Any, part: str | int) -> bool:
     """Whether plain data has such a member."""
     if isinstance(part, int):
@@ -114,16 +144,16 @@ def _below(node: Any, fields: Mapping[str, Any], part: str | int) -> Any:
 
 def _explained(path: DocumentPath, node: Any, value: Any, absent: DocumentPath, needed: bool) -> Explained:
     if value is not None:
-        return Explained(value=value, origin=DEFAULT, condition=_once(absent))
+        return Explained(value=_written(node, value), origin=DEFAULT, condition=_once(absent))
     above = path[:-1]
     match node:
         case {"shown": shown}:
             # Of what the host shares with others nothing is owned that the document does not write.
-            return Explained(value=shown, origin=DEFAULT, condition="where the host has no value")
+            return Explained(value=_written(node, shown), origin=DEFAULT, condition="where the host has no value")
         case {"depends": _}:
             condition = "its default depends on the type"
         case {"default": default} if default is not None:
-            condition = f"its default is {dump(default)} {_once(above)}"
+            condition = f"its default is {dump(_written(node, default))} {_once(above)}"
         case {"default": None, "check": _} | {"default": None, "list": _}:
             condition = "it has no default"
         case _:

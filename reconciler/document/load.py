@@ -66,12 +66,12 @@ class Loaded:
         return _position(self._root(), path, value=value)
 
     def explain(self, path: DocumentPath) -> Explained:
-        """The canonical value at `path` and where it comes from. What the document does not set has its default.
+        """The value at `path`, as a document has it, and where it comes from. What is not set has its default.
 
         Raises:
             UsageError: the schema has no such field.
         """
-        from reconciler.document.fields import Explained, explain_unset, has
+        from reconciler.document.fields import Explained, as_written, explain_unset, has
         from reconciler.document.nodes import find, plain
 
         root, canonical = self._root(), self.desired.canonical
@@ -89,7 +89,7 @@ class Loaded:
             return self.explain(("heartbeats", "defaults", path[3])) if of_all else unset
         place = _position(root, path)
         assert place is not None
-        return Explained(value=value, origin=str(place) if place.line else place.file)
+        return Explained(value=as_written(path, value), origin=str(place) if place.line else place.file)
 
     def _main(self) -> MappingNode:
         """The tree of the main file alone, with its `include`; empty for a text that is no file, which includes nothing."""

@@ -1,13 +1,13 @@
 """Text with units to numbers: durations, sizes, percentages, windows of the day, cron expressions. Pure.
 
-Each function takes the value as YAML gave it and returns the canonical form, or raises `BadValue` with what was
-expected. A bare number is refused wherever it could mean two things; the hint names the units.
+Each `parse_` takes the value as YAML gave it and returns the canonical form, or raises `BadValue` with what was
+expected; each `render_` is the way back. A bare number is refused wherever it could mean two things; the hint names the units.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -92,6 +92,39 @@ def parse_duration(value: Any) -> int | float:
     if total > _MAX_SECONDS:
         raise BadValue(f"use {text!r}: more than ten years", expected=DURATION_EXPECTED)
     return tidy(total)
+
+
+def render_duration(seconds: float) -> str:
+    """The text for a number of seconds, in one unit, which `parse_duration` makes the same number of."""
+    # A day or two are 24h and 48h to everybody, a week is 7d.
+    units = (("d", 86400), ("h", 3600), ("m", 60)) if seconds >= 7 * 86400 else (("h", 3600), ("m", 60))
+    for unit, size in units if seconds else ():
+        if seconds % size == 0:
+            return f"{seconds // size:.0f}{unit}"
+    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{_digits(seconds * 1000)}ms"
+
+
+def render_size(size: int) -> str:
+    """The text for a number of bytes, in the largest unit of which it is a whole number."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size and size % 1024**power == 0:
+            return f"{size // 1024**power}{unit}"
+    return f"{size}B"
+
+
+def render_percent(number: float) -> str:
+    """The text for a percentage."""
+    return f"{_digits(number)}%"
+
+
+def render_window(window: Mapping[str, str]) -> str:
+    """The text for a window of the day, as `parse_window` gives it."""
+    return f"{window['start']}-{window['end']} {window['zone']}".rstrip()
+
+
+def _digits(number: float) -> str:
+    """All digits that `tidy` leaves, without an exponent."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
 
 
 def parse_size(value: Any) -> int:

@@ -23,12 +23,14 @@ from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.control.calls import apply_call
 from reconciler.document import load
+from reconciler.document.nodes import Scalar, Source, compose, walk
 from reconciler.document.schema import SECTIONS
 from reconciler.engine.lock import WriterLock
 from reconciler.errors import UsageError
-from reconciler.values import split_path
+from reconciler.values import join_path, split_path
 
-SETTINGS = Path(__file__).parents[3] / "docs" / "reference" / "settings.md"
+ROOT = Path(__file__).parents[3]
+SETTINGS = ROOT / "docs" / "reference" / "settings.md"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +278,7 @@ def test_config_set_names_the_file_that_it_wrote(shell: Shell) -> None:
     assert said.out.startswith("openclaw.yaml: logging.max_file is set; ")
     assert common.read_text() == 'logging: {redact: "tools"}\n'
     assert shell("config", "get", "logging.redact").out == "tools\n"
-    assert shell("config", "get", "logging.max_file").out == "2097152\n"
+    assert shell("config", "get", "logging.max_file").out == "2MiB\n"
 
 
 @pytest.mark.parametrize(
@@ -312,18 +314,18 @@ def test_a_shell_is_offered_every_section(shell: Shell) -> None:
 def test_get_and_explain_tell_of_a_default_without_its_section(shell: Shell) -> None:
     Path("openclaw.yaml").write_text("version: 1\n")
     said = shell("config", "get", "audit.every")
-    assert (said.code, said.out) == (0, "21600\n")
+    assert (said.code, said.out) == (0, "6h\n")
     assert said.err == "note: audit.every: default, once the document has audit\n"
     said = shell("config", "explain", "audit.every")
-    assert (said.code, said.out, said.err) == (0, "audit.every = 21600  (default, once the document has audit)\n", "")
+    assert (said.code, said.out, said.err) == (0, 'audit.every = "6h"  (default, once the document has audit)\n', "")
     said = shell("config", "get", "service.limits.files")
     assert (said.code, said.out) == (0, "null\n")
     assert said.err == "note: service.limits.files: not declared, it has no default\n"
     said = shell("config", "get", "policy.verify")
-    assert (said.code, said.out, said.err) == (0, "15\n", "")
+    assert (said.code, said.out, said.err) == (0, "15s\n", "")
     said = shell("config", "explain", "audit.every", "--json")
     data = json.loads(said.out)
-    assert (data["value"], data["origin"], data["condition"]) == (21600, "default", "once the document has audit")
+    assert (data["value"], data["origin"], data["condition"]) == ("6h", "default", "once the document has audit")
 
 
 def settings() -> dict[str, str]:
@@ -378,7 +380,42 @@ def test_a_default_that_is_listed_is_the_value_that_one_gets() -> None:
             value = {**needed, inside[place - 1]: value}
         written = load.load_text(f"version: 1\n{section}: {json.dumps(value)}\n", {})
         wanted = written.explain(split_path(path)).value
-        assert told.value == wanted or told.condition.startswith(f"its default is {wanted} "), path
+        assert told.value == wanted or told.condition.startswith(f"its default is {json.dumps(wanted)} "), path
+
+
+@pytest.mark.req("DOC-6", "DOC-7")
+def test_what_config_get_prints_is_what_config_set_takes(shell: Shell) -> None:
+    """Every single value of the example, printed either way and set again, leaves the document as it is."""
+    text = (ROOT / "openclaw.yaml.example").read_text()
+    before = load.load_text(text, {})
+    node, _ = compose(Source("", "", text))
+    assert node is not None
+    paths = [path for path, each in walk(node) if isinstance(each, Scalar) and not isinstance(path[-1], int)]
+    assert {("service", "limits", "memory"), ("policy", "verify"), ("service", "limits", "cpu")} <= set(paths)
+    for path in paths:
+        if not isinstance(before.explain(path).value, str | int | float):
+            # A reference to a secret is a mapping, however it is written.
+            continue
+        Path("openclaw.yaml").write_text(text)
+        name = join_path(path)
+        value = json.dumps(json.loads(shell("config", "get", "--json", name).out)["value"])
+        assert shell("config", "set", name, value).code == 0, (name, value)
+        after = load.load_text(Path("openclaw.yaml").read_text(), {})
+        assert after.desired.canonical == before.desired.canonical, (name, value)
+
+
+@pytest.mark.req("DOC-7")
+def test_values_with_a_unit_go_from_one_document_to_another(shell: Shell) -> None:
+    Path("openclaw.yaml").write_text(
+        "version: 1\nservice: {limits: {memory: 1536M, cpu: 150%}, restart: {delay: 0.5s}}\n"
+    )
+    for name, value in (("memory", "1536MiB"), ("cpu", "150%")):
+        assert shell("config", "get", f"service.limits.{name}").out == f"{value}\n"
+        assert shell("config", "set", f"service.limits.{name}", value).code == 0
+    assert shell("config", "get", "service.restart.delay").out == "500ms\n"
+    whole = json.loads(shell("config", "get", "--json", "service.restart").out)["value"]
+    assert (whole["delay"], whole["max_delay"], whole["burst"]) == ("500ms", "5m", 5)
+    assert shell("config", "set", "service.restart", json.dumps(whole)).code == 0
 
 
 def the_document(path: Path) -> str:

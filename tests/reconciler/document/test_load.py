@@ -30,7 +30,7 @@ def write(directory: Path, **files: str) -> str:
     return str(directory / "openclaw.yaml")
 
 
-NO_RETENTION = "not declared, its default is 86400 once the document has logging.retention"
+NO_RETENTION = 'not declared, its default is "24h" once the document has logging.retention'
 
 
 def explained(loaded: Loaded, path: str) -> tuple[object, str]:
@@ -128,10 +128,10 @@ def test_environment_over_file_over_defaults() -> None:
     loaded = load_text(TEXT, environ, name="d.yaml")
     assert explained(loaded, "gateway.port") == (19000, "environment OPENCLAW_GATEWAY_PORT")
     assert explained(loaded, "logging.level") == ("debug", "environment OPENCLAW_LOG_LEVEL")
-    assert explained(loaded, "auth.expiry.warn") == (48 * 3600, "environment WARN_HOURS")
+    assert explained(loaded, "auth.expiry.warn") == ("48h", "environment WARN_HOURS")
     plain = load_text(TEXT, {}, name="d.yaml")
     assert explained(plain, "gateway.port") == (18789, "d.yaml:4:3")
-    assert explained(plain, "auth.expiry.warn") == (86400, "default")
+    assert explained(plain, "auth.expiry.warn") == ("24h", "default")
     assert explained(plain, "audit") == (None, "not declared")
     assert plain.digest != loaded.digest
 
@@ -140,14 +140,14 @@ def test_environment_over_file_over_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "path", "value", "origin"),
     [
-        ("", "audit.every", 21600, "default, once the document has audit"),
-        ("audit: {}", "audit.every", 21600, "default"),
+        ("", "audit.every", "6h", "default, once the document has audit"),
+        ("audit: {}", "audit.every", "6h", "default"),
         ("audit: {every: null, at: 0 6 * * *}", "audit.every", None, "d.yaml:2:9"),
-        ("", "policy.verify", 15, "default"),
+        ("", "policy.verify", "15s", "default"),
         ("", "service.limits.files", None, "not declared, it has no default"),
         ("service: {}", "service.limits.files", None, "not declared, it has no default"),
-        ("", "diagnostics.otel.flush", 60, "default, once the document has diagnostics.otel"),
-        ("diagnostics: {}", "diagnostics.otel.flush", 60, "default, once the document has diagnostics.otel"),
+        ("", "diagnostics.otel.flush", "1m", "default, once the document has diagnostics.otel"),
+        ("diagnostics: {}", "diagnostics.otel.flush", "1m", "default, once the document has diagnostics.otel"),
         ("diagnostics: {}", "diagnostics.otel.endpoint", None, "not declared, required once the document has diagnostics.otel"),
         ("", "source.git", None, "not declared, required once the document has source"),
         ("", "source.branch", "main", "default, once the document has source"),
@@ -161,11 +161,11 @@ def test_environment_over_file_over_defaults() -> None:
         # Without its section nothing is deleted, whatever the section would say.
         ("", "logging.retention.age", None, NO_RETENTION),
         ("logging: {}", "logging.retention.age", None, NO_RETENTION),
-        ("logging: {retention: {}}", "logging.retention.age", 86400, "default"),
-        ("", "heartbeats.defaults.every", 1800, "default, where the host has no value"),
-        ("", "heartbeats.agents.main.every", 1800, "default, where the host has no value"),
-        ("heartbeats: {defaults: {every: 1h}, agents: {main: {}}}", "heartbeats.agents.main.every", 3600, "d.yaml:2:25"),
-        ("heartbeats: {defaults: {every: 1h}, agents: {main: {every: 2h}}}", "heartbeats.agents.main.every", 7200, "d.yaml:2:53"),
+        ("logging: {retention: {}}", "logging.retention.age", "24h", "default"),
+        ("", "heartbeats.defaults.every", "30m", "default, where the host has no value"),
+        ("", "heartbeats.agents.main.every", "30m", "default, where the host has no value"),
+        ("heartbeats: {defaults: {every: 1h}, agents: {main: {}}}", "heartbeats.agents.main.every", "1h", "d.yaml:2:25"),
+        ("heartbeats: {defaults: {every: 1h}, agents: {main: {every: 2h}}}", "heartbeats.agents.main.every", "2h", "d.yaml:2:53"),
         ("", "service.environment.TZ", None, "not declared"),
         ("", "gateway.settings.agents.defaults", None, "not declared"),
         ("", "policy.windows", [], "default"),

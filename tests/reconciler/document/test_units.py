@@ -145,3 +145,47 @@ def test_durations_add_up(count: int, unit: str) -> None:
     factor = {"s": 1, "m": 60, "h": 3600}[unit]
     if count * factor < 300_000_000:
         assert units.parse_duration(f"{count}{unit}") == count * factor
+
+
+@pytest.mark.req("DOC-7")
+@given(st.one_of(st.integers(0, 10 * 366 * 86400), st.integers(0, 10**9).map(lambda number: round(number / 10**6, 6))))
+def test_a_duration_is_what_its_text_says(seconds: float) -> None:
+    assert units.parse_duration(units.render_duration(seconds)) == units.tidy(seconds)
+
+
+@pytest.mark.req("DOC-7")
+@given(st.integers(0, 1 << 60), st.integers(0, 4))
+def test_a_size_is_what_its_text_says(number: int, power: int) -> None:
+    # As a document gives it: its number of bytes is read as a float.
+    size = units.parse_size(f"{number >> (10 * power) << (10 * power)}B")
+    assert units.parse_size(units.render_size(size)) == size
+
+
+@pytest.mark.req("DOC-7")
+@given(st.integers(1, 10**9).map(lambda number: number / 1000))
+def test_a_percentage_is_what_its_text_says(number: float) -> None:
+    assert units.parse_percent(units.render_percent(number)) == units.tidy(number)
+
+
+@pytest.mark.req("DOC-7")
+@pytest.mark.parametrize("text", ["08:00-22:00", "22:00-06:30 Europe/Berlin", "00:00-24:00 UTC"])
+def test_a_window_of_the_day_is_what_its_text_says(text: str) -> None:
+    assert units.render_window(units.parse_window(text)) == text
+
+
+@pytest.mark.req("DOC-7")
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.2, "200ms"),
+        (90, "90s"),
+        (300, "5m"),
+        (5400, "90m"),
+        (86400, "24h"),
+        (604800, "7d"),
+        (1.5, "1500ms"),
+    ],
+)
+def test_a_duration_is_written_in_one_unit(seconds: float, text: str) -> None:
+    assert units.render_duration(seconds) == text
