@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from reconciler.desired import MANAGED
 from reconciler.engine.engine import PROVISIONAL_SALT, Engine, Source
@@ -20,6 +21,11 @@ from reconciler.values import join_path
 
 if TYPE_CHECKING:
     from reconciler.document.load import Loaded
+    from reconciler.document.secrets import Hanging
+
+
+# How long a program that hung is not waited for once more, on the way from a document to what stays in force instead of it.
+HANGING_SECONDS: Final = 5.0
 
 
 def silent(_progress: Progress) -> None:
@@ -33,6 +39,7 @@ class Runtime:
         self.host = host
         self.document = document
         self.kinds = tuple(kinds)
+        self._hung: tuple[float, Hanging] = (0.0, {})
 
     def engine(self, report: Report = silent, command: str = "openclaw") -> Engine:
         """A new engine that tells `report` what goes on; `command` names this process to those who wait for its lock."""
@@ -54,7 +61,9 @@ class Runtime:
         """
         from reconciler.document.secrets import references, resolve
 
-        values = resolve(loaded, self.host.environ, salt=PROVISIONAL_SALT)
+        # Who asks for a document wants to know it as it is now.
+        with self._waiting({}) as hanging:
+            values = resolve(loaded, self.host.environ, salt=PROVISIONAL_SALT, hanging=hanging)
 
         def make(salt: bytes) -> Goal:
             return make_goal(
@@ -117,17 +126,29 @@ class Runtime:
         found = tuple(
             (path, each) for path, each in references(desired.canonical) if sections is None or path[0] in sections
         )
-        secrets = resolve_references(
-            found,
-            self.host.environ,
-            salt=self.salt(),
-            directory=os.path.dirname(self.document),
-            # The text that it stands in is not at hand.
-            locate=lambda _path: Position(file=f"generation {generation.number}", line=0, column=0, text=""),
-            instead=instead,
-        )
+        at, known = self._hung
+        with self._waiting(known if time.monotonic() - at < HANGING_SECONDS else {}) as hanging:
+            secrets = resolve_references(
+                found,
+                self.host.environ,
+                salt=self.salt(),
+                directory=os.path.dirname(self.document),
+                # The text that it stands in is not at hand.
+                locate=lambda _path: Position(file=f"generation {generation.number}", line=0, column=0, text=""),
+                instead=instead,
+                hanging=hanging,
+            )
         goal = goal_of(generation, desired=desired, secrets=secrets, references=found, kinds=self.kinds, host=self.host)
         return goal, rotated(generation, found, secrets)
+
+    @contextmanager
+    def _waiting(self, known: Hanging) -> Iterator[Hanging]:
+        """Keeps for a moment what hung, so that one look waits for it once. `known` hung already."""
+        hanging = dict(known)
+        try:
+            yield hanging
+        finally:
+            self._hung = (time.monotonic(), hanging)
 
     def recorded_goal(self, generation: Generation) -> Goal:
         """The same with what was recorded of its secrets, for looking at the host while they cannot be had: nothing can be

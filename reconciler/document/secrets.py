@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from reconciler.desired import SecretRef
 from reconciler.document.references import references
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EXEC_SECONDS",
     "MAX_SECRET_BYTES",
+    "Hanging",
     "RecordedSecrets",
     "SecretValues",
     "references",
@@ -103,11 +104,24 @@ class _Refused(Exception):
     hint: str = ""
 
 
-def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds: float = EXEC_SECONDS) -> SecretValues:
+# The references whose programs were waited for in vain, with what is to be said of them.
+Hanging: TypeAlias = "dict[SecretRef, _Refused]"
+_TIMEOUT: Final = "secret_exec_timeout"
+
+
+def resolve(
+    loaded: Loaded,
+    environ: Mapping[str, str],
+    *,
+    salt: bytes,
+    hanging: Hanging | None = None,
+    seconds: float = EXEC_SECONDS,
+) -> SecretValues:
     """All secrets that a document refers to.
 
     Relative paths are relative to the main document's directory, which is also where programs run; `~/` is `HOME` of
-    `environ`. Blocks for at most `seconds` for each eight programs.
+    `environ`. Blocks for at most `seconds` for each eight programs. What is in `hanging` is not waited for again, and what hangs
+    is added to it.
 
     Raises:
         DocumentError: with a problem at each reference that cannot be resolved.
@@ -120,6 +134,7 @@ def resolve(loaded: Loaded, environ: Mapping[str, str], *, salt: bytes, seconds:
             salt=salt,
             directory=_directory(loaded),
             locate=partial(loaded.locate, value=True),
+            hanging=hanging,
             seconds=seconds,
         )
     except DocumentError as err:
@@ -151,6 +166,7 @@ def resolve_references(
     directory: str,
     locate: Callable[[DocumentPath], Position | None],
     instead: Callable[[DocumentPath], str | None] = lambda _path: None,
+    hanging: Hanging | None = None,
     seconds: float = EXEC_SECONDS,
 ) -> SecretValues:
     """The same for references in hand; `locate` tells where each stands, `instead` the value of one that gives nothing, where
@@ -161,15 +177,18 @@ def resolve_references(
     """
     wanted = sorted({reference for _, reference in found}, key=lambda each: (each.source, str(each.value)))
     values: dict[SecretRef, str] = {}
-    refused: dict[SecretRef, _Refused] = {}
+    known = hanging if hanging is not None else {}
+    refused: dict[SecretRef, _Refused] = {each: known[each] for each in wanted if each in known}
 
     def one(reference: SecretRef) -> None:
         try:
             values[reference] = _resolve(reference, environ, directory, seconds)
         except _Refused as err:
             refused[reference] = err
+            if err.code == _TIMEOUT:
+                known[reference] = err
 
-    programs = [each for each in wanted if each.source == "exec"]
+    programs = [each for each in wanted if each.source == "exec" and each not in known]
     for each in wanted:
         if each.source != "exec":
             one(each)
@@ -303,7 +322,7 @@ def _from_program(argv: tuple[str, ...], environ: Mapping[str, str], directory: 
     finally:
         _end(process)
     if data is None:
-        raise _Refused("secret_exec_timeout", f"wait for {shown}: it took longer than {seconds:g} s and was ended")
+        raise _Refused(_TIMEOUT, f"wait for {shown}: it took longer than {seconds:g} s and was ended")
     if len(data) > MAX_SECRET_BYTES:
         raise _Refused("secret_exec_failed", f"use what {shown} prints: more than {MAX_SECRET_BYTES // 1024} KiB")
     status = process.returncode

@@ -51,6 +51,10 @@ async def status(session: Session, *, as_json: bool) -> int:
 
 async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tuple[Note, ...]]:
     """The generation in force, the state of every resource, and what else must be told."""
+    from functools import partial
+
+    import trio
+
     from reconciler.cli.commands.plan import forbidden, notes_of
     from reconciler.cli.render.status import ResourceStatus
     from reconciler.engine.verify import probe_all
@@ -62,8 +66,9 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
     runtime = session.runtime()
     journal = session.own_reader()
     try:
-        goal, notes = goal_in_force(session, journal, tried=True)
-        serving = serving_goal(runtime, journal, goal)
+        # In threads: a program that gives a secret may take its time, and a supervisor has more to do.
+        goal, notes = await trio.to_thread.run_sync(partial(goal_in_force, session, journal, tried=True))
+        serving = await trio.to_thread.run_sync(serving_goal, runtime, journal, goal)
         engine = runtime.engine()
         planned = await engine.plan(goal, journal)
         kept: Mapping[Key, tuple[Condition, ...]] = journal.conditions() if journal is not None else {}
@@ -126,10 +131,13 @@ def spoilt_generation(journal: Journal | None) -> Generation | None:
 
 async def not_taken_back(runtime: Runtime, engine: Engine, journal: Journal, spoilt: Generation) -> Note:
     """A note on whose settings are on the host after a rollback that failed: by what each of the two differs from it."""
+    import trio
+
     from reconciler.model import Note
 
     async def differing(generation: Generation) -> set[tuple[Key, str]]:
-        plan = (await engine.plan(lenient_goal(runtime, generation), journal)).plan
+        goal = await trio.to_thread.run_sync(lenient_goal, runtime, generation)
+        plan = (await engine.plan(goal, journal)).plan
         return {(action.key, item.path) for action in plan.actions for item in action.differences}
 
     mine, last = await differing(spoilt), journal.last_confirmed()

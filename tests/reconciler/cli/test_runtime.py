@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from reconciler.cli import runtime as runtimes
 from reconciler.cli.runtime import Runtime
+from reconciler.document import secrets
 from reconciler.document.load import load
 from reconciler.errors import DocumentError
 from reconciler.files import private_directory
@@ -108,3 +110,43 @@ def test_one_that_was_rotated_and_is_gone_now_has_the_value_that_it_was_led_to_w
     past.leave("backups/gateway.env.run-0", OPENCLAW_GATEWAY_TOKEN=VALUE)
     past.leave("run/gateway.env", OPENCLAW_GATEWAY_TOKEN="rotated")
     assert past.token() == "rotated"
+
+
+def test_a_program_that_hangs_is_waited_for_once_on_the_way_to_what_stays_in_force(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for the document itself waits each time: it may be well by now."""
+    runtime, asked = past.runtime, []
+    good = past.file.with_name("good.yaml")
+    good.write_text("version: 1\nservice: {environment: {A: {exec: [tool]}, B: {file: token}}}\n")
+
+    def answers(argv: tuple[str, ...], *_rest: object) -> str:
+        asked.append(argv)
+        return VALUE
+
+    def hangs(argv: tuple[str, ...], *_rest: object) -> str:
+        asked.append(argv)
+        raise secrets._Refused("secret_exec_timeout", "wait for it: it took longer than 10 s and was ended")
+
+    monkeypatch.setattr(secrets, "_from_program", answers)
+    loaded = load(good, {})
+    generation = confirmed(runtime, loaded)
+    monkeypatch.setattr(secrets, "_from_program", hangs)
+    asked.clear()
+    for times in (1, 2):
+        with pytest.raises(DocumentError):
+            runtime.source(loaded)
+        for _ in range(2):
+            with pytest.raises(DocumentError) as caught:
+                runtime.goal_of(generation)
+            assert "it took longer than 10 s" in str(caught.value.problems)
+        assert len(asked) == times
+    monkeypatch.setattr(secrets, "_from_program", answers)
+    runtime.source(loaded)
+    assert runtime.goal_of(generation)[0].digest == generation.digest
+    monkeypatch.setattr(secrets, "_from_program", hangs)
+    with pytest.raises(DocumentError):
+        runtime.source(loaded)
+    monkeypatch.setattr(secrets, "_from_program", answers)
+    monkeypatch.setattr(runtimes, "HANGING_SECONDS", 0.0)
+    assert runtime.goal_of(generation)[0].digest == generation.digest
