@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -97,8 +98,13 @@ class Runtime:
         """
         again: list[Note] = []
 
+        @cache
+        def former() -> tuple[Mapping[str, str], Mapping[str, str]]:
+            return self._digests(generation), self._former_values()
+
         def instead(path: DocumentPath) -> str | None:
-            if (value := self._former(self._digests(generation).get(join_path(path)))) is not None:
+            digests, values = former()
+            if (value := values.get(digests.get(join_path(path), ""))) is not None:
                 text = f"the reference at {join_path(path)} gives nothing now: the value that it had is used again"
                 again.append(Note(code="secret_again", message=text, path=path))
             return value
@@ -106,13 +112,13 @@ class Runtime:
         goal, notes = self._goal(generation, instead, MANAGED)
         return goal, (*notes, *again)
 
-    def _former(self, digest: str | None) -> str | None:
-        """The value with this digest among those that the gateway was started with, now or before."""
+    def _former_values(self) -> dict[str, str]:
+        """The values that the gateway was started with, now or before, by their digests."""
         from reconciler.document.secrets import SecretValues
         from resources.service.prepared import former_values
 
         digests = SecretValues({}, self.salt())
-        return next((value for value in former_values(self.host) if digests.digest_text(value).digest == digest), None)
+        return {digests.digest_text(value).digest: value for value in former_values(self.host)}
 
     def _goal(
         self,

@@ -15,6 +15,7 @@ from reconciler.errors import DocumentError
 from reconciler.files import private_directory
 from reconciler.journal import Journal
 from reconciler.model import Generation
+from resources.service import prepared
 from resources.service.keeper import envfile
 from resources.testing import make_world
 from tests.reconciler.cli.generations import confirmed
@@ -74,6 +75,25 @@ def test_a_secret_that_gives_nothing_now_has_the_value_that_it_had_where_that_is
     # A person who goes back is told that it gives nothing, and decides.
     with pytest.raises(DocumentError, match="1 reference to a secret"):
         past.runtime.goal_of(past.generation)
+
+
+def test_what_was_then_is_looked_up_once_however_many_give_nothing(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, names = past.runtime, "ABC"
+    for name in names:
+        past.file.with_name(name).write_text(f"canary-of-{name}")
+    document = past.file.with_name("many.yaml")
+    listed = ", ".join(f"{name}: {{file: {name}}}" for name in names)
+    document.write_text(f"version: 1\nservice: {{environment: {{{listed}}}}}\n")
+    generation = confirmed(runtime, load(document, {}))
+    past.leave("run/gateway.env", **{name: f"canary-of-{name}" for name in names})
+    for name in names:
+        past.file.with_name(name).unlink()
+    reads = []
+    real = prepared.former_values
+    monkeypatch.setattr(prepared, "former_values", lambda host: reads.append(host) or real(host))  # type: ignore[func-returns-value]
+    goal, notes = runtime.goal_back(generation)
+    assert (goal.digest, [note.code for note in notes]) == (generation.digest, ["secret_again"] * 3)
+    assert len(reads) == 1
 
 
 def test_a_secret_of_what_is_not_managed_is_in_nobodys_way(past: Past) -> None:
