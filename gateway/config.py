@@ -53,11 +53,16 @@ class Issue:
         return f"{self.path}: {self.message}" if self.path else self.message
 
 
+def in_one_line(issues: Iterable[Issue]) -> str:
+    """All that is wrong; empty for nothing."""
+    return "; ".join(map(str, issues))
+
+
 class ConfigError(Exception):
     """The config cannot be used. `issues` holds all of it."""
 
     def __init__(self, issues: tuple[Issue, ...]) -> None:
-        super().__init__("; ".join(map(str, issues)))
+        super().__init__(in_one_line(issues))
         self.issues = issues
 
 
@@ -202,7 +207,7 @@ class Snapshot:
     @property
     def error(self) -> str | None:
         """What is wrong, in one line; None when valid."""
-        return "; ".join(map(str, self.issues)) or None
+        return in_one_line(self.issues) or None
 
 
 def read_file(path: Path, environ: Mapping[str, str], *, port: int | None = None) -> Snapshot:

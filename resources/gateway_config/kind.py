@@ -265,14 +265,14 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
     if step.resource is not None and (spec is None or spec.runtime != "builtin"):
         return None
     # Loaded here: it comes with all that the gateway knows of its config.
-    from gateway.config import SECRET_VARIABLES, objections
+    from gateway.config import SECRET_VARIABLES, in_one_line, objections
 
     # Of the environment of a gateway that somebody else starts nothing is known.
     variables = spec.variables if spec is not None and spec.managed else SECRET_VARIABLES
     after = objections(text, variables)
     if not after:
         return None
-    loaded, error = seen.loaded, "; ".join(map(str, after))
+    loaded, error = seen.loaded, in_one_line(after)
     if loaded is not None and loaded.refuses(seen.file.digest) and error == loaded.error:
         return Blocked(
             key=step.key,
@@ -282,12 +282,12 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
         )
     # Of what is in the file already a gateway that runs has said what it thinks; one that is started says it when it is late.
     before = () if _planned(step, "start") else objections(seen.file.text or "{}", variables)
-    if not (wrong := [str(issue) for issue in after if issue not in before and not issue.guessed]):
+    if not (wrong := [issue for issue in after if issue not in before and not issue.guessed]):
         return None
     return Blocked(
         key=step.key,
         code="config_unusable",
-        message=f"cannot write {seen.file.path}: the gateway would refuse it: {'; '.join(wrong)}",
+        message=f"cannot write {seen.file.path}: the gateway would refuse it: {in_one_line(wrong)}",
         hint="declare it, or repair it in the file; what is withdrawn goes, or has its former value again",
     )
 
