@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 
 import pytest
 
-from tests.beds.processes import wait_until
+from tests.beds.processes import environ_of, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.e2e.test_kills import keeper_pid, kill
 
@@ -210,8 +209,10 @@ def test_what_was_taken_back_is_not_confirmed_by_a_look_after_its_second_try_was
     site.write(with_an_end(site, good, 3.0))
     site.apply(code=5)
     second = site.start("apply", "--yes")
-    wait_until(lambda: "AFTER" in (site.state / "reconciler/run/gateway.env").read_text(), 20, "its restart")
-    time.sleep(0.15)
+    # Its restart has begun, and it waits for the gateway to be Ready.
+    wait_until(
+        lambda: any("AFTER" in environ_of(found.pid) for found in processes_of_state(site.state)), 20, "its gateway"
+    )
     second.kill()
     second.wait()
     if then == "apply":
