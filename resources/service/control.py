@@ -5,6 +5,7 @@ A stop is recorded with who and when, and suspends the resource until a start or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -15,8 +16,10 @@ from reconciler.host import Host
 from reconciler.kinds import Resource, World
 from reconciler.model import Condition, Key
 from resources.service import operate
+from resources.service.keeper.process import output_obstacle
 from resources.service.keeper_client import connect, ensure_keeper, look
 from resources.service.observe import Child, child_of, conditions_of, shown, unheld_text
+from resources.service.plan import OUTPUT_HINT, output_text
 from resources.service.spec import KEY, START_SECONDS
 
 
@@ -106,9 +109,11 @@ async def restart(world: World) -> dict[str, Any]:
     """Ends the gateway with its drain and starts it; returns its status once it is Ready.
 
     Raises:
-        TerminalError, TemporaryError: as `start`.
+        TerminalError, TemporaryError: as `start`; also where what it prints could not be written: then one that runs goes on.
     """
     told = _told(await child_of(world.host), "restart")
+    if (obstacle := await trio.to_thread.run_sync(output_obstacle, told["output"] or os.devnull)) is not None:
+        raise TerminalError(output_text("restart", *obstacle), hint=OUTPUT_HINT)
     await operate.bring_up(world.host, told, seconds=_seconds(told), again=True)
     return await service_status(world)
 

@@ -30,6 +30,9 @@ from resources.steps import action_id, because_of, cause_of, precondition_of, sh
 # Where no start was measured yet.
 DEFAULT_DOWNTIME_SECONDS: Final = 1.0
 _SLACK_SECONDS: Final = 10.0
+OUTPUT_HINT: Final = (
+    "move that away, or make it writable (the log directory is made anew), or name another `logging.directory`"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,16 +404,15 @@ def _collisions(detail: Detail, port: int) -> tuple[Blocked, ...]:
     if detail.program_missing is not None:
         found.append(Blocked(key=KEY, code="program_missing", message=detail.program_missing))
     if detail.output is not None:
-        place, why = detail.output
         found.append(
-            Blocked(
-                key=KEY,
-                code="output_unusable",
-                message=f"cannot start the gateway: what it prints cannot be written, because of {place}: {why}",
-                hint="move that away, or make it writable (the log directory is made anew), or name another `logging.directory`",
-            )
+            Blocked(key=KEY, code="output_unusable", message=output_text("start", *detail.output), hint=OUTPUT_HINT)
         )
     return tuple(found)
+
+
+def output_text(verb: str, place: str, why: str) -> str:
+    """Why a gateway that could not write what it prints is not started, or restarted."""
+    return f"cannot {verb} the gateway: what it prints cannot be written, because of {place}: {why}"
 
 
 def _held(holder: Holder) -> str:
