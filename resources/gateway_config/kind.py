@@ -43,6 +43,7 @@ from resources.gateway_config.certificate import outdated
 from resources.gateway_config.edit import scalar_at
 from resources.gateway_config.exposure import exposure
 from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, nested, observed, obstacles, runtime_of
+from resources.gateway_config.outlived import is_put_back
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
     File,
@@ -67,13 +68,15 @@ SERVICE = Key("service", "gateway")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What `plan` needs of one look. `loaded` None: no gateway of ours answers; `silent` says so of one that is there;
-    `outdated` of its certificate. `obstacles`: see `fields.obstacles`.
+    `outdated` of its certificate. `obstacles`: see `fields.obstacles`. `running` is what stands at the fields in the file that a
+    gateway runs by which has not taken over the one on disk, as far as a copy of it is there.
     """
 
     file: File
     obstacles: Fields = field(default_factory=dict)
     kept: Kept = field(default_factory=dict, repr=False)
     loaded: Loaded | None = None
+    running: Fields = field(default_factory=dict)
     silent: str | None = None
     outdated: Condition | None = None
 
@@ -189,12 +192,21 @@ async def _look(wanted: Wanted, world: World) -> Observation:
             obstacles=obstacles(file.root, known, world.secrets),
             kept=kept,
             loaded=loaded,
+            running=await trio.to_thread.run_sync(_running, file, loaded, known, world.secrets),
             silent=silent,
             outdated=stale,
         ),
         shown=shown,
         conditions=tuple(one for one in (_degraded(file, loaded), stale) if one is not None),
     )
+
+
+def _running(file: File, loaded: Loaded | None, known: Mapping[str, Collection[Value]], secrets: Secrets) -> Fields:
+    """See `Seen.running`."""
+    if loaded is None or loaded.digest in (None, file.digest):
+        return {}
+    copy = read_last_good(file.path)
+    return observed(copy.root, known, secrets) if copy is not None and copy.digest == loaded.digest else {}
 
 
 def _stands(found: Value, value: Value) -> bool:
@@ -383,8 +395,12 @@ def _earlier(step: Step) -> dict[str, Value]:
 def _write(step: Step, seen: Seen, opened: tuple[Consequence, ...]) -> Action:
     differences = step.differences
     runtime = step.resource.spec.runtime if step.resource is not None else "builtin"
-    gravest = impact([difference.path for difference in differences], runtime)
+    managed = step.resource is not None and step.resource.spec.managed
     restarts = _planned(step, "restart")
+    taken_over = [
+        difference.path for difference in differences if restarts or not is_put_back(seen, difference, managed=managed)
+    ]
+    gravest = impact(taken_over, runtime)
     # Nobody is disturbed by a file that no process runs by; one that is being started reads it anyway.
     felt = (
         gravest

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from reconciler.kinds import Observation
-from reconciler.model import ABSENT, Difference, Impact
+from reconciler.model import ABSENT, Cause, Difference, Impact, Value
 from reconciler.values import same
 from resources.gateway_config.fields import impact
 
@@ -43,16 +43,39 @@ def outlived(observation: Observation | None, differences: Iterable[Difference])
     return f"the gateway was started by another openclaw.json: {', '.join(paths)}" if paths else None
 
 
+def is_put_back(seen: Seen, difference: Difference, *, managed: bool) -> bool:
+    """Whether the cure of `difference` gives a running gateway nothing to take over: it goes by that value already, because
+    somebody wrote to the file after it had begun. Where that cannot be told, it has.
+
+    `managed`: whatever it was not started with its service starts it anew for, and plans that for itself.
+    """
+    loaded = seen.loaded
+    if loaded is None or loaded.shut:
+        return False
+    owed = _is_owed(difference.path, loaded.owed)
+    if loaded.error is not None or loaded.digest != seen.file.digest:
+        # It has not taken the file over, and perhaps never will: what counts is what it has in its place.
+        before = seen.running.get(difference.path)
+        return before is not None and not owed and _counts_as(difference.path, before, difference.desired)
+    known = managed or difference.cause is Cause.DRIFT
+    return known and owed if _alters(difference) else not owed
+
+
 def _is_owed(path: str, owed: Iterable[str]) -> bool:
     return any(each == path or each.startswith(f"{path}.") or path.startswith(f"{each}.") for each in owed)
 
 
 def _alters(difference: Difference) -> bool:
-    """Whether its cure changes what the gateway goes by: what is not there counts as its default."""
+    """Whether its cure changes what the gateway goes by."""
+    return not _counts_as(difference.path, difference.observed, difference.desired)
+
+
+def _counts_as(path: str, value: Value, other: Value) -> bool:
+    """Whether a gateway goes by the same with either value: what is not there counts as its default."""
     # Loaded here: it comes with all that the gateway knows of its config.
     from gateway.config import WORKS
 
-    key = WORKS.get(difference.path)
+    key = WORKS.get(path)
     default = key.default if key is not None else None
-    before, after = (default if value is ABSENT else value for value in (difference.observed, difference.desired))
-    return before is not after and (before is None or after is None or not same(before, after))
+    before, after = (default if each is ABSENT else each for each in (value, other))
+    return before is after or (before is not None and after is not None and same(before, after))

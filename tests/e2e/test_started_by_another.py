@@ -100,18 +100,32 @@ def test_a_supervisor_cures_a_gateway_that_was_started_by_the_file_of_somebody_e
     assert site.plan()["actions"] == []
 
 
+@pytest.mark.req("PLAN-2", "PLAN-10")
 def test_what_a_running_gateway_never_took_up_is_cured_without_a_restart(
     site: Site, free_port: Callable[[], int]
 ) -> None:
-    site.write(verify="300ms")
+    site.write(site.write(verify="300ms").replace("policy: {", "policy: {approve: [restart], "))
     site.apply()
     pid = site.gateway_pid()
+    assert pid is not None
     theirs = free_port()
     written(site, lambda data: data["gateway"].update(port=theirs, bind="loopback"))
     wait_until(lambda: "gateway.port" in str(site.health(secret=TOKEN)[1]), 10, "the gateway has seen it")
+    # Nobody has to agree to a restart that does not come.
+    assert [(action["verb"], action["impact"]) for action in site.plan()["actions"]] == [
+        ("write", "none"),
+        ("reload", "hot-reload"),
+    ]
     assert verbs(site.apply()["actions"]) == [("gateway-config/gateway", "write"), ("gateway-config/gateway", "reload")]
     assert site.plan()["actions"] == []
     assert site.gateway_pid() == pid
+    # One that comes waits, as it always did.
+    written(site, lambda data: data["gateway"].update(port=theirs))
+    kill(pid)
+    wait_until(lambda: site.health(theirs)[0] == 200, 20, "a gateway on their port")
+    site.plan(code=3)
+    site.apply(code=3)
+    assert site.health(theirs)[0] == 200
 
 
 def test_tls_that_somebody_wrote_beside_what_is_declared_hinders_no_reload(site: Site) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from gateway.config import read_file
 from gateway.last_good import copy_path
@@ -18,9 +19,10 @@ from gateway.live import LiveConfig
 from gateway.wire.json5 import load
 from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
 from reconciler.errors import StaleError, TemporaryError
-from reconciler.kinds import Applied, Observation, Step
+from reconciler.kinds import Applied, AppliedField, Observation, Step
 from reconciler.model import ABSENT, Action, Because, Cause, Impact, Secret
 from reconciler.planning.differences import differences
+from resources.gateway_config import kind as kinds
 from resources.gateway_config.fields import KEY
 from resources.gateway_config.kind import SERVICE, GatewayConfigKind, Seen, _serves_as_declared
 from resources.gateway_config.running import Loaded
@@ -546,6 +548,7 @@ def step(
         observation=observation,
         differences=differences(resource, observation, applied or {}),
         planned={SERVICE: (action,)} if planned else {},
+        applied=applied or {},
     )
 
 
@@ -579,6 +582,39 @@ def test_a_restart_path_is_written_and_the_restart_left_to_the_service(tmp_path:
     assert verbs(one) == {"write": Impact.RESTART}
     (write,) = GatewayConfigKind().plan(one).actions
     assert any("restarted" in item.text for item in write.consequences)
+
+
+@pytest.mark.req("PLAN-2", "PLAN-10")
+def test_a_cure_of_what_the_gateway_never_took_over_restarts_nothing_and_says_so(tmp_path: Path) -> None:
+    text = '{"gateway": {"port": 5}}'
+    file = sha256(text.encode()).hexdigest()
+    ours = {"gateway.port": AppliedField(9, ABSENT)}
+    one = step(tmp_path, desired(9), loaded=Loaded(digest=file, owed=("gateway.port",)), text=text, applied=ours)
+    assert verbs(one) == {"write": Impact.NONE, "reload": Impact.HOT_RELOAD}
+    assert GatewayConfigKind().plan(one).actions[0].consequences == ()
+    # One that began with it goes on with it until somebody starts it anew.
+    one = step(tmp_path, desired(9), loaded=Loaded(digest=file), text=text, applied=ours)
+    assert verbs(one)["write"] is Impact.RESTART
+    assert "next start" in GatewayConfigKind().plan(one).actions[0].consequences[0].text
+
+
+@pytest.mark.req("PLAN-13")
+async def test_what_a_gateway_runs_by_that_has_not_read_the_file_is_that_of_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(tmp_path, desired(9), '{"gateway": {"port": 5}}')
+    before = '{"gateway": {"port": 9}}'
+
+    async def ask(_where: object) -> Loaded:
+        await trio.lowlevel.checkpoint()
+        return Loaded(digest=sha256(before.encode()).hexdigest())
+
+    monkeypatch.setattr(kinds, "ask", ask)
+    assert (await look(case, case.desired)).observations[0].detail.running == {}
+    copy_path(config(case)).write_text(before)
+    assert (await look(case, case.desired)).observations[0].detail.running == {"gateway.port": 9}
+    copy_path(config(case)).write_text("{}")
+    assert (await look(case, case.desired)).observations[0].detail.running == {}
 
 
 @pytest.mark.req("PLAN-13")

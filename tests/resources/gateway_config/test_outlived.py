@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reconciler.kinds import Observation
-from reconciler.model import ABSENT, Cause, Difference
+from reconciler.model import ABSENT, Cause, Difference, Fields
 from resources.gateway_config.fields import KEY
 from resources.gateway_config.kind import Seen
-from resources.gateway_config.outlived import outlived
+from resources.gateway_config.outlived import is_put_back, outlived
 from resources.gateway_config.running import Loaded
 from resources.gateway_config.store import File
 
@@ -74,3 +75,38 @@ def test_what_is_to_be_cured_counts_where_the_process_goes_by_it(
 ) -> None:
     seen = observation(by_this_file(*owed), difference.path)
     assert (outlived(seen, (difference,)) is not None) is found
+
+
+PORT = moved("gateway.port", 1, 2)
+NEVER_OURS = replace(PORT, cause=Cause.CHANGE, last_applied=ABSENT)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "running", "difference", "managed", "found"),
+    [
+        # It has read the file and did not begin with it: its service says that it began with what is declared.
+        (by_this_file("gateway.port"), {}, PORT, True, True),
+        (by_this_file("gateway.port"), {}, PORT, False, True),
+        (by_this_file("gateway.port"), {}, NEVER_OURS, True, True),
+        # Nobody knows what one of somebody else's began with.
+        (by_this_file("gateway.port"), {}, NEVER_OURS, False, False),
+        # It began with what the file has.
+        (by_this_file(), {}, PORT, True, False),
+        (by_this_file(), {}, moved("gateway.bind", ABSENT, "loopback"), True, True),
+        (by_this_file("gateway.bind"), {}, moved("gateway.bind", ABSENT, "loopback"), True, False),
+        # It has not read the file yet, or refuses it.
+        (Loaded(digest="before"), {"gateway.port": 2}, PORT, True, True),
+        (Loaded(digest="before"), {"gateway.port": 3}, PORT, True, False),
+        (Loaded(digest="before"), {}, PORT, True, False),
+        (Loaded(digest="before", owed=("gateway.port",)), {"gateway.port": 2}, PORT, True, False),
+        (Loaded(digest="before", error="no", refused=FILE.digest), {"gateway.port": 2}, PORT, True, True),
+        # It says nothing, or there is none.
+        (Loaded(shut=True), {"gateway.port": 2}, PORT, True, False),
+        (None, {}, PORT, True, False),
+    ],
+)
+def test_a_cure_costs_nothing_where_the_process_is_known_to_go_by_it(
+    loaded: Loaded | None, running: Fields, difference: Difference, managed: bool, found: bool
+) -> None:
+    seen = Seen(file=FILE, loaded=loaded, running=running)
+    assert is_put_back(seen, difference, managed=managed) is found
