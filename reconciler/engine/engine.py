@@ -597,8 +597,10 @@ class Engine:
                 run=steps.run, cause=request.cause, result=ended, plan=planned.plan, steps=results, reason=reason,
                 generation=planned.plan.generation,
             ), None  # fmt: skip
-        # A cure of drift is no new desired state: the generation in force stays the one that it is.
-        recorded = await _thread(partial(is_new, journal, goal.digest))
+        # A cure of drift is no new desired state: the generation in force stays the one that it is. A person who leads there
+        # after a rollback that failed wants it to be what is in force, and to be told that it is.
+        again = request.approvals.person and await _thread(partial(is_spoilt, journal))
+        recorded = again or await _thread(partial(is_new, journal, goal.digest))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
         gates = await _thread(partial(account.gates, journal, goal, touched))
         left = window_seconds([step.action for step in touched], goal.desired.policy)

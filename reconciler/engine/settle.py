@@ -31,6 +31,7 @@ JOIN_SECONDS = 0.1
 OVERDUE_SECONDS = 30.0
 # Why a sick generation stays in force although its document wants a way back.
 LOST = "the history is lost: there is nothing to go back to"
+NOTHING_ELSE = "there is nothing else to go back to"
 
 
 async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
@@ -56,9 +57,10 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
         return await _end(engine, window, Result.PARTIAL, reason)
     # Without another document there is nowhere to go back to: what is sick now was well with this one.
     if reason and window.recorded and window.goal.desired.policy.rollback:
-        if not await _thread(partial(_leads_nowhere, journal, window)):
+        nowhere = await _thread(partial(_leads_nowhere, journal, window))
+        if not nowhere:
             return await _back(engine, window, reason)
-        reason = f"{reason}; {LOST}"
+        reason = f"{reason}; {nowhere}"
     if reason:
         return await _end(engine, window, Result.FAILED, reason)
     if failed or window.plan.unknown:
@@ -73,12 +75,16 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     return await _end(engine, window, Result.CONFIRMED, "")
 
 
-def _leads_nowhere(journal: Journal, window: Window) -> bool:
-    """Whether the history of what a window found in force is lost: this run did nothing of it, or did no more than start what was
-    down, as after a boot, and no generation is known.
+def _leads_nowhere(journal: Journal, window: Window) -> str:
+    """Why there is nowhere to go back to; empty where there is. Either a person has gone back to the last confirmed one after a
+    rollback that failed; or the history of what a window found in force is lost: this run did nothing of it, or did no more than
+    start what was down, as after a boot, and no generation is known.
     """
+    last = journal.last_confirmed()
+    if last is not None:
+        return NOTHING_ELSE if last.digest == window.goal.digest else ""
     started = all(step.action.verb == "start" for step in window.steps)
-    return started and journal.history_lost is not None and journal.last_confirmed() is None
+    return LOST if started and journal.history_lost is not None else ""
 
 
 def is_watched(run: Run, state: StatePaths, now: float) -> bool:

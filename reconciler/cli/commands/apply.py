@@ -202,15 +202,15 @@ async def rollback(
 
 
 def last_good(journal: Journal) -> Generation | None:
-    """The newest confirmed generation that the host is not at; None where there is none."""
+    """The newest confirmed generation of another document than the host is at; None where there is none."""
     from reconciler.model import Result
 
     newest, present = journal.last_generation(), journal.in_force()
-    # What could not be taken back is what the host is at, whatever ought to be in force.
     if newest is not None and newest.result is Result.ROLLBACK_FAILED:
-        present = newest
+        # What could not be taken back is what the host is at, whatever ought to be in force.
+        return journal.last_confirmed()
     confirmed = (item for item in journal.generations() if item.result is Result.CONFIRMED)
-    return next((item for item in confirmed if present is None or item.number != present.number), None)
+    return next((item for item in confirmed if present is None or item.digest != present.digest), None)
 
 
 def replaced_names(session: Session, runtime: Runtime, target: Generation) -> tuple[str, ...]:

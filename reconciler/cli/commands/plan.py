@@ -180,6 +180,7 @@ def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
     """What must be told beside any plan: a full disk; what a writer is at, or left when it died; a window; a lost history."""
+    from reconciler.engine.goal import desired_of
     from reconciler.engine.lock import holder
     from reconciler.model import Note, Result
 
@@ -217,8 +218,8 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
         text = f"generation {last.number} is applied in part: {last.reason}; the rest is still to be done"
         notes.append(Note(code="partial", message=text))
     if last is not None and last.result is Result.FAILED:
-        # Where the history is lost its reason says so.
-        unwanted = "; the document wants no way back (policy.rollback)" if journal.history_lost is None else ""
+        # Where there is none its reason says so.
+        unwanted = "" if desired_of(last).policy.rollback else "; the document wants no way back (policy.rollback)"
         text = f"generation {last.number} is in force and failed: {last.reason}{unwanted}"
         notes.append(Note(code="failed", message=text))
     if last is not None and last.result is Result.UNCONFIRMED:

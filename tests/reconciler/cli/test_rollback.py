@@ -58,6 +58,28 @@ def test_without_a_number_the_goal_is_the_last_that_was_confirmed_before_what_is
     assert (found.number if found is not None else None) == goal
 
 
+@pytest.mark.req("PLAN-8")
+@pytest.mark.parametrize(
+    ("digests", "results", "goal"),
+    [
+        # The second was gone back to after the third could not be taken back: the next way back is that to the first.
+        ("ABCB", [Result.CONFIRMED, Result.CONFIRMED, Result.ROLLBACK_FAILED, Result.CONFIRMED], 1),
+        ("ABCB", [Result.CONFIRMED, Result.CONFIRMED, Result.ROLLBACK_FAILED, Result.FAILED], 1),
+        ("ABA", [Result.CONFIRMED] * 3, 2),
+        ("BCB", [Result.CONFIRMED, Result.SUPERSEDED, Result.ROLLBACK_FAILED], 1),
+        ("AA", [Result.CONFIRMED] * 2, None),
+    ],
+)
+def test_without_a_number_the_goal_is_another_document_than_what_is_there(
+    session: Session, digests: str, results: list[Result], goal: int | None
+) -> None:
+    with Journal.open_writer(session.host().state.journal, now=1.0) as journal:
+        for digest, result in zip(digests, results, strict=True):
+            journal.record_generation(digest=digest, at=1.0, cause="apply", result=result)
+        found = last_good(journal)
+    assert (found.number if found is not None else None) == goal
+
+
 @pytest.mark.req("PLAN-8", "PLAN-15")
 def test_the_document_is_held_back_as_far_as_it_is_known(session: Session, tmp_path: Path) -> None:
     document = tmp_path / "openclaw.yaml"

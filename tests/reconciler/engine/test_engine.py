@@ -154,6 +154,34 @@ async def test_a_rollback_that_is_not_healthy_either_is_tried_once_and_said(host
     assert host.kind.state == {"a": {"v": "good"}}
 
 
+@pytest.mark.req("PLAN-7", "PLAN-8")
+@pytest.mark.parametrize("well", [True, False])
+async def test_what_a_person_leads_to_after_a_rollback_that_failed_is_a_generation(host: Harness, well: bool) -> None:
+    good = {"a": fake("good", impact="restart"), "b": fake(1, impact="restart")}
+    await host.apply(good)
+    host.kind.health["a"] = Health(ready=False, reason="Sick", message="never again")
+    assert (await host.apply({**good, "a": fake("bad", impact="restart")})).exit_code == 6
+    # Something of it is still to be done: a look alone does not tell that it serves.
+    host.kind.state["b"] = {"v": "moved"}
+    if well:
+        host.kind.health.clear()
+    drift = replace(APPLY, cause="drift", approvals=Approvals(person=False))
+    assert (await host.apply(good, drift)).generation == 1
+    host.kind.state["b"] = {"v": "moved"}
+    outcome = await host.apply(good)
+    assert (outcome.generation, outcome.result) == (3, Result.CONFIRMED if well else Result.FAILED)
+    assert well or outcome.reason.endswith("; there is nothing else to go back to")
+    assert [each.result for each in reader(host).generations()] == [
+        outcome.result,
+        Result.ROLLBACK_FAILED,
+        Result.CONFIRMED,
+    ]
+    assert not any(held.digest == reader(host).generations()[0].digest for held in reader(host).quarantines())
+    host.kind.health.clear()
+    assert (await host.apply(good)).result is Result.CONFIRMED
+    assert (reader(host).generations()[0].number, reader(host).generations()[0].result) == (3, Result.CONFIRMED)
+
+
 @pytest.mark.req("PLAN-5")
 async def test_a_run_that_died_after_its_effect_is_not_repeated_and_keeps_the_former_value(host: Harness) -> None:
     host.kind.state["a"] = {"v": "theirs"}
