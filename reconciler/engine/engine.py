@@ -36,6 +36,7 @@ from reconciler.engine.standing import (
     is_unknown,
     is_unproven,
     release_superseded,
+    release_wanted,
 )
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import Verdict, verify
@@ -294,7 +295,7 @@ class Engine:
             await recovery.give_way(self, recovered)
             if request.approvals.person:
                 # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
-                await _thread(partial(journal.release, *goal.names))
+                await _thread(partial(release_wanted, journal, goal))
             if is_document(goal, request):
                 # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
                 await _thread(partial(release_superseded, journal))

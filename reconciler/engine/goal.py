@@ -17,6 +17,9 @@ from reconciler.values import digest, join_path
 
 Locate = Callable[[DocumentPath], Position | None]
 
+# What the name of a document begins with by which it is held back whatever its secrets are.
+DOCUMENT = "document:"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
@@ -43,6 +46,10 @@ class Goal:
         """By what it may be held back: what failed is another thing with other secrets, what a person went back from is not."""
         return (self.digest,) if self.document is None else (self.digest, document_name(self.document))
 
+    def is_named(self, name: str) -> bool:
+        """Whether what is held back by `name` is this: a generation is of no document, and may be what a document asks for."""
+        return name in self.names or _digest(name.removeprefix(DOCUMENT), self.secret_digests) == self.digest
+
     @property
     def stored(self) -> Mapping[str, Any]:
         """What a generation keeps of the desired state, so that `from_generation` can make it again."""
@@ -54,7 +61,7 @@ class Goal:
 
 def document_name(document_digest: str) -> str:
     """By what a document is held back whatever its secrets are."""
-    return f"document:{document_digest}"
+    return f"{DOCUMENT}{document_digest}"
 
 
 def is_of(generation: Generation, document_digest: str) -> bool:

@@ -25,7 +25,15 @@ def is_document(goal: Goal, request: Request) -> bool:
 
 def is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
     """Whether something that is held back is so no longer once `goal` is in force."""
-    return journal.quarantined(*goal.names) is not None or (is_document(goal, request) and bool(journal.superseded()))
+    if any(goal.is_named(held.digest) for held in journal.quarantines()):
+        return True
+    return is_document(goal, request) and bool(journal.superseded())
+
+
+def release_wanted(journal: Journal, goal: Goal) -> None:
+    """Ends that what a person wants is held back, whether they ask for it as a document or as a generation."""
+    if names := [held.digest for held in journal.quarantines() if goal.is_named(held.digest)]:
+        journal.release(*names)
 
 
 def release_superseded(journal: Journal) -> None:

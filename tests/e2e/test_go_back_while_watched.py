@@ -93,6 +93,17 @@ def test_the_supervisor_leaves_a_rollback_alone_until_the_document_changes(site:
     assert "held back" not in site.run("status").out
 
 
+@pytest.mark.req("PLAN-8", "PLAN-15")
+def test_who_goes_back_to_the_document_as_it_is_holds_nothing_back(site: Site) -> None:
+    supervisor = site_at_two(site)
+    assert site.run("rollback", "1", "--yes").code == 0
+    supervisor.wait_event(lambda event: event["event"] == "held_back", "the document waits")
+    assert site.run("rollback", "2", "--yes").code == 0
+    assert (site.standing(), site.level()) == ((4, "confirmed"), "debug")
+    assert "held back" not in site.run("status").out
+    assert "held back" not in site.run("plan").err
+
+
 @pytest.mark.req("PLAN-8")
 def test_a_rollback_stays_while_the_document_is_not_valid(site: Site) -> None:
     site_at_two(site)

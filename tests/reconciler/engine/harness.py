@@ -51,7 +51,7 @@ class Harness:
     def source(self, fakes: Mapping[str, Any]) -> Source:
         """The goal that a document with these fakes is."""
         goal = self.goal(self._desired({"x-fakes": fakes}))
-        return lambda _salt: replace(goal, document=goal.digest)
+        return lambda _salt: replace(goal, document=digest(dict(goal.desired.canonical)))
 
     async def apply(self, fakes: Mapping[str, Any], request: Request = APPLY) -> Outcome:
         """Applies a document to its end."""
@@ -61,7 +61,7 @@ class Harness:
         """The goal for a desired state."""
         return Goal(
             desired=desired,
-            digest=digest(dict(desired.canonical)),
+            digest=digest({"document": digest(dict(desired.canonical)), "secrets": {}}),
             texts={"openclaw.yaml": repr(desired.canonical)},
             secrets=FakeSecrets(),
             secret_digests={},

@@ -182,6 +182,27 @@ async def test_what_a_person_leads_to_after_a_rollback_that_failed_is_a_generati
     assert (reader(host).generations()[0].number, reader(host).generations()[0].result) == (3, Result.CONFIRMED)
 
 
+@pytest.mark.req("PLAN-8", "PLAN-15")
+@pytest.mark.parametrize("moved", [True, False])
+async def test_who_goes_back_to_what_they_went_back_from_holds_nothing_back_any_more(
+    host: Harness, moved: bool
+) -> None:
+    await host.apply({"a": fake(1)})
+    await host.apply({"a": fake(2)})
+    first, second = (reader(host).generation(number) for number in (1, 2))
+    assert first is not None
+    assert second is not None
+    held = host.source({"a": fake(2)})(b"").names
+    back = replace(APPLY, holds_back=(held, "superseded by a person"))
+    await host.engine.apply(lambda _salt: host.engine.goal_of(first)[0], back)
+    assert reader(host).quarantined(*held) is not None
+    if not moved:
+        host.kind.state["a"] = {"v": 2}
+    await host.engine.apply(lambda _salt: host.engine.goal_of(second)[0], APPLY)
+    assert reader(host).quarantines() == ()
+    assert host.kind.state == {"a": {"v": 2}}
+
+
 @pytest.mark.req("PLAN-5")
 async def test_a_run_that_died_after_its_effect_is_not_repeated_and_keeps_the_former_value(host: Harness) -> None:
     host.kind.state["a"] = {"v": "theirs"}
