@@ -125,6 +125,8 @@ def test_a_document_that_lacks_a_secret_is_held_back_once_it_has_it(site: Site) 
     supervisor.wait_event(lambda event: event["event"] == "document_invalid", "its secret is missing")
     back = site.run("rollback", "2", "--yes", "--json")
     assert back.code == 0, back.err
+    # Also before it is there: who waits for it only would wait in vain.
+    assert "is held back: superseded by `openclaw rollback` to generation 2" in site.run("status").out
     later.write_text("x")
     later.chmod(0o600)
     supervisor.wait_event(lambda event: event["event"] == "held_back", "it is valid, and held back")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from reconciler.cli.render.plan import Moved
     from reconciler.engine.engine import Planned
-    from reconciler.engine.goal import Goal
     from reconciler.journal import Journal, Run
     from reconciler.model import Blocked, Cause, Key, Note, Plan
 
@@ -139,7 +138,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     try:
         source = await trio.to_thread.run_sync(runtime.source, loaded)
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
-        notes = (*notes_of(session, journal), *(held_back(journal, goal) if journal is not None else ()))
+        notes = (*notes_of(session, journal), *(held_back(journal, *goal.names) if journal is not None else ()))
         planned = await engine.plan(goal, journal, notes=notes)
         blocked = forbidden(planned, journal, engine.now())
         last = journal.in_force() if journal is not None else None
@@ -167,11 +166,11 @@ def forbidden(planned: Planned, journal: Journal | None, now: float) -> tuple[Bl
     return check(planned.plan, policy, Approvals(), restarts_last_hour=restarts)
 
 
-def held_back(journal: Journal, goal: Goal) -> tuple[Note, ...]:
-    """A note where the document is in quarantine: only an operator's word applies it as it is."""
+def held_back(journal: Journal, *names: str) -> tuple[Note, ...]:
+    """A note where the document with these names is in quarantine: only an operator's word applies it as it is."""
     from reconciler.model import Note
 
-    rejected = journal.quarantined(*goal.names)
+    rejected = journal.quarantined(*names)
     if rejected is None:
         return ()
     text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"

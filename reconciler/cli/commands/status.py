@@ -162,10 +162,11 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
     """
     from reconciler.cli.commands.plan import held_back
     from reconciler.engine.engine import PROVISIONAL_SALT
+    from reconciler.engine.goal import document_name
     from reconciler.errors import DocumentError
     from reconciler.model import Note
 
-    runtime = session.runtime()
+    runtime, loaded = session.runtime(), None
     salt = journal.salt if journal is not None else PROVISIONAL_SALT
     shows_all = "openclaw validate"
     try:
@@ -187,8 +188,11 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
             code="document_invalid",
             message=f"{err.message}{first} (`{shows_all}` shows all); {stands}",
         )
-        return lenient_goal(runtime, last), (note,)
-    held = held_back(journal, goal) if journal is not None else ()
+        # Whatever its secrets give once they are there, what a person went back from waits for a person.
+        if journal is None or loaded is None:
+            return lenient_goal(runtime, last), (note,)
+        return lenient_goal(runtime, last), (note, *held_back(journal, document_name(loaded.digest)))
+    held = held_back(journal, *goal.names) if journal is not None else ()
     instead = journal.in_force() if journal is not None and held else None
     return lenient_goal(runtime, instead) if instead is not None else goal, held
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.cli.commands.apply import last_good, replaced_names
+from reconciler.cli.commands.status import goal_in_force
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.engine.goal import document_name
@@ -102,3 +103,24 @@ def test_the_document_is_held_back_as_far_as_it_is_known(session: Session, tmp_p
     document.write_text("version: many\n")
     assert replaced_names(session, runtime, second) == ()
     assert replaced_names(session, runtime, first) == (second.digest,)
+
+
+@pytest.mark.req("PLAN-8", "PLAN-15")
+def test_that_a_document_is_held_back_is_told_while_its_secret_is_missing(session: Session, tmp_path: Path) -> None:
+    document = tmp_path / "openclaw.yaml"
+    document.write_text("version: 1\n")
+    record(session)
+    document.write_text(GOOD)
+    with Journal.open_writer(session.host().state.journal, now=1.0) as journal:
+        journal.quarantine(document_name(session.load().digest), "superseded by a person", "", 1.0)
+
+        def told() -> list[str]:
+            return [note.code for note in goal_in_force(session, journal)[1]]
+
+        assert told() == ["quarantined"]
+        (tmp_path / "good").unlink()
+        assert told() == ["document_invalid", "quarantined"]
+        document.write_text(LATER)
+        assert told() == ["document_invalid"]
+        document.write_text("version: many\n")
+        assert told() == ["document_invalid"]
