@@ -121,7 +121,7 @@ class Loop:
         self._good: Found | None = None
         # The one that was applied last: what could not be seen on the host was not led there.
         self._done: str | None = None
-        # What was looked at last, good or not, and what was last said of one that is refused.
+        # What was looked at last, good or not (None: it was not valid), and what was last said of one that is refused.
         self._looked: str | None = None
         self._refused: tuple[str, str] | None = None
         self._kept: Source | None = None
@@ -334,6 +334,7 @@ class Loop:
         if invalid is not None:
             # Where it was as well: one that is gone is looked for elsewhere, and may come back to its place.
             self._files = tuple(dict.fromkeys((*invalid.files, *self._files)))
+            self._looked = None
             try:
                 good = self._good if self._good is not None else await self._in_force()
             except _NotRestorableError:
@@ -342,7 +343,7 @@ class Loop:
             if good is None:
                 raise invalid
             self._invalid(invalid)
-            # It is no document of now: what is valid next was saved, be it the same as before.
+            # It is no document of now: what is valid next was saved, be it the same as before, and is told anew.
             return replace(good, mark=""), "drift"
         self._teller.over("document_invalid")
         if self._good is None:

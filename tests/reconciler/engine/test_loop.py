@@ -735,6 +735,36 @@ async def test_what_was_seen_to_fail_is_held_back_and_told_each_time_it_is_saved
     assert len([event for event in log.told if event["event"] == "held_back"]) == len(log.said("held_back"))
 
 
+@pytest.mark.req("PLAN-3", "PLAN-15")
+async def test_a_document_that_is_held_back_and_saved_again_after_one_that_is_not_valid_is_told_again(
+    host: Harness,
+) -> None:
+    log = Record()
+    document = Document(host, {"a": fake(1)})
+    async with running(document, log) as loop:
+        await until(lambda: {"result": "confirmed"}.items() <= log.said("run")[-1].items(), "confirmed")
+        bad = host.source({"a": fake(2)})(b"")
+        host.engine.journal().quarantine(bad.digest, "it was sick", "run-0", 1.0)
+        document.fakes = {"a": fake(2)}
+        for times in (1, 2):
+            loop.poke()
+            await until(lambda times=times: len(log.said("held_back")) == times, "it is said")  # type: ignore[misc]
+            looks = document.loads
+            loop.poke()
+            await until(lambda looks=looks: document.loads > looks, "a look that finds nothing new")  # type: ignore[misc]
+            document.invalid = True
+            for _ in range(2):
+                looks = document.loads
+                loop.poke()
+                await until(lambda looks=looks: document.loads > looks, "it is not valid")  # type: ignore[misc]
+            assert len(log.said("document_invalid")) == times
+            document.invalid = False
+        loop.poke()
+        await until(lambda: len(log.said("held_back")) == 3, "it is said")
+    assert {line["reason"] for line in log.said("held_back")} == {"the document is held back: it was sick"}
+    assert host.kind.state == {"a": {"v": 1}}
+
+
 @pytest.mark.req("PLAN-10")
 async def test_a_section_that_disappears_is_not_withdrawn_by_itself(host: Harness) -> None:
     log = Record()
