@@ -119,6 +119,8 @@ class Loop:
         self._keep = keep
         self._look_around = look_around
         self._good: Found | None = None
+        # The document that was there when this began, as long as no other has been saved ("": one has been).
+        self._first: str | None = None
         # The one that was applied last: what could not be seen on the host was not led there.
         self._done: str | None = None
         # What was looked at last, good or not (None: it was not valid), and what was last said of one that is refused.
@@ -335,6 +337,8 @@ class Loop:
             # Where it was as well: one that is gone is looked for elsewhere, and may come back to its place.
             self._files = tuple(dict.fromkeys((*invalid.files, *self._files)))
             self._looked = None
+            if self._first is not None:
+                self._first = ""
             try:
                 good = self._good if self._good is not None else await self._in_force()
             except _NotRestorableError:
@@ -346,8 +350,13 @@ class Loop:
             # It is no document of now: what is valid next was saved, be it the same as before, and is told anew.
             return replace(good, mark=""), "drift"
         self._teller.over("document_invalid")
-        if self._good is None:
-            cause = "start"
+        if self._first is None:
+            self._first = found.mark
+        elif self._first != found.mark:
+            self._first = ""
+        if self._done is None:
+            # Nothing was applied since this began, whatever hindered it: what has been saved meanwhile was saved all the same.
+            cause = "start" if self._first else "save"
         else:
             cause = "save" if found.mark != self._done else "drift"
         if found.mark != self._looked:

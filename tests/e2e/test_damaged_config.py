@@ -157,9 +157,12 @@ def test_a_repair_is_noticed_though_nothing_could_be_applied_since_the_start(sit
     (site.state / "openclaw.json.last-good").unlink()
     supervisor = site.supervisor()
     supervisor.wait_event(lambda event: event["event"] == "not_applied", "it says why")
+    site.edit("level: info", "level: debug")
     time.sleep(3)
     config.write_bytes(whole)
     wait_until(lambda: site.health()[0] == 200, 5, "it is started as soon as the file is repaired")
+    wait_until(lambda: site.standing() == (2, "confirmed"), 20, "what was saved meanwhile")
+    assert site.generations()[0]["cause"] == "save"
 
 
 @pytest.mark.req("PLAN-9")

@@ -919,6 +919,33 @@ async def test_a_supervisor_that_starts_with_a_refused_document_keeps_what_is_in
     assert not log.said("watch_failed")
 
 
+@pytest.mark.req("PLAN-3", "PLAN-8", "PLAN-10")
+@pytest.mark.parametrize("saved", [None, 3, "not valid"])
+@pytest.mark.parametrize("hinders", ["refused", "unseen"])
+async def test_what_was_saved_while_nothing_could_be_applied_since_the_start_is_a_save(
+    host: Harness, hinders: str, saved: object
+) -> None:
+    await host.apply({"a": fake(1), "b": fake(1)})
+    log = Record()
+    # Nothing is planned for what needs what cannot be seen.
+    document = Document(host, {"a": fake(2), "b": fake(2, needs=("a",)) if hinders == "refused" else fake(1)})
+    host.kind.unknown["a"] = "somebody wrote half of it"
+    async with running(document, log) as loop:
+        if saved is not None:
+            document.invalid = saved == "not valid"
+            document.fakes = {**document.fakes, "a": fake(2 if document.invalid else saved)}
+            looks = document.loads
+            loop.poke()
+            await until(lambda: document.loads > looks, "the next save is looked at")
+            document.invalid = False
+        host.kind.unknown.clear()
+        loop.poke()
+        now = 3 if saved == 3 else 2
+        await until(lambda: host.kind.state["a"] == {"v": now}, "it is applied")
+        await until(lambda: len(host.engine.journal().generations()) == 2, "it is recorded")
+    assert host.engine.journal().generations()[0].cause == ("save" if saved else "start")
+
+
 @pytest.mark.req("PLAN-3", "PLAN-10")
 async def test_a_document_that_waits_is_looked_at_ever_more_rarely_and_each_save_of_it_is_told(host: Harness) -> None:
     await host.apply({"a": fake(1), "b": fake(1)})
