@@ -20,6 +20,10 @@ from reconciler.values import same
 if TYPE_CHECKING:
     from reconciler.engine.verify import Verdict
 
+# Why a generation, or a run in its window, was superseded; the second where both lead to the same document.
+BY_DOCUMENT = "another document took its place"
+BY_RUN = "another run took its place"
+
 
 def record_applied(
     journal: Journal,
@@ -162,7 +166,7 @@ def record_generation(
         return newest.number
     if newest is not None and newest.result is Result.VERIFYING:
         # Whoever watches it may be dead; whoever lives says the same once more.
-        journal.set_generation_result(newest.number, Result.SUPERSEDED, "another document took its place")
+        journal.set_generation_result(newest.number, Result.SUPERSEDED, BY_DOCUMENT)
     return journal.record_generation(
         digest=goal.digest,
         at=at,

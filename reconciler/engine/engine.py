@@ -358,7 +358,7 @@ class Engine:
                     later = last.digest
                 if later is not None:
                     kept = later == window.goal.digest
-                    reason = "another run took its place" if kept else "another document took its place"
+                    reason = account.BY_RUN if kept else account.BY_DOCUMENT
                     # Another try of the same generation goes on with it, or has decided it.
                     its = decided is not None or (kept and last is not None and last.number == window.generation)
                     await end_run(self, replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)

@@ -127,14 +127,14 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
     recorded = generation is not None and generation.result is Result.VERIFYING
     left = seconds_left(run, engine.now(), boot_id())
     if generation is None or (left > 0 and generation.digest != goal.digest):
-        return "another document came before its window was over"
+        return account.BY_DOCUMENT
     if generation.digest != goal.digest:
         return await _seen_late(engine, run, generation)
     present = (await engine.plan(goal, journal)).plan
     if present.actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
-        return "the host moved before its window was over, and nobody watched"
+        return f"{account.BY_RUN}: the host had moved, and nobody watched its window"
     steps = _steps(await _thread(partial(journal.actions_of, run.id)))
     window = Window(
         run=run.id,
@@ -165,7 +165,7 @@ async def _seen_late(engine: Engine, run: Run, generation: Generation) -> Outcom
     So many applies that nobody waited for are as many generations to go back to. Nothing is taken back here: what comes now
     takes its place.
     """
-    unseen = "another document came, and nobody had watched its window"
+    unseen = f"{account.BY_DOCUMENT}, and nobody had watched its window"
     journal = engine.journal()
     try:
         goal, _notes = await _thread(partial(engine.goal_of, generation))

@@ -293,7 +293,7 @@ def test_a_window_that_was_over_and_is_sick_when_another_document_comes_is_not(s
     site.run("apply", "--yes")
     (last, first) = site.generations()
     assert (first["result"], last["result"]) == ("superseded", "confirmed")
-    assert first["reason"] == "another document came, and nobody had watched its window"
+    assert first["reason"] == "another document took its place, and nobody had watched its window"
 
 
 @pytest.mark.req("PLAN-7", "PLAN-8")

@@ -13,7 +13,7 @@ _WORDS = {
     Result.CONFIRMED: "confirmed",
     Result.VERIFYING: "applied, not confirmed yet",
     Result.UNCONFIRMED: "applied, not confirmed",
-    Result.SUPERSEDED: "applied; another run took its place before it was confirmed",
+    Result.SUPERSEDED: "applied, and superseded before it was confirmed",
     Result.PARTIAL: "partly applied",
     Result.FAILED: "failed",
     Result.ROLLED_BACK: "not healthy, rolled back",

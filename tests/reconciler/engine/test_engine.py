@@ -265,6 +265,32 @@ async def test_a_new_document_supersedes_an_open_window(host: Harness) -> None:
     assert host.kind.state == {"a": {"v": 3}}
 
 
+@pytest.mark.req("PLAN-7", "PLAN-9")
+@pytest.mark.parametrize("how", ["watched", "unwatched", "too late"])
+async def test_what_another_document_superseded_is_told_in_the_same_words_whoever_finds_it(
+    host: Harness, how: str
+) -> None:
+    await host.apply({"a": fake(1)})
+    host.verify_seconds = 60.0
+    _outcome, window = await host.engine.begin(host.source({"a": fake(2, impact="restart")}), APPLY)
+    assert window is not None
+    third = host.source({"a": fake(3, impact="restart")})
+    if how == "watched":
+        async with host.engine.watching():
+            await host.engine.begin(third, APPLY)
+    else:
+        if how == "too late":
+            host.now = lambda: time.time() + 100.0
+            host.kind.health["a"] = Health(ready=False, reason="Sick", message="no")
+        host.engine.close()
+        await host.fresh().begin(third, APPLY)
+        assert reader(host).runs()[1].reason.startswith("another document took its place")
+    second = reader(host).generation(2)
+    assert second is not None
+    assert second.result is Result.SUPERSEDED
+    assert second.reason.startswith("another document took its place")
+
+
 @pytest.mark.req("PLAN-7", "PLAN-13")
 async def test_what_another_run_to_the_same_document_took_back_stays_taken_back(host: Harness) -> None:
     await host.apply({"a": fake("good", impact="restart")})
