@@ -241,7 +241,8 @@ class Loop:
         try:
             done, seen = await self.engine.keep(self._keep, LOCK_SECONDS)
         except OpenClawError as failed:
-            self._teller.say("not_kept", failed.message, hint=failed.hint)
+            if not (isinstance(failed, LockedError) and self.engine.is_writing):
+                self._teller.say("not_kept", failed.message, hint=failed.hint)
             if isinstance(failed, TerminalError):
                 # It was started, and ended for good: each try costs what a start costs.
                 self._retry(EVERYTHING, RESYNC_SECONDS)
@@ -419,7 +420,12 @@ class Loop:
         if number is not None:
             self._teller.say("held_back", f"the document is held back: {reason}")
         if number == 0:
-            raise OpenClawError("cannot apply: the document is held back, and no generation was ever confirmed")
+            lost = await trio.to_thread.run_sync(lambda: engine.journal().history_lost)
+            before = "no generation was ever confirmed" if lost is None else "the history of what was before it is lost"
+            raise BlockedError(
+                f"cannot apply: the document is held back, and {before}: what was applied last is kept up as it is",
+                hint="correct the document; `openclaw apply` tries this one again",
+            )
         return chosen
 
     def _number_instead(self, names: tuple[str, ...]) -> tuple[int | None, str]:

@@ -78,12 +78,13 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
 def _leads_nowhere(journal: Journal, window: Window) -> str:
     """Why there is nowhere to go back to; empty where there is. Either a person has gone back to the last confirmed one after a
     rollback that failed; or the history of what a window found in force is lost: this run did nothing of it, or did no more than
-    start what was down, as after a boot, and no generation is known.
+    start what was down, as after a boot, and no generation is known. A start whose undo starts it as it was leads back there.
     """
     last = journal.last_confirmed()
     if last is not None:
         return NOTHING_ELSE if last.digest == window.goal.digest else ""
-    started = all(step.action.verb == "start" for step in window.steps)
+    actions = [step.action for step in window.steps]
+    started = all(each.verb == "start" and not (each.undo is not None and each.undo.follows) for each in actions)
     return LOST if started and journal.history_lost is not None else ""
 
 

@@ -219,6 +219,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
     return Detail(
         pid=child.pid,
         port=port,
+        meant_up=child.record is not None and child.record["goal"] == "up",
         suspended=child.suspended(spec),
         waits=waits_text(child),
         silent_keeper=child.seen.silent,

@@ -50,17 +50,18 @@ class Holder:
 class Detail:
     """What planning needs beyond the fields.
 
-    `pid` is the running process, None where none runs; `port` the one that it is to listen on. `startup_seconds` was
-    measured at its last start. `silent_keeper` is a keeper that is there and does not answer. `unreadable` holds TLS files:
-    field of openclaw.json and why. `program_missing` is why the program cannot be started, `output` the place that keeps
-    it from writing what it prints, and why that does. `suspended` says that a person
-    stopped it, and that this still holds; `waits` is why it is down while its keeper waits before the next start, and for how
-    long, empty at any other time; `taken` are the ports that others listen on, known only where the document declares none;
-    `outlived` that a person stopped it before the document wanted it stopped itself.
+    `pid` is the running process, None where none runs; `meant_up` that its keeper was told to have it run; `port` the one that
+    it is to listen on. `startup_seconds` was measured at its last start. `silent_keeper` is a keeper that is there and does not
+    answer. `unreadable` holds TLS files: field of openclaw.json and why. `program_missing` is why the program cannot be started,
+    `output` the place that keeps it from writing what it prints, and why that does. `suspended` says that a person stopped it,
+    and that this still holds; `waits` is why it is down while its keeper waits before the next start, and for how long, empty at
+    any other time; `taken` are the ports that others listen on, known only where the document declares none; `outlived` that a
+    person stopped it before the document wanted it stopped itself.
     """
 
     pid: int | None
     port: int
+    meant_up: bool = False
     suspended: bool = False
     waits: str = ""
     outlived: bool = False
@@ -199,15 +200,27 @@ def _start(
     step: Step, resource: Resource, spec: ServiceSpec, differences: tuple[Difference, ...], detail: Detail
 ) -> Action:
     text = f"the gateway is started on port {detail.port}"
+    undo = Undo(verb="stop", arguments={"restore": True}, text="stops it again and puts its earlier files back")
+    if _was_another(step, differences, detail):
+        undo = Undo(verb="restart", arguments={"restore": True}, text="starts it with its earlier files", follows=True)
     return _action(
         step,
         resource,
         "start",
         differences,
         consequences=(Consequence(what="note", text=text),),
-        undo=Undo(verb="stop", arguments={"restore": True}, text="stops it again and puts its earlier files back"),
+        undo=undo,
         deadline=spec.service.stop.drain_seconds + spec.service.stop.grace_seconds + START_SECONDS,
     )
+
+
+def _was_another(step: Step, differences: tuple[Difference, ...], detail: Detail) -> bool:
+    """Whether what is down was up before us in another way, as after a boot without the journal: that is what there is to go back
+    to. What a run of this journal began and never saw serve is not.
+    """
+    _observation, config = step.others.get(CONFIG, (None, ()))
+    moves = bool(config) or any(is_spec_field(item.path) for item in differences)
+    return detail.meant_up and not step.applied and moves
 
 
 def _stop(

@@ -223,3 +223,50 @@ def test_after_a_boot_without_its_history_what_is_hindered_for_a_while_is_not_gi
     hindrance.unlink()
     site.wait_healthy()
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 40, "a window that is well")
+
+
+def power_off(site: Site) -> None:
+    """As far as it is about processes."""
+    pid = site.gateway_pid()
+    assert pid is not None
+    kill(keeper_pid(site))
+    kill(pid)
+
+
+# Of the gateway alone, and only as the second document has it: it serves for a moment, and ends.
+SICK = """\
+import os, sys, threading
+if "gateway" in sys.orig_argv and os.environ.get("SICK"):
+    threading.Timer(2.0, os._exit, (3,)).start()
+"""
+
+
+@pytest.mark.req("PLAN-15")
+@pytest.mark.parametrize("also", ["", "level: warn\n"], ids=["service", "service and config"])
+def test_after_a_boot_without_its_history_what_was_up_before_a_sick_document_is_up_again(site: Site, also: str) -> None:
+    hook = site.home / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(SICK)
+    text = site.write(verify="6s")
+    good = text.replace("service: {", f"service: {{environment: {{PYTHONPATH: {hook}}}, ")
+    site.write(good)
+    site.apply()
+    environment, config = site.state / "reconciler/run/gateway.env", site.state / "openclaw.json"
+    before = config.read_text()
+    site.write(good.replace("PYTHONPATH:", "SICK: '1', PYTHONPATH:").replace("level: info\n", also or "level: info\n"))
+    site.apply(code=5)
+    power_off(site)
+    lose(site)
+    supervisor = site.supervisor("--on-exit", "leave")
+    wait_until(lambda: site.standing()[1] == "rolled-back", 60, "it is taken back")
+    for _ in range(2):
+        site.wait_healthy()
+        assert "SICK" not in environment.read_text()
+        assert config.read_text() == before
+        held = supervisor.wait_event(lambda event: event["event"] == "not_applied", "it is said")
+        assert "the document is held back, and the history of what was before it is lost" in held["reason"]
+        # It is no less so after the next boot, of which there is a history.
+        supervisor.kill()
+        power_off(site)
+        supervisor.log.unlink()
+        supervisor = site.supervisor("--on-exit", "leave")

@@ -646,6 +646,35 @@ async def test_a_rejected_document_is_held_back_until_it_changes(host: Harness) 
         await until(lambda: host.kind.state == {"a": {"v": "better"}}, "the corrected document")
 
 
+@pytest.mark.req("PLAN-5", "PLAN-15")
+@pytest.mark.parametrize("lost", [False, True])
+async def test_where_what_is_held_back_has_nothing_before_it_what_was_applied_last_is_kept_up(
+    host: Harness, lost: bool
+) -> None:
+    document, log, kept = Document(host, {"a": fake("bad", impact="restart")}), Record(), trio.Event()
+
+    async def keep() -> Kept:
+        await trio.lowlevel.checkpoint()
+        kept.set()
+        return "", {}
+
+    async with host.engine._writer(1.0):
+        journal = host.engine.journal()
+        journal.quarantine(host.source(document.fakes)(journal.salt).digest, "it was sick", "run-1", host.now())
+        journal.set_history_lost("the journal is gone" if lost else None)
+    loop = make_loop(document, log)
+    loop._keep = keep
+    async with trio.open_nursery() as nursery:
+        await nursery.start(loop.run)
+        await until(kept.is_set, "it is kept up")
+        nursery.cancel_scope.cancel()
+    before = "the history of what was before it is lost" if lost else "no generation was ever confirmed"
+    assert log.said("not_applied")[0]["reason"].startswith(
+        f"cannot apply: the document is held back, and {before}: what was applied last is kept up"
+    )
+    assert host.kind.state == {}
+
+
 @pytest.mark.req("PLAN-8", "PLAN-15")
 @pytest.mark.parametrize("between", [1, 3], ids=["what it went back to", "another one"])
 async def test_what_a_person_went_back_from_is_applied_when_it_is_saved_again_after_another(

@@ -427,6 +427,36 @@ async def test_the_undo_of_a_restart_brings_the_earlier_process_back(
     assert await bench.verbs(document(old)) == []
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize("known", [False, True], ids=["of no history", "of its own history"])
+async def test_a_start_that_leads_elsewhere_than_to_what_was_up_is_undone_by_that_where_no_run_is_known(
+    bench: Bench, free_port: Callable[[], int], known: bool
+) -> None:
+    old, new = free_port(), free_port()
+    await bench.apply(document(old))
+    before = env_path(bench.world.host).read_bytes()
+    pid = await pid_of(bench)
+    await kill_keeper(bench)
+    await trio.to_thread.run_sync(kill, pid)
+    bench.world = replace(bench.world, run="run-2")
+    bench.applied = bench.applied if known else {}
+    same = (await bench.plan(document(old))).actions[0]
+    # What was up is there again already.
+    assert same.undo is not None
+    assert (same.verb, same.undo.verb) == ("start", "stop")
+    (action,) = await bench.apply(document(new))
+    assert action.undo is not None
+    assert (action.verb, action.undo.verb, action.undo.follows) == ("start", "stop" if known else "restart", not known)
+    back = replace(
+        action, verb=action.undo.verb, arguments=dict(action.undo.arguments), precondition=None, differences=()
+    )
+    await bench.kind.apply(back, None, bench.world)
+    assert env_path(bench.world.host).read_bytes() == before
+    assert len(gateways(bench)) == (0 if known else 1)
+    if not known:
+        assert await bench.ready(document(old)) == "Ready"
+
+
 async def test_a_plan_for_a_world_that_moved_is_refused(bench: Bench, free_port: Callable[[], int]) -> None:
     port = free_port()
     await bench.apply(document(port))
