@@ -5,7 +5,7 @@ Called from threads, under the writer lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from reconciler.engine.execute import StepResult
@@ -122,6 +122,19 @@ def record_health(journal: Journal, steps: Sequence[StepResult], verdict: Verdic
                 ),
                 at,
             )
+
+
+def end_loss(journal: Journal, keys: Iterable[Key], number: int, run: str, at: float) -> None:
+    """Ends that the history is lost, by generation `number`, which is confirmed: there, and of each of `keys`, it stays told."""
+    lost = journal.history_lost
+    if lost is None:
+        return
+    text = f"the history before it is lost: {lost}"
+    with journal.transaction():
+        for key in keys:
+            journal.record_event(at, key, "history_lost", text, run_id=run or None)
+        journal.set_generation_result(number, Result.CONFIRMED, text)
+        journal.set_history_lost(None)
 
 
 def restarts_since(journal: Journal, since: float) -> int:

@@ -721,8 +721,10 @@ class Engine:
         with journal.transaction():
             account.record_applied(journal, goal, planned.wanted, planned.observations, ())
             journal.release(*goal.names)
-            journal.set_history_lost(None)
-            return account.record_generation(journal, goal, request, result, reason, at=self.now())
+            number = account.record_generation(journal, goal, request, result, reason, at=self.now())
+            if result is Result.CONFIRMED:
+                account.end_loss(journal, goal.resources, number, "", self.now())
+            return number
 
 
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:

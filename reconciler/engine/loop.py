@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -198,8 +199,16 @@ class Loop:
         finally:
             for key in keys:
                 self.queue.done(key)
+        await self._tell_loss()
         if await trio.to_thread.run_sync(watch_points, self._files) != self._points:
             self._points_moved.set()
+
+    async def _tell_loss(self) -> None:
+        if self.engine.is_open:
+            journal = self.engine.journal()
+            with suppress(OpenClawError, OSError):
+                lost = await trio.to_thread.run_sync(lambda: journal.history_lost)
+                self._teller.history(lost, str(self.engine.host.state.journal))
 
     def _failed(self, failure: Exception) -> None:
         """Says what a look failed of, and arranges the next one."""

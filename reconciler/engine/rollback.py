@@ -129,6 +129,8 @@ async def end_run(engine: Engine, window: Window, result: Result, reason: str) -
             if window.recorded:
                 journal.set_generation_result(window.generation, result, reason)
             journal.set_run(window.run, result, at, reason=reason)
+            if result is Result.CONFIRMED:
+                account.end_loss(journal, window.gates, window.generation, window.run, at)
 
     await _thread(write)
 

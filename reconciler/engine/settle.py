@@ -70,7 +70,6 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
         # It may be as sick as any that was never tried: nothing to go back to before it was seen to serve.
         return await _end(engine, window, Result.UNCONFIRMED, unseen)
     await _thread(partial(journal.release, *window.goal.names))
-    await _thread(partial(journal.set_history_lost, None))
     await _thread(partial(journal.set_given, window.generation, window.goal.given))
     return await _end(engine, window, Result.CONFIRMED, "")
 
@@ -171,7 +170,8 @@ def ended_as(found: Outcome, generation: Generation | None, back: Generation | N
         # What was told beside it was so when it was met, and may be so no longer.
         plan=replace(found.plan, notes=()),
         result=result,
-        reason=generation.reason if generation is not None else "",
+        # Of one that is confirmed it says what is known of the time before it.
+        reason=generation.reason if generation is not None and result is not Result.CONFIRMED else "",
         in_force=result is not Result.SUPERSEDED,
         rolled_back_to=(back.number if back is not None else 0) if result is Result.ROLLED_BACK else None,
     )

@@ -60,6 +60,18 @@ class Teller:
         for event in events:
             self._told.pop(event, None)
 
+    def history(self, lost: str | None, place: str) -> None:
+        """Tells that the history is lost, as long as it is (None: it is not), and where the journal has its place."""
+        if lost is None:
+            self.over("history_lost")
+            return
+        self.say(
+            "history_lost",
+            f"the earlier history is lost: {lost}; nothing is withdrawn or deleted until a generation is confirmed again",
+            journal=place,
+            hint="nothing has to be done; where there is a copy of the journal, end the supervisor and put it at its place",
+        )
+
     def step(self, step: StepResult) -> bool:
         """Logs how a step ended; False where it failed as it did the last time: that is no news."""
         key, values = step.action.key, {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}

@@ -95,6 +95,8 @@ def test_nothing_is_planned_withdrawn_or_taken_over_and_the_loss_is_said(
     assert [item for item in site.plan()["notes"] if item["code"] == "history_lost"] == []
     newest = site.generations()[0]
     assert (newest["result"], newest["number"] > before) == ("confirmed", True)
+    assert newest["reason"].startswith(f"the history before it is lost: {LOSSES[loss]}")
+    assert "history_lost: the history before it is lost: " in site.run("why", "service/gateway").out
     site.edit("level: warn\n", "level: error\n")
     assert site.apply()["result"] == "confirmed"
     assert site.generations()[0]["number"] == newest["number"] + 1
@@ -133,6 +135,9 @@ def test_a_supervisor_goes_on_after_a_loss(settled: Site) -> None:
     wait_until(lambda: site.level() == "warn", 20, "the next document is applied")
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 20, "and confirmed")
     assert site.gateway_pid() == pid
+    (told,) = [event for event in supervisor.events() if event["event"] == "history_lost"]
+    assert (told["level"], told["journal"]) == ("warning", str(site.state / "reconciler/journal.sqlite"))
+    assert "the journal is gone: run " in told["reason"]
     assert supervisor.stop() == 0
 
 

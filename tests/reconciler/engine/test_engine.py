@@ -982,6 +982,10 @@ async def test_what_is_in_force_when_the_journal_is_lost_is_confirmed_by_a_windo
     assert (over.result, newest.result) == ((Result.CONFIRMED if well else Result.FAILED),) * 2
     assert (reader(host).history_lost is None) is well
     if well:
+        # There is no more to be said against it, but the generation and what was seen with it go on telling.
+        assert over.reason == ""
+        assert newest.reason.startswith("the history before it is lost: the journal is gone: run ")
+        assert [event.text for event in reader(host).events(Key("fake", "a"), 10)] == [newest.reason]
         return
     # Nothing is known to go back to: it stays in force, and has another window instead of a look.
     assert "there is nothing to go back to" in over.reason

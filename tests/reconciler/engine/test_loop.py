@@ -646,6 +646,24 @@ async def test_a_rejected_document_is_held_back_until_it_changes(host: Harness) 
         await until(lambda: host.kind.state == {"a": {"v": "better"}}, "the corrected document")
 
 
+@pytest.mark.req("PLAN-5", "PLAN-12")
+async def test_that_the_history_is_lost_is_told_once_with_place_and_remedy(host: Harness) -> None:
+    document, log = Document(host, {"a": fake(1, impact="restart")}), Record()
+    async with host.engine._writer(1.0):
+        host.engine.journal().set_history_lost("the journal is gone: run one of then was recorded in it")
+    async with running(document, log) as loop:
+        await until(lambda: log.said("history_lost"), "it is told")
+        loop.poke()
+        await until(lambda: host.engine.journal().history_lost is None, "a generation is confirmed")
+    (said,) = log.said("history_lost")
+    assert said["reason"].startswith(
+        "the earlier history is lost: the journal is gone: run one of then was recorded in"
+    )
+    assert said["journal"] == str(host.world.host.state.journal)
+    assert "put it at its place" in said["hint"]
+    assert [event["reason"] for event in log.told if event["event"] == "history_lost"] == [said["reason"]]
+
+
 @pytest.mark.req("PLAN-5", "PLAN-15")
 @pytest.mark.parametrize("lost", [False, True])
 async def test_where_what_is_held_back_has_nothing_before_it_what_was_applied_last_is_kept_up(
