@@ -80,8 +80,8 @@ class Store:
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """All rows that a question is answered with.
 
-        A reader checks nothing beforehand, for that would cost every command. When it comes upon damage, this and every later
-        question has the answer of an empty journal.
+        When a reader comes upon damage that was not there when it opened the file, this and every later question has the answer
+        of an empty journal.
 
         Raises:
             JournalError: the file cannot be read.
@@ -194,12 +194,16 @@ def open_reader(path: Path, *, lost: str | None = None, salt: bytes | None = Non
 
 
 def _looked_at(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection that has read the head and a page of data: what is damaged early is found here."""
+    """A connection to a journal that was checked as a writer does it: whether damage is met depends on the question, and all
+    commands have to say the same. Some 3 ms for 3 MB.
+    """
     connection = _open(path, mode)
     try:
         if _pragma(connection, "application_id") != APPLICATION_ID:
             raise sqlite3.DatabaseError("it holds no journal")
         connection.execute("SELECT count(*) FROM meta").fetchone()
+        if (verdict := _quick_check(connection)) != "ok":
+            raise sqlite3.DatabaseError(verdict)
     except BaseException:
         connection.close()
         raise
@@ -274,8 +278,13 @@ def _verdict(connection: sqlite3.Connection, path: Path) -> str | None:
             f'cannot write the journal "{path}": a newer version wrote it (format {version}, ours is {SCHEMA_VERSION})',
             hint="use that version, or give this one a state directory of its own",
         )
-    verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-    return None if verdict == "ok" else f"the journal was damaged: {' '.join(verdict.split())}"
+    verdict = _quick_check(connection)
+    return None if verdict == "ok" else f"the journal was damaged: {verdict}"
+
+
+def _quick_check(connection: sqlite3.Connection) -> str:
+    """`ok`, or the first thing that is wrong, in one line."""
+    return " ".join(str(connection.execute("PRAGMA quick_check(1)").fetchone()[0]).split())
 
 
 def _is_damage(err: sqlite3.Error) -> bool:

@@ -102,6 +102,20 @@ def test_nothing_is_planned_withdrawn_or_taken_over_and_the_loss_is_said(
     assert site.generations()[0]["number"] == newest["number"] + 1
 
 
+def test_damage_in_the_middle_of_the_journal_is_said_by_all_that_look_in_the_same_words(settled: Site) -> None:
+    path = settled.state / "reconciler/journal.sqlite"
+    whole = path.read_bytes()
+    middle = len(whole) // 8192 * 4096
+    path.write_bytes(whole[:middle] + b"\xa5" * 4096 + whole[middle + 4096 :])
+    told = {command: settled.run(command) for command in ("history", "plan", "status")}
+    note = next(line for line in (told["plan"].out + told["plan"].err).splitlines() if "history" in line).partition(
+        ";"
+    )[0]
+    assert note.startswith("note: the earlier history is lost: the journal is damaged: ")
+    assert note in told["status"].out + told["status"].err
+    assert note in told["history"].err
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_was_withdrawn_meanwhile_is_left_as_it_is(settled: Site, loss: Callable[[Site], None]) -> None:
     site = settled

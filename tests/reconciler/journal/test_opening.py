@@ -149,6 +149,19 @@ def test_a_reader_of_a_damaged_journal_sees_an_empty_one_and_moves_nothing(path:
     assert set(names(path)) <= {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"}
 
 
+def test_damage_is_seen_whatever_is_asked_for(path: Path) -> None:
+    fill(path)
+    size = path.stat().st_size
+    whole = path.read_bytes()
+    for start in range(4096, size, 4096):
+        path.write_bytes(whole[:start] + b"\xa5" * 4096 + whole[start + 4096 :])
+        reader = Journal.open_reader(path)
+        assert reader is not None
+        with reader:
+            assert (reader.history_lost or "").startswith("the journal is damaged: "), start
+            assert reader.generations() == ()
+
+
 def test_a_newer_journal_is_read_and_not_written(path: Path) -> None:
     fill(path, rows=1)
     with closing(sqlite3.connect(path)) as connection:
