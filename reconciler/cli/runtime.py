@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from reconciler.desired import MANAGED
-from reconciler.engine.engine import PROVISIONAL_SALT, Engine, Source
+from reconciler.engine.engine import Engine, Source
 from reconciler.engine.goal import Goal, desired_of, goal_of, make_goal, rotated
 from reconciler.engine.requests import Progress, Report
 from reconciler.host import Host
-from reconciler.journal import Journal
+from reconciler.journal import PROVISIONAL_SALT, Journal
 from reconciler.kinds import Kind
 from reconciler.model import DocumentPath, Generation, Note, Position
 from reconciler.values import join_path

@@ -7,7 +7,7 @@ watches a window holds a lock of its own (`verify.lock`), by which others see th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from reconciler.engine.verify import Verdict, verify
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.files import place_of
 from reconciler.host import Host
-from reconciler.journal import UNDECIDED, Journal, JournalFullError, Quarantined, Run
+from reconciler.journal import PROVISIONAL_SALT, UNDECIDED, Journal, JournalFullError, Quarantined, Run
 from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
@@ -64,9 +64,6 @@ Keep: TypeAlias = "Callable[[], Awaitable[Kept]]"
 
 # Makes the goal with the digests of its secrets under a salt: that of the journal, once there is one.
 Source: TypeAlias = "Callable[[bytes], Goal]"
-
-# The salt of plans that are made before there is a journal with one of its own: the same world, the same plan.
-PROVISIONAL_SALT = b"no journal yet"
 
 HOUR_SECONDS = 3600.0
 
@@ -232,8 +229,8 @@ class Engine:
             notes=(*unmanaged_notes(goal.desired), *notes),
             gone=gone_sections(goal, present) if present is not None else frozenset(),
         )
-        if lost is not None:
-            plan = harmless(plan)
+        if journal is not None and lost is not None:
+            plan = harmless(plan, ours=await _thread(lambda: journal.is_owner_known))
         return Planned(plan=located(plan, goal.locate), goal=goal, wanted=wanted, observations=observations)
 
     async def apply(self, source: Source, request: Request, *, wait_seconds: float = 0.0) -> Outcome:
@@ -265,7 +262,8 @@ class Engine:
         compared = False
         if self._journal is None and not await _thread(partial(Journal.is_known, self.host.state.journal)):
             # Nothing may be written before it is known that nothing forbids it, and a journal is something.
-            await self._refuse(await self.plan(source(PROVISIONAL_SALT), None), request, None)
+            with await _thread(partial(Journal.open_reader, self.host.state.journal)) or nullcontext() as lost:
+                await self._refuse(await self.plan(source(PROVISIONAL_SALT), lost), request, lost)
             compared = True
         elif first is None and (outcome := await self._already(source, request)) is not None:
             return outcome, None

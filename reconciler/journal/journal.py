@@ -14,19 +14,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reconciler.journal import store as stores
 from reconciler.journal.rows import OPEN_STATES, UNDECIDED, Event, Intent, OpenRun, Quarantined, Run, rfc3339
 from reconciler.journal.store import Store
-from reconciler.journal.witness import Witness, read_witness, write_witness
+from reconciler.journal.witness import NAME, Witness, read_witness, write_witness
 from reconciler.kinds import AppliedField
 from reconciler.model import Action, Condition, Generation, Key, Result, Status
 from reconciler.serial import action_from_json, action_to_json
 from reconciler.values import decode, encode
 
+# The salt of plans that are made before there is a journal with one of its own: the same world, the same plan.
+PROVISIONAL_SALT: Final = b"no journal yet"
+# The directory beside it in which runs keep what they overwrite (`reconciler.host`).
+BACKUPS: Final = "backups"
+_ALL_GONE: Final = f"the journal is gone, and so is {NAME} beside it"
 KEEP_GENERATIONS: Final = 100
 # Runs that changed nothing have no generation: a crash loop of a week at the slowest rate is about this many.
 KEEP_RUNS: Final = 500
@@ -45,12 +50,19 @@ _RUN = (
 _INTENT = "run_id, action, intended_at, result, ended_at, error"
 
 
-def _of_the_lost(witness: Witness | None) -> dict[str, Any]:
-    """What a journal that is gone is made anew with, or read as."""
+def _of_the_lost(path: Path, witness: Witness | None, *, salt: bytes | None = None) -> dict[str, Any]:
+    """What a journal that is gone is made anew with, or read as; with `salt` where nobody knows its own."""
     if witness is None:
-        return {}
+        return {"lost": _ALL_GONE, "salt": salt} if _was_used(path) else {}
     last = f": run {witness.run} of {witness.when} was recorded in it" if witness.run else ""
     return {"lost": f"the journal is gone{last}", "salt": witness.salt}
+
+
+def _was_used(path: Path) -> bool:
+    """Whether beside the place of the journal lies what only a run leaves behind, which has a journal before it does anything."""
+    with suppress(OSError), os.scandir(path.with_name(BACKUPS)) as entries:
+        return next(entries, None) is not None
+    return False
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
@@ -77,7 +89,7 @@ class Journal:
 
     @staticmethod
     def is_known(path: Path) -> bool:
-        """Whether there is a journal at `path`, or one that was lost.
+        """Whether there is a journal at `path`, or one that was lost and whose salt is known.
 
         Raises: as `is_there`.
         """
@@ -105,7 +117,7 @@ class Journal:
             JournalError: it cannot be opened.
         """
         witness = read_witness(path)
-        journal = cls(stores.open_writer(path, now=now, **_of_the_lost(witness)), path)
+        journal = cls(stores.open_writer(path, now=now, **_of_the_lost(path, witness)), path)
         if witness is not None and (journal.history_lost is not None or not journal._knows(witness)):
             lost, floor = journal.history_lost, journal._generation_floor()
             if lost is None or floor < witness.generation:
@@ -124,7 +136,7 @@ class Journal:
             JournalError: it is there and cannot be opened.
         """
         witness = read_witness(path)
-        store = stores.open_reader(path, **_of_the_lost(witness))
+        store = stores.open_reader(path, **_of_the_lost(path, witness, salt=PROVISIONAL_SALT))
         if store is None:
             return None
         journal = cls(store, path)
@@ -217,6 +229,11 @@ class Journal:
                 write.execute("DELETE FROM meta WHERE name = 'history_lost'")
             newest = _first(self.runs(1))
             self._bear_witness(*((newest.id, newest.begun_at) if newest is not None else ("", 0.0)))
+
+    @property
+    def is_owner_known(self) -> bool:
+        """Whether what is on the host is known to be ours; not where all that is left of a lost history are backups."""
+        return self.history_lost != _ALL_GONE
 
     def given(self, number: int) -> Mapping[str, str]:
         """The digests of the secrets with which a generation was led to once more, where they are not those that it was recorded

@@ -8,12 +8,14 @@ from reconciler.errors import StaleError
 from reconciler.model import Action, Key, Plan
 
 
-def harmless(plan: Plan) -> Plan:
+def harmless(plan: Plan, *, ours: bool) -> Plan:
     """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it.
 
-    That we were here is known, so nothing is taken over from a stranger.
+    Where it is known that what is there is `ours`, nothing is taken over from a stranger.
     """
-    kept = tuple(replace(action, consents=()) for action in plan.actions if action.undo is not None)
+    kept = tuple(
+        replace(action, consents=() if ours else action.consents) for action in plan.actions if action.undo is not None
+    )
     return replace(plan, actions=kept, withdrawals=())
 
 

@@ -18,6 +18,7 @@ from reconciler.files import open_regular
 from reconciler.host import Host
 from reconciler.kinds import Observation, Wanted, World
 from reconciler.model import ABSENT, Condition, Secret, Status, Value
+from reconciler.values import join_path, same
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.service import proc
 from resources.service.keeper import program as keeper_program
@@ -27,7 +28,7 @@ from resources.service.keeper.process import ATTEMPT, DIGEST, output_obstacle
 from resources.service.keeper_client import Seen, alive, look, unrecorded_process
 from resources.service.listeners import listeners
 from resources.service.plan import Detail, Holder
-from resources.service.prepared import fields_behind, prepared_digest
+from resources.service.prepared import fields_behind, prepared_digest, values_behind
 from resources.service.spec import (
     CHILD,
     KEEPER_PROGRAM,
@@ -133,19 +134,20 @@ async def observe(wanted: Wanted, world: World) -> Observation:
     """The one resource of this kind."""
     try:
         child = await child_of(world.host)
-        return await trio.to_thread.run_sync(_observation, wanted, world.host, child)
+        return await trio.to_thread.run_sync(_observation, wanted, world, child)
     except OSError as err:
         return Observation(key=wanted.key, unknown=f"cannot read {err.filename or 'the keeper'}: {err.strerror}")
     except OpenClawError as err:
         return Observation(key=wanted.key, unknown=f"{err.message}; {err.hint}" if err.hint else err.message)
 
 
-def _observation(wanted: Wanted, host: Host, child: Child) -> Observation:
+def _observation(wanted: Wanted, world: World, child: Child) -> Observation:
+    host = world.host
     spec: ServiceSpec | None = wanted.resource.spec if wanted.resource is not None else None
     declared = wanted.resource.fields if wanted.resource is not None else {}
     paths = [*declared, *(path for path in wanted.applied if path not in declared)]
     suspended = spec is not None and child.suspended(spec)
-    fields = _fields(paths, declared, host, child)
+    fields = _fields(paths, declared, world, child)
     if suspended:
         # Somebody wants it stopped: that is no difference until he, or the section, says otherwise. What it will be
         # started with goes on following the document.
@@ -174,7 +176,8 @@ def _is_retried(child: Child, spec: ServiceSpec, host: Host) -> bool:
     return tried is not None and time.clock_gettime(time.CLOCK_BOOTTIME) - tried < PROBE_SECONDS
 
 
-def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: Child) -> dict[str, Value]:
+def _fields(paths: list[str], declared: Mapping[str, Value], world: World, child: Child) -> dict[str, Value]:
+    host = world.host
     digest = digest_of(host, child)
     behind = fields_behind(host, digest)
     found: dict[str, Value] = {"state": child.state, "keeper": child.held or child.pid is None}
@@ -182,7 +185,8 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
     program = child.seen.program if child.held else (declared.get(KEEPER_PROGRAM) or keeper_program.digest())
     found[KEEPER_PROGRAM] = ABSENT if program is None else program
     if behind is not None:
-        found |= {**behind[0], **behind[1], "spec": declared.get("spec", ABSENT)}
+        by_value = _by_value(behind[0], declared, world, digest, child.pid)
+        found |= {**behind[0], **by_value, **behind[1], "spec": declared.get("spec", ABSENT)}
         if declared and not behind[0].keys() <= set(paths):
             # It carries what is neither declared nor ours by the journal: a start that failed left it. No field says so.
             found["spec"] = Secret(digest) if digest is not None else ABSENT
@@ -194,6 +198,20 @@ def _fields(paths: list[str], declared: Mapping[str, Value], host: Host, child: 
         found = {path: value for path, value in found.items() if path not in POLICY_FIELDS}
         found |= policy_of_keeper(child.record["spec"])
     return {path: found.get(path, ABSENT) for path in paths}
+
+
+def _by_value(
+    fields: Mapping[str, Value], declared: Mapping[str, Value], world: World, digest: str | None, pid: int | None
+) -> dict[str, Value]:
+    """The secrets among `fields` that are not as declared, by the values that it really has: their digests may be of another
+    salt, that of a journal which is lost.
+    """
+    others = {
+        path for path, value in fields.items() if isinstance(value, Secret) and not same(value, declared.get(path))
+    }
+    values = values_behind(world.host, digest, pid) if others else {}
+    by_path = {join_path(("environment", name)): value for name, value in values.items()}
+    return {path: world.secrets.digest_text(by_path[path]) for path in others & by_path.keys()}
 
 
 def digest_of(host: Host, child: Child) -> str | None:

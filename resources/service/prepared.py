@@ -20,7 +20,9 @@ from reconciler.host import Host
 from reconciler.kinds import World
 from reconciler.model import Value
 from reconciler.values import dump
+from resources.service import proc
 from resources.service.keeper import envfile
+from resources.service.keeper.process import DIGEST
 from resources.service.spec import (
     CHILD,
     ServiceSpec,
@@ -107,7 +109,7 @@ def prepared_digest(host: Host) -> str | None:
         OSError: the environment file is there and cannot be read.
     """
     try:
-        return envfile.parse(env_path(host).read_bytes()).get("OPENCLAW_SPEC_DIGEST")
+        return envfile.parse(env_path(host).read_bytes()).get(DIGEST)
     except (FileNotFoundError, ValueError):
         return None
 
@@ -131,6 +133,22 @@ def _values(path: Path) -> tuple[str, ...]:
         return tuple(envfile.parse(path.read_bytes()).values())
     except (OSError, ValueError):
         return ()
+
+
+def values_behind(host: Host, digest: str | None, pid: int | None) -> Mapping[str, str]:
+    """The environment of what carries this digest: of the process that runs, else what the next start reads; empty where neither
+    carries it. It holds secrets.
+
+    Raises:
+        OSError: it is there and cannot be read.
+    """
+    found = proc.environ(pid) if pid is not None else {}
+    if digest is not None and found.get(DIGEST) != digest:
+        try:
+            found = envfile.parse(env_path(host).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+    return found if digest is not None and found.get(DIGEST) == digest else {}
 
 
 def fields_behind(host: Host, digest: str | None) -> tuple[dict[str, Value], dict[str, Value]] | None:

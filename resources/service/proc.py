@@ -81,11 +81,18 @@ def program(pid: int) -> str:
 
 def environ_value(pid: int, name: str) -> str | None:
     """One variable of the environment that the process was started with; None where absent or not readable."""
-    prefix = f"{name}="
-    for item in (read_text(f"/proc/{pid}/environ") or "").split("\0"):
-        if item.startswith(prefix):
-            return item[len(prefix) :]
-    return None
+    return environ(pid).get(name)
+
+
+def environ(pid: int) -> dict[str, str]:
+    """The environment that the process was started with; empty where it is not readable."""
+    items = (item.partition("=") for item in (read_text(f"/proc/{pid}/environ") or "").split("\0"))
+    found: dict[str, str] = {}
+    for name, equals, value in items:
+        if equals:
+            # Of two of one name the first is what getenv(3) gives.
+            found.setdefault(name, value)
+    return found
 
 
 def every_pid() -> list[int]:

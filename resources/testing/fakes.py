@@ -25,8 +25,9 @@ Hook = Callable[[Action], Awaitable[None]]
 class FakeSecrets:
     """Secrets in memory: `values` maps the text of a reference (`env:NAME`) to its value."""
 
-    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+    def __init__(self, values: Mapping[str, str] | None = None, *, salt: bytes = b"salt of tests") -> None:
         self._values = dict(values or {})
+        self._salt = salt
 
     def __repr__(self) -> str:
         return f"FakeSecrets({sorted(self._values)})"
@@ -35,7 +36,7 @@ class FakeSecrets:
         return self.digest_text(self.reveal(reference))
 
     def digest_text(self, value: str) -> Secret:
-        return Secret(sha256(b"salt of tests" + value.encode()).hexdigest())
+        return Secret(sha256(self._salt + value.encode()).hexdigest())
 
     def reveal(self, reference: SecretRef) -> str:
         if str(reference) not in self._values:

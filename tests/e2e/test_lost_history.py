@@ -57,6 +57,11 @@ def keep_a_copy(site: Site) -> None:
         shutil.copy(path, site.home / "yesterday")
 
 
+def lose_all(site: Site) -> None:
+    lose(site)
+    (site.state / "reconciler/last-run.json").unlink()
+
+
 LOSSES: dict[Callable[[Site], None], str] = {
     lose: "the journal is gone: run ",
     damage: "the journal was damaged: ",
@@ -138,6 +143,28 @@ def test_what_was_withdrawn_meanwhile_is_left_as_it_is(settled: Site, loss: Call
     # The run after that one has a history of its own to go by.
     site.apply()
     assert not old.exists()
+
+
+def test_without_what_stands_beside_the_journal_nothing_is_restarted_and_taken_over_by_a_word_only(
+    settled: Site,
+) -> None:
+    site = settled
+    pid = site.gateway_pid()
+    lose_all(site)
+    plan = site.plan()
+    assert plan["actions"] == []
+    (note,) = [item["message"] for item in plan["notes"] if item["code"] == "history_lost"]
+    assert "the journal is gone, and so is last-run.json beside it" in note
+    done = site.apply()
+    assert (done["result"], done["actions"], bool(done["run"])) == ("confirmed", [], True)
+    site.edit("level: info\n", "level: warn\n")
+    lose_all(site)
+    # What is kept of a plan is of the same world, whatever salt the journal is made anew with.
+    site.plan("--out", "kept.json", code=3)
+    site.apply("kept.json", code=3)
+    site.apply("kept.json", "--take-over")
+    assert (site.level(), site.gateway_pid()) == ("warn", pid)
+    assert site.generations()[0]["reason"].startswith("the history before it is lost: ")
 
 
 def test_a_supervisor_goes_on_after_a_loss(settled: Site) -> None:

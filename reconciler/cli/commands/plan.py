@@ -128,7 +128,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     """The plan for the document as it is now, and all that forbids to apply it without further words."""
     import trio
 
-    from reconciler.engine.engine import PROVISIONAL_SALT
+    from reconciler.journal import PROVISIONAL_SALT
     from reconciler.planning.policy import waits_for_person
 
     loaded = session.load()

@@ -161,9 +161,9 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
         DocumentError: it is not valid, and there is no generation to show instead.
     """
     from reconciler.cli.commands.plan import held_back
-    from reconciler.engine.engine import PROVISIONAL_SALT
     from reconciler.engine.goal import document_name
     from reconciler.errors import DocumentError
+    from reconciler.journal import PROVISIONAL_SALT
     from reconciler.model import Note
 
     runtime, loaded = session.runtime(), None

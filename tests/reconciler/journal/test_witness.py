@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.journal import Journal
+from reconciler.journal import PROVISIONAL_SALT, Journal
 from reconciler.journal.witness import NAME, Witness, read_witness, write_witness
 from reconciler.model import Result
 
@@ -97,6 +97,24 @@ def test_a_lost_journal_is_begun_anew_with_its_salt_and_no_number_twice(path: Pa
     with Journal.open_writer(path, now=0) as journal:
         assert journal.history_lost == "the journal is gone"
         assert record(journal) > number
+
+
+def test_where_both_are_gone_what_runs_left_beside_them_tells(path: Path) -> None:
+    backups = path.with_name("backups")
+    backups.mkdir()
+    assert (Journal.open_reader(path), Journal.is_known(path)) == (None, False)
+    (backups / "gateway.json.run-1").touch()
+    lost = "the journal is gone, and so is last-run.json beside it"
+    reader = Journal.open_reader(path)
+    assert reader is not None
+    with reader:
+        # Of its salt nobody knows: what is planned is compared under the one of plans without a journal.
+        assert (reader.history_lost, reader.salt) == (lost, PROVISIONAL_SALT)
+        assert not reader.is_owner_known
+    assert not Journal.is_known(path)
+    with Journal.open_writer(path, now=0) as journal:
+        assert journal.history_lost == lost
+        assert len(journal.salt) == 32
 
 
 def test_an_older_journal_is_noticed_by_readers_and_writers_until_it_is_dealt_with(path: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from resources.service.keeper import program, protocol
 from resources.service.keeper_client import SOCKET, ensure_keeper, look, upgrade_keeper
 from resources.service.kind import ServiceKind
 from resources.service.spec import Program, ServiceSpec, env_path, spec_path
-from resources.testing import make_desired
+from resources.testing import FakeSecrets, make_desired
 from tests.beds.processes import Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
 from tests.resources.service.beds import DEADLINE, KEEPER, Client, environ, kill, other_version
 from tests.resources.service.worlds import CANARY, GATEWAY, TOKEN, Bench, document, gateway, service
@@ -364,6 +364,29 @@ async def test_a_rotated_secret_is_a_restart_and_is_not_shown(bench: Bench, free
     assert "canary" not in str(action)
     await bench.apply(desired)
     assert environ_of(await pid_of(bench))["OPENCLAW_GATEWAY_TOKEN"] == "another-canary"
+
+
+@pytest.mark.req("PLAN-5", "PLAN-13")
+@pytest.mark.parametrize("rotated", [False, True])
+async def test_a_secret_of_which_the_digest_has_another_salt_counts_by_its_value(
+    bench: Bench, free_port: Callable[[], int], rotated: bool
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    word = "another-4b1d" if rotated else CANARY
+    bench.secrets, bench.applied = FakeSecrets({str(TOKEN): word}, salt=b"of a journal made anew"), {}
+    bench.world = replace(bench.world, secrets=bench.secrets)
+    assert await bench.verbs(desired) == (["restart"] if rotated else [])
+    # What was prepared since is not what the process runs with.
+    path = env_path(bench.world.host)
+    path.write_bytes(path.read_bytes().replace(CANARY.encode(), b"another-4b1d"))
+    assert await bench.verbs(desired) == (["restart"] if rotated else [])
+    pid = await pid_of(bench)
+    await kill_keeper(bench)
+    await trio.to_thread.run_sync(kill, pid)
+    # The next start is by what is prepared.
+    (action,) = (await bench.plan(desired)).actions
+    assert ("environment.OPENCLAW_GATEWAY_TOKEN" in {item.path for item in action.differences}) is not rotated
 
 
 async def test_another_terminal_is_no_reason_to_restart(bench: Bench, free_port: Callable[[], int]) -> None:
