@@ -21,8 +21,9 @@ from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.rollback import Window
 from reconciler.engine.settle import OVERDUE_SECONDS
+from reconciler.engine.standing import nothing_instead
 from reconciler.engine.steps import step_of
-from reconciler.engine.telling import Log, Teller
+from reconciler.engine.telling import Log, Teller, problems_of
 from reconciler.engine.verify import probe_all
 from reconciler.engine.watcher import WatchPoints, watch_points
 from reconciler.errors import (
@@ -220,7 +221,7 @@ class Loop:
             case DocumentError() as err:
                 self._invalid(err)
             case _NotRestorableError() as err:
-                self._teller.say("not_restored", err.message, problems=_problems(err.cause))
+                self._teller.say("not_restored", err.message, problems=problems_of(err.cause))
             case _OvertakenError():
                 # A person went back while this look was under way, or applied what was held back: that is theirs to know.
                 self.queue.add(EVERYTHING)
@@ -400,7 +401,7 @@ class Loop:
             raise _NotRestorableError(generation, err) from err
 
     def _invalid(self, err: DocumentError) -> None:
-        self._teller.say("document_invalid", err.message, problems=_problems(err))
+        self._teller.say("document_invalid", err.message, problems=problems_of(err))
 
     async def _held_back(self, source: Source) -> Source:
         """`source`, unless its document is quarantined: then what came instead of it stays in force."""
@@ -429,12 +430,7 @@ class Loop:
         if number is not None:
             self._teller.say("held_back", f"the document is held back: {reason}")
         if number == 0:
-            lost = await trio.to_thread.run_sync(lambda: engine.journal().history_lost)
-            before = "no generation was ever confirmed" if lost is None else "the history of what was before it is lost"
-            raise BlockedError(
-                f"cannot apply: the document is held back, and {before}: what was applied last is kept up as it is",
-                hint="correct the document; `openclaw apply` tries this one again",
-            )
+            raise await trio.to_thread.run_sync(lambda: nothing_instead(engine.journal()))
         return chosen
 
     def _number_instead(self, names: tuple[str, ...]) -> tuple[int | None, str]:
@@ -600,9 +596,3 @@ class Loop:
                 if await trio.to_thread.run_sync(lambda: self.engine.is_astray):
                     break
             self.queue.add(EVERYTHING)
-
-
-def _problems(err: DocumentError) -> list[str]:
-    """The first of them, each with its file: of a document with includes a line alone points into the wrong one."""
-    found = [(getattr(item, "place", ""), getattr(item, "message", "")) for item in err.problems[:5]]
-    return [f"{place}: {message}" if place else message for place, message in found]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Request
+from reconciler.errors import BlockedError
 from reconciler.journal import UNDECIDED, Journal
 from reconciler.model import Result
 
@@ -91,3 +92,13 @@ def is_failed(journal: Journal, digest: str) -> bool:
     """Whether the newest generation is of the document with this digest, and was sick in its window."""
     last = journal.last_generation()
     return last is not None and last.digest == digest and last.result is Result.FAILED
+
+
+def nothing_instead(journal: Journal) -> BlockedError:
+    """Why a document is not applied that is held back while no generation is known that could be kept in force instead."""
+    lost = journal.history_lost is not None
+    before = "the history of what was before it is lost" if lost else "no generation was ever confirmed"
+    return BlockedError(
+        f"cannot apply: the document is held back, and {before}: what was applied last is kept up as it is",
+        hint="correct the document; `openclaw apply` tries this one again",
+    )

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from reconciler.engine.execute import StepResult
 from reconciler.engine.requests import Outcome
+from reconciler.errors import DocumentError
 from reconciler.journal import Run
 from reconciler.model import Condition, Key, Result
 
@@ -151,3 +152,9 @@ class Teller:
 def _told(result: Result, generation: int, reason: str) -> str:
     """What makes the failure of a run the same as another one."""
     return f"{result.value} {generation} {reason}"
+
+
+def problems_of(err: DocumentError) -> list[str]:
+    """The first of them, each with its file: of a document with includes a line alone points into the wrong one."""
+    found = [(getattr(item, "place", ""), getattr(item, "message", "")) for item in err.problems[:5]]
+    return [f"{place}: {message}" if place else message for place, message in found]
