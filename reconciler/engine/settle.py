@@ -54,7 +54,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     failed = [step for step in window.steps if step.result != "done"]
     if moved:
         # It can say nothing of the document, which is led to again: by the next run, or by whoever watches.
-        return await _end(engine, window, Result.PARTIAL, reason)
+        return await _end(engine, window, Result.PARTIAL, f"{reason} (somebody else changed it meanwhile)")
     # Without another document there is nowhere to go back to: what is sick now was well with this one.
     if reason and window.recorded and window.goal.desired.policy.rollback:
         nowhere = await _thread(partial(_leads_nowhere, journal, window))

@@ -138,8 +138,8 @@ class GatewayConfigKind:
             return Health(ready=False, reason="Unreadable", message=err.message)
         wrong = [path for path, value in resource.fields.items() if not same(observation.fields[path], value)]
         if wrong:
-            # A write is whole or not at all: whatever differs now was written by somebody else.
-            message = f"somebody else changed openclaw.json meanwhile: {', '.join(wrong)}"
+            # A write is whole or not at all: what differs after it was written by somebody else.
+            message = f"not as declared: {', '.join(wrong)}"
             return Health(ready=False, reason="Differs", message=message, lagging=True, moved=True)
         if await trio.to_thread.run_sync(_serves_as_declared, observation.detail, resource, world):
             return Health(ready=True)

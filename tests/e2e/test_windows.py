@@ -324,7 +324,7 @@ def test_a_setting_that_somebody_changes_in_the_window_condemns_no_document(site
     printed = apply.communicate(timeout=30)[0].decode()
     assert apply.returncode == 1, printed
     assert "Generation 2: partly applied; 2 of 2 actions done." in printed
-    assert "somebody else changed openclaw.json meanwhile: logging.level" in printed
+    assert "not as declared: logging.level (somebody else changed it meanwhile)" in printed
     assert "held" not in site.run("plan").out
     site.apply()
     assert (site.standing(), site.level()) == ((2, "confirmed"), "debug")

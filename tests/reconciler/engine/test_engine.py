@@ -548,7 +548,11 @@ async def test_what_somebody_else_changes_in_the_window_condemns_no_document(hos
     assert (await host.apply({"a": fake(1)})).result is Result.CONFIRMED
     host.kind.health["a"] = Health(ready=False, reason="Differs", message="moved", lagging=True, moved=True)
     outcome = await host.apply({"a": fake(2)})
-    assert (outcome.result, outcome.exit_code, outcome.reason) == (Result.PARTIAL, 1, "fake/a is not ready: moved")
+    assert (outcome.result, outcome.exit_code, outcome.reason) == (
+        Result.PARTIAL,
+        1,
+        "fake/a is not ready: moved (somebody else changed it meanwhile)",
+    )
     assert host.kind.state == {"a": {"v": 2}}
     assert reader(host).quarantined(outcome.plan.document_digest) is None
     host.kind.health["a"] = Health(ready=True)
