@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine
     from reconciler.engine.requests import Report
-    from reconciler.engine.rollback import Window
+    from reconciler.engine.window import Window
     from reconciler.host import Host
     from reconciler.journal import Journal
     from reconciler.kinds import Kind

@@ -32,7 +32,7 @@ from resources.service.control import keep
 if TYPE_CHECKING:
     from reconciler.cli.runtime import Runtime
     from reconciler.document.load import Loaded
-    from reconciler.engine.rollback import Window
+    from reconciler.engine.window import Window
 
 # What a slow listener may miss before it is told how many.
 MAX_EVENTS = 256

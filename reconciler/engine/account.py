@@ -15,6 +15,7 @@ from reconciler.journal import UNDECIDED, Journal
 from reconciler.kinds import Applied, AppliedField, Observation, Resource, Wanted
 from reconciler.model import ABSENT, Condition, Impact, Key, Result, Status
 from reconciler.planning.differences import differences
+from reconciler.planning.policy import window_seconds
 from reconciler.values import same
 
 if TYPE_CHECKING:
@@ -94,6 +95,18 @@ def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[K
         if any(item.type == "Ready" and item.status is Status.TRUE for item in conditions)
     }
     return {key: goal.resources[key] for key in sorted(keys) if key in goal.resources}
+
+
+def window_of(
+    journal: Journal, goal: Goal, touched: Sequence[StepResult], *, whole: bool
+) -> tuple[dict[Key, Resource], float]:
+    """What is watched after `touched`, and for how many seconds. `whole`: all there is for the whole window, however little was
+    done, because it is to confirm what was before it as well.
+    """
+    seconds = window_seconds([step.action for step in touched], goal.desired.policy)
+    if whole:
+        return dict(goal.resources), max(seconds, goal.desired.policy.verify_seconds)
+    return gates(journal, goal, touched), seconds
 
 
 def record_health(journal: Journal, steps: Sequence[StepResult], verdict: Verdict, generation: int, at: float) -> None:

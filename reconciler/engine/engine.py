@@ -16,19 +16,18 @@ from uuid import uuid4
 
 import trio
 
-from reconciler.engine import account, recovery
+from reconciler.engine import account, recovery, unchanged
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal, gone_sections, located, unmanaged_notes
 from reconciler.engine.lock import WriterLock
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
-from reconciler.engine.rollback import GoalOf, Window, end_run, left_of
+from reconciler.engine.rollback import GoalOf
 from reconciler.engine.settle import ended_as, is_watched, settle
 from reconciler.engine.standing import (
     hold_back,
     is_document,
-    is_failed,
     is_new,
     is_nobodys,
     is_spoilt,
@@ -39,7 +38,8 @@ from reconciler.engine.standing import (
     release_wanted,
 )
 from reconciler.engine.steps import Steps, frees
-from reconciler.engine.verify import Verdict, verify
+from reconciler.engine.verify import Verdict
+from reconciler.engine.window import Window, begin_anew, begin_window, end_run
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.files import place_of
 from reconciler.host import Host
@@ -48,7 +48,7 @@ from reconciler.kinds import Applied, Kind, Observation, Wanted, World
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
 from reconciler.planning.plan import make_plan
-from reconciler.planning.policy import check, hint_of, window_seconds
+from reconciler.planning.policy import check, hint_of
 from reconciler.serial import plan_digest
 
 T = TypeVar("T")
@@ -82,6 +82,21 @@ class Planned:
     goal: Goal
     wanted: Mapping[Key, Wanted]
     observations: Mapping[Key, Observation]
+
+    @property
+    def conditions(self) -> tuple[tuple[Key, Condition], ...]:
+        """What was seen of each resource beside its fields, by key."""
+        return tuple((key, item) for key, found in sorted(self.observations.items()) for item in found.conditions)
+
+    @property
+    def suspended(self) -> bool:
+        """Whether a person keeps something of it from running."""
+        return any(item.type == "Suspended" for _key, item in self.conditions)
+
+    @property
+    def retried(self) -> frozenset[Key]:
+        """The keys that something on the host tries again by itself: acting as well would outrun its restart policy."""
+        return frozenset(key for key, observation in self.observations.items() if observation.retried)
 
 
 class Engine:
@@ -311,19 +326,19 @@ class Engine:
                 planned = again
                 await self._refuse(planned, request, journal)
                 outcome, window = await self._lead(planned, request, journal)
-        return replace(outcome, conditions=_seen(planned)), window
+        return replace(outcome, conditions=planned.conditions), window
 
     async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
         """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""
         tried = request.approvals.person or await _thread(partial(is_unknown, journal, planned.goal.digest))
-        waiting = request.waiting if tried else request.waiting | _retried(planned)
+        waiting = request.waiting if tried else request.waiting | planned.retried
         plan = without(as_agreed(planned.plan, request.expected), waiting)
         if plan.actions:
             self._keep_room(plan)
             return await self._effects(replace(planned, plan=plan), request, journal)
-        if (window := await self._unfinished(planned, request, journal)) is not None:
+        if (window := await unchanged.unfinished(self, planned, request, journal)) is not None:
             return window.outcome(Result.VERIFYING, ""), window
-        return await self._nothing(planned, request, journal), None
+        return await unchanged.accept(self, planned, request, journal), None
 
     async def finish(self, window: Window) -> Outcome:
         """Watches the window of a run to its end, then confirms it or goes back.
@@ -373,7 +388,7 @@ class Engine:
         async with self._writer(HOUR_SECONDS):
             mine = await _thread(partial(self.journal().run, window.run))
             if mine is not None and mine.state is Result.VERIFYING:
-                await recovery.begin_anew(self, window.run, seconds)
+                await begin_anew(self, window.run, seconds)
 
     def _decided(self, window: Window) -> Generation | None:
         """The generation of a window, where another run to the same document has been confirmed or taken back meanwhile."""
@@ -464,7 +479,7 @@ class Engine:
             left_open = await _thread(reader.open_runs)
             if not all(is_watched(found.run, self.host.state, self.now()) for found in left_open):
                 return None
-            known = await self._known(planned, reader)
+            known = await unchanged.known(planned, reader)
             if request.approvals.person and await _thread(partial(is_spoilt, reader)):
                 return None
             if known is None or account.outdated(planned.wanted, planned.observations):
@@ -473,51 +488,10 @@ class Engine:
                 return None
             if request.commit is not None and await _thread(partial(is_nobodys, reader, known.generation)):
                 return None
-            return replace(known, conditions=_seen(planned))
+            return replace(known, conditions=planned.conditions)
         finally:
             if reader is not self._journal:
                 reader.close()
-
-    async def _known(self, planned: Planned, journal: Journal) -> Outcome | None:
-        """The outcome where this very document is in force already, or (VERIFYING) applied and being watched; else None."""
-        plan, digest = planned.plan, planned.goal.digest
-        known = Outcome(run="", result=Result.CONFIRMED, plan=plan, generation=plan.generation)
-        last = await _thread(journal.last_generation)
-        if last is not None and last.result in UNDECIDED and last.digest == digest:
-            if last.result is Result.UNCONFIRMED and _is_suspended(planned):
-                return replace(known, result=last.result, generation=last.number, reason=last.reason)
-            left_open = await _thread(journal.open_runs)
-            watched = any(found.run.generation == last.number for found in left_open)
-            return replace(known, result=Result.VERIFYING, generation=last.number) if watched else None
-        confirmed = await _thread(journal.last_confirmed)
-        # What came after it and never was confirmed is still the one in force.
-        replaced = last is not None and last.result in UNDECIDED
-        return known if confirmed is not None and confirmed.digest == digest and not replaced else None
-
-    async def _nothing(self, planned: Planned, request: Request, journal: Journal) -> Outcome:
-        """No action: at most there is a generation to record, because the document says something new that is true already."""
-        done = Outcome(run="", result=Result.CONFIRMED, plan=planned.plan, generation=planned.plan.generation)
-        if planned.plan.unknown:
-            return replace(done, result=Result.FAILED, reason=planned.plan.unseen)
-        known = await self._known(planned, journal)
-        if not planned.plan.actions and account.outdated(planned.wanted, planned.observations):
-            record = partial(account.record_applied, journal, planned.goal, planned.wanted, planned.observations, ())
-            await _thread(record)
-        if known is not None and request.commit is not None:
-            # Who watches may have been quicker than the hook that says where it comes from.
-            await _thread(partial(journal.attribute, known.generation, request.author, request.commit))
-        # A person who leads there once more after a rollback that failed wants to be told that it is well now.
-        again = request.approvals.person and await _thread(partial(is_spoilt, journal))
-        if planned.plan.actions or (known is not None and not again):
-            return known or done
-        # Nothing is to be done, but a generation that does not serve is none to go back to.
-        verdict = await verify(planned.goal.resources, self.kinds, self.world(planned.goal), 0.0)
-        if not verdict.healthy:
-            return replace(done, result=Result.FAILED, reason=verdict.reason)
-        result = Result.UNCONFIRMED if verdict.unseen else Result.CONFIRMED
-        number = await _thread(partial(self._accept, planned, request, journal, result, verdict.unseen))
-        await _thread(partial(account.record_health, journal, (), verdict, number, self.now()))
-        return replace(done, result=result, generation=number, reason=verdict.unseen)
 
     async def start_run(
         self,
@@ -601,11 +575,8 @@ class Engine:
         again = request.approvals.person and await _thread(partial(is_spoilt, journal))
         recorded = again or await _thread(partial(is_new, journal, goal.digest))
         await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
-        gates = await _thread(partial(account.gates, journal, goal, touched))
-        left = window_seconds([step.action for step in touched], goal.desired.policy)
-        if recorded and await _thread(partial(is_unproven, journal, steps.run)):
-            # Whatever little this run did, it confirms what the one before it did as well.
-            gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
+        whole = recorded and await _thread(partial(is_unproven, journal, steps.run))
+        gates, left = await _thread(partial(account.window_of, journal, goal, touched, whole=whole))
         # Whoever lacked descriptors or memory to do it can say nothing of the document by what it was not done to.
         short = {step.action.key for step in touched if step.short}
         gates = {key: resource for key, resource in gates.items() if key not in short}
@@ -620,109 +591,8 @@ class Engine:
             gates=gates,
             left_seconds=left,
         )
-        window = replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
+        window = await _thread(partial(begin_window, window, request, journal, self.now()))
         return window.outcome(Result.VERIFYING, ""), window
-
-    async def _unfinished(self, planned: Planned, request: Request, journal: Journal) -> Window | None:
-        """The window of a run to this document that died after its last effect, and before its window was opened; or that was
-        sick in its window and never taken back: that it is well at this moment says as little as then.
-        """
-        goal = planned.goal
-        newest = await _thread(partial(journal.runs, 1))
-        if planned.plan.actions or planned.plan.unknown:
-            return None
-        if not newest or newest[0].document_digest != goal.digest:
-            return await self._unproven(planned, request, journal)
-        run = newest[0]
-        if run.state is Result.FAILED:
-            wanted = await _thread(partial(is_failed, journal, goal.digest))
-        else:
-            wanted = run.state is Result.INTERRUPTED and await _thread(partial(is_unknown, journal, goal.digest))
-        if not wanted:
-            return await self._unproven(planned, request, journal)
-        steps = left_of(await _thread(partial(journal.actions_of, run.id)))
-        await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
-        gates = await _thread(partial(account.gates, journal, goal, steps))
-        left = window_seconds([step.action for step in steps], goal.desired.policy)
-        if not steps or await _thread(partial(is_unproven, journal, run.id)):
-            # Whatever little it did: what was before it is not seen to serve by a look either.
-            gates, left = dict(goal.resources), max(left, goal.desired.policy.verify_seconds)
-        window = Window(
-            run=run.id,
-            cause=run.cause,
-            goal=goal,
-            plan=planned.plan,
-            steps=tuple(replace(step, result="done") for step in steps),
-            generation=planned.plan.generation,
-            inherited=True,
-            gates=gates,
-            left_seconds=left,
-        )
-        return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
-
-    async def _unproven(self, planned: Planned, request: Request, journal: Journal) -> Window | None:
-        """The window of a document for which nothing is to be done, where what the one before it did was not seen to the end, or
-        the history is lost: with this one it would be confirmed by a look.
-        """
-        goal = planned.goal
-        if not await _thread(partial(is_unknown, journal, goal.digest)):
-            return None
-        elsewhere = account.unaccounted(planned.wanted, planned.observations)
-        if not elsewhere and not await _thread(partial(is_unproven, journal)):
-            return None
-        run = uuid4().hex[:12]
-        begin = partial(
-            journal.begin_run,
-            run,
-            cause=request.cause,
-            author=request.author,
-            commit=request.commit,
-            plan_digest=plan_digest(planned.plan),
-            document_digest=goal.digest,
-            at=self.now(),
-        )
-        await _thread(begin)
-        await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, ()))
-        window = Window(
-            run=run,
-            cause=request.cause,
-            goal=goal,
-            plan=planned.plan,
-            steps=(),
-            generation=planned.plan.generation,
-            gates=dict(goal.resources),
-            left_seconds=goal.desired.policy.verify_seconds,
-        )
-        return replace(window, generation=await _thread(partial(self._open_window, window, request, journal)))
-
-    def _open_window(self, window: Window, request: Request, journal: Journal) -> int:
-        """Records in one commit that a run is applied and is being watched; returns the number of its generation."""
-        number = window.generation
-        with journal.transaction():
-            if window.recorded:
-                number = account.record_generation(journal, window.goal, request, Result.VERIFYING, at=self.now())
-            journal.set_run(
-                window.run,
-                Result.VERIFYING,
-                self.now(),
-                verify_since=self.now(),
-                verify_window=window.left_seconds,
-                verify_boot=recovery.boot_id(),
-                target_generation=window.plan.generation,
-                generation=number,
-            )
-        return number
-
-    def _accept(self, planned: Planned, request: Request, journal: Journal, result: Result, reason: str) -> int:
-        """Records in one commit a generation that is in force without any action; returns its number."""
-        goal = planned.goal
-        with journal.transaction():
-            account.record_applied(journal, goal, planned.wanted, planned.observations, ())
-            journal.release(*goal.names)
-            number = account.record_generation(journal, goal, request, result, reason, at=self.now())
-            if result is Result.CONFIRMED:
-                account.end_loss(journal, goal.resources, number, "", self.now())
-            return number
 
 
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
@@ -736,10 +606,6 @@ def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
         )
 
 
-def _seen(planned: Planned) -> tuple[tuple[Key, Condition], ...]:
-    return tuple((key, item) for key, found in sorted(planned.observations.items()) for item in found.conditions)
-
-
 def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
     """How a run stands that another watcher ended, or whose journal is gone (None): it is not ended a second time."""
     if run is None:
@@ -747,15 +613,6 @@ def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
         return replace(window.outcome(Result.FAILED, reason), in_force=False)
     back = run.target_generation if run.state is Result.ROLLED_BACK else None
     return window.outcome(run.state, run.reason, back)
-
-
-def _is_suspended(planned: Planned) -> bool:
-    return any(item.type == "Suspended" for _key, item in _seen(planned))
-
-
-def _retried(planned: Planned) -> frozenset[Key]:
-    """The keys that something on the host tries again by itself: acting as well would outrun its restart policy."""
-    return frozenset(key for key, observation in planned.observations.items() if observation.retried)
 
 
 async def _thread(call: Callable[[], T]) -> T:

@@ -19,13 +19,13 @@ from reconciler.engine.engine import Engine, Keep, Source, refuse_stranger
 from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
-from reconciler.engine.rollback import Window
 from reconciler.engine.settle import OVERDUE_SECONDS
 from reconciler.engine.standing import nothing_instead
 from reconciler.engine.steps import step_of
 from reconciler.engine.telling import Log, Teller, problems_of
 from reconciler.engine.verify import probe_all
 from reconciler.engine.watcher import WatchPoints, watch_points
+from reconciler.engine.window import Window
 from reconciler.errors import (
     BlockedError,
     DocumentError,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -18,8 +17,9 @@ from reconciler.engine.aftermath import NOTHING, aftermath
 from reconciler.engine.execute import StepResult, unless_stopping
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
-from reconciler.engine.rollback import Window, resume_roll_back
+from reconciler.engine.rollback import resume_roll_back
 from reconciler.engine.settle import is_watched, settle
+from reconciler.engine.window import Window, begin_anew, boot_id, seconds_left
 from reconciler.errors import OpenClawError
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
@@ -84,23 +84,6 @@ async def give_way(engine: Engine, recovered: Recovered) -> None:
         if generation is not None and generation.result is Result.VERIFYING:
             await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
         await _end(engine, run, Result.SUPERSEDED, reason)
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from any other (proc(5), random/boot_id); empty where there is none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
-
-
-def seconds_left(run: Run, now: float, boot: str) -> float:
-    """What is left of a window. After a reboot it is the whole of it: nothing that ran then runs now. Pure."""
-    whole = run.verify_window or 0.0
-    if run.verify_since is None or (run.verify_boot and run.verify_boot != boot):
-        return whole
-    # A wall clock that was set back must not make the window longer than it is.
-    return min(whole, max(0.0, whole - (now - run.verify_since)))
 
 
 async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
@@ -196,12 +179,6 @@ def _steps(intents: Sequence[Intent]) -> tuple[StepResult, ...]:
         StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
         for intent in intents
     )
-
-
-async def begin_anew(engine: Engine, run: str, seconds: float) -> None:
-    """Writes down that the window of a run begins now, and is so long. The caller holds the writer lock."""
-    write = partial(engine.journal().set_run, run, Result.VERIFYING, engine.now())
-    await _thread(partial(write, verify_since=engine.now(), verify_window=seconds, verify_boot=boot_id()))
 
 
 async def _end(engine: Engine, run: Run, result: Result, reason: str) -> None:

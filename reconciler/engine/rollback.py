@@ -5,8 +5,7 @@ Where there is none yet, every action that can be taken back is taken back, the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -18,11 +17,11 @@ from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import Steps
-from reconciler.engine.verify import Prolong, Verdict, verify
+from reconciler.engine.verify import verify
+from reconciler.engine.window import Window, end_run
 from reconciler.errors import OpenClawError
 from reconciler.journal import Intent, Journal, JournalError, Run
-from reconciler.kinds import Kind, Resource, World
-from reconciler.model import Condition, Generation, Key, Note, Plan, Result, Status
+from reconciler.model import Condition, Generation, Key, Note, Result, Status
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine
@@ -32,58 +31,6 @@ T = TypeVar("T")
 # Makes the goal that leads back to a generation, with notes for what cannot be restored. It resolves the secrets of
 # today; where one gives nothing now it has the value of then, or OpenClawError is raised because that cannot be had any more.
 GoalOf: TypeAlias = "Callable[[Generation], tuple[Goal, tuple[Note, ...]]]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched.
-
-    `recorded` says that `generation` is this run's own, and not the one that was in force before and still is. `inherited`: a
-    process that died did its steps, and this one none of them. `whole_seconds`: how long it is when it begins anew, where that
-    is more than what is left of it; `since`: when it was begun by another process.
-    """
-
-    run: str
-    cause: str
-    goal: Goal
-    plan: Plan
-    steps: tuple[StepResult, ...]
-    generation: int
-    recorded: bool = True
-    inherited: bool = False
-    gates: Mapping[Key, Resource]
-    left_seconds: float
-    whole_seconds: float = 0.0
-    since: float | None = None
-
-    async def verdict(self, kinds: Sequence[Kind], world: World, prolong: Prolong) -> Verdict:
-        """Watches it to its end, which `prolong` is told where it is put off."""
-        # What this run did not touch may still be behind by one before it.
-        undone = self.gates.keys() - {step.action.key for step in self.steps if step.result == "done"}
-        whole = max(self.left_seconds, self.whole_seconds)
-        return await verify(
-            self.gates,
-            kinds,
-            world,
-            self.left_seconds,
-            undone=undone,
-            whole_seconds=whole,
-            since=self.since,
-            prolong=prolong,
-        )
-
-    def outcome(self, result: Result, reason: str, rolled_back_to: int | None = None) -> Outcome:
-        """How this run ended, as its caller is told."""
-        return Outcome(
-            run=self.run,
-            cause=self.cause,
-            result=result,
-            plan=self.plan,
-            steps=() if self.inherited else self.steps,
-            generation=self.generation,
-            rolled_back_to=rolled_back_to,
-            reason=reason,
-        )
 
 
 async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
@@ -118,21 +65,6 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     await end_run(engine, window, result, told)
     engine.report(Progress(what=result.value, text=told))
     return window.outcome(result, told, rolled_back_to=number if failure is None else None)
-
-
-async def end_run(engine: Engine, window: Window, result: Result, reason: str) -> None:
-    """Writes the end of a run and of its generation into the journal, in one commit."""
-    journal, at = engine.journal(), engine.now()
-
-    def write() -> None:
-        with journal.transaction():
-            if window.recorded:
-                journal.set_generation_result(window.generation, result, reason)
-            journal.set_run(window.run, result, at, reason=reason)
-            if result is Result.CONFIRMED:
-                account.end_loss(journal, window.gates, window.generation, window.run, at)
-
-    await _thread(write)
 
 
 async def resume_roll_back(engine: Engine, run: Run) -> None:

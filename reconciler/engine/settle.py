@@ -13,8 +13,9 @@ import trio
 from reconciler.engine import account
 from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
-from reconciler.engine.rollback import Window, end_run, roll_back
+from reconciler.engine.rollback import roll_back
 from reconciler.engine.verify import Verdict, verify
+from reconciler.engine.window import Window, end_run
 from reconciler.errors import RollbackFailedError
 from reconciler.host import StatePaths
 from reconciler.journal import Journal, JournalError, JournalFullError, Run

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.requests import Outcome, Progress, Report, Request
-    from reconciler.engine.rollback import Window
+    from reconciler.engine.window import Window
     from reconciler.journal import Journal, Quarantined
     from reconciler.model import Generation, Plan
     from reconciler.planning.policy import Approvals

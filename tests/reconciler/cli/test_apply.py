@@ -14,7 +14,7 @@ from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Progress
-from reconciler.engine.rollback import Window
+from reconciler.engine.window import Window
 from reconciler.model import Result
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 
