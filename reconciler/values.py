@@ -1,4 +1,4 @@
-"""Values to and from JSON, their digest, and dotted paths. Pure.
+"""Values to and from JSON, their digest, dotted paths, and times as texts. Pure.
 
 Two forms: `encode` keeps everything (plan files, journal), `public` is what people and other programs are shown: a
 secret becomes the mask, an absent value null.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -173,3 +174,8 @@ def split_path(text: str) -> tuple[str | int, ...]:
             parts.append(rest[:end])
             rest = rest[end:]
     return tuple(parts)
+
+
+def rfc3339(at: float) -> str:
+    """`at` (seconds since the epoch) as RFC 3339 in UTC with milliseconds: `2026-11-21T08:54:47.123Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

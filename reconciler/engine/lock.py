@@ -20,8 +20,7 @@ import trio
 
 from reconciler.errors import LockedError, NotPermittedError, OpenClawError
 from reconciler.files import identity, is_at, remedy_of_refusal
-from reconciler.journal import rfc3339
-from reconciler.values import parse_json
+from reconciler.values import parse_json, rfc3339
 
 # flock cannot be waited for without a thread that no one can cancel, so it is asked for again and again. The first
 # waits are short, because an apply that does nothing is over in a moment.

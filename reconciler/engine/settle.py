@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -14,12 +14,13 @@ from reconciler.engine import account
 from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import roll_back
-from reconciler.engine.verify import Verdict, verify
+from reconciler.engine.verify import Verdict, probe_all, verify
 from reconciler.engine.window import Window, end_run
 from reconciler.errors import RollbackFailedError
 from reconciler.host import StatePaths
 from reconciler.journal import Journal, JournalError, JournalFullError, Run
-from reconciler.model import Generation, Result
+from reconciler.kinds import Health
+from reconciler.model import Generation, Key, Result
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine, Source
@@ -70,6 +71,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     if window.recorded and (unseen := verdict.unseen or await _unseen(engine, window, verdict)):
         # It may be as sick as any that was never tried: nothing to go back to before it was seen to serve.
         return await _end(engine, window, Result.UNCONFIRMED, unseen)
+    await _see_the_rest(engine, window, verdict)
     await _thread(partial(journal.release, *window.goal.names))
     await _thread(partial(journal.set_given, window.generation, window.goal.given))
     return await _end(engine, window, Result.CONFIRMED, "")
@@ -176,6 +178,19 @@ def ended_as(found: Outcome, generation: Generation | None, back: Generation | N
         in_force=result is not Result.SUPERSEDED,
         rolled_back_to=(back.number if back is not None else 0) if result is Result.ROLLED_BACK else None,
     )
+
+
+async def _see_the_rest(engine: Engine, window: Window, verdict: Verdict) -> None:
+    """Writes down how that is which is confirmed and was no gate: since when it is so nobody could tell later."""
+    rest = {key: item for key, item in window.goal.resources.items() if key not in verdict.health}
+    health: Mapping[Key, Health] = {}
+    try:
+        health = await probe_all(rest, engine.kinds, engine.world(window.goal, window.run))
+    except* OSError:
+        # Without what it takes to look nothing is known of it, and what is confirmed is so all the same.
+        pass
+    found, at = Verdict(health=health, sick=()), engine.now()
+    await _thread(partial(account.record_health, engine.journal(), (), found, window.generation, at))
 
 
 async def _unseen(engine: Engine, window: Window, verdict: Verdict) -> str:

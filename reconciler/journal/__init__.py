@@ -1,7 +1,7 @@
 """The journal of a state directory, in SQLite: generations, runs with their intents, conditions, history."""
 
 from reconciler.journal.journal import PROVISIONAL_SALT, Journal
-from reconciler.journal.rows import OPEN_STATES, UNDECIDED, Event, Intent, OpenRun, Quarantined, Run, rfc3339
+from reconciler.journal.rows import OPEN_STATES, UNDECIDED, Event, Intent, OpenRun, Quarantined, Run
 from reconciler.journal.store import JournalError, JournalFullError, JournalNewerError
 
 __all__ = [
@@ -17,5 +17,4 @@ __all__ = [
     "OpenRun",
     "Quarantined",
     "Run",
-    "rfc3339",
 ]

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reconciler.journal import store as stores
-from reconciler.journal.rows import OPEN_STATES, UNDECIDED, Event, Intent, OpenRun, Quarantined, Run, rfc3339
+from reconciler.journal.rows import OPEN_STATES, UNDECIDED, Event, Intent, OpenRun, Quarantined, Run
 from reconciler.journal.store import Store
 from reconciler.journal.witness import NAME, Witness, read_witness, write_witness
 from reconciler.kinds import AppliedField
 from reconciler.model import Action, Condition, Generation, Key, Result, Status
 from reconciler.serial import action_from_json, action_to_json
-from reconciler.values import decode, encode
+from reconciler.values import decode, encode, rfc3339
 
 # The salt of plans that are made before there is a journal with one of its own: the same world, the same plan.
 PROVISIONAL_SALT: Final = b"no journal yet"

@@ -1,13 +1,12 @@
 """What the journal remembers beside the values of `reconciler.model`: runs, intents, events, quarantined documents. Pure.
 
-Times are seconds since the epoch; `rfc3339` makes them texts.
+Times are seconds since the epoch; `reconciler.values.rfc3339` makes them texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from reconciler.model import Action, Key, Result
@@ -88,8 +87,3 @@ class Event:
     text: str
     run_id: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
-
-
-def rfc3339(at: float) -> str:
-    """`at` (seconds since the epoch) as RFC 3339 in UTC with milliseconds: `2026-11-21T08:54:47.123Z`."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

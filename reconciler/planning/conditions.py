@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from reconciler.kinds import Health, Observation
 from reconciler.model import ABSENT, Action, Cause, Condition, Difference, Result, Status, Value
-from reconciler.values import dump, public
+from reconciler.values import dump, public, rfc3339
 
 # What only a run can know; everything else is seen afresh. Degraded is both: a rollback that failed is kept.
 _KEPT = frozenset({"RolledBack", "Contested", "Degraded"})
@@ -29,7 +29,8 @@ def conditions(
 
     `run` is the open run that works on it, by its state and id.
 
-    `since` is taken over from `kept` where type, status and reason are the same; else it is empty: not stored yet.
+    `since` is taken over from `kept` where type, status and reason are the same, unless its kind knows that what is now began
+    later; else it is what the kind knows, or empty: not known.
     """
     before = {item.type: item for item in kept}
     found = [_synced(observation, differences, actions)]
@@ -45,7 +46,10 @@ def conditions(
         found.append(Condition(type="HistoryLost", status=Status.TRUE, reason="JournalLost", message=history_lost))
     found += observation.conditions
     found += [item for item in before.values() if item.type in _KEPT]
-    return tuple(_since(item, before.get(item.type), generation) for item in found)
+    began = health.began if health is not None else None
+    return tuple(
+        _since(item, before.get(item.type), generation, began=began if item.type == "Ready" else None) for item in found
+    )
 
 
 def _drifted(differences: Sequence[Difference], actions: Sequence[Action]) -> Condition | None:
@@ -78,6 +82,7 @@ def _ready(health: Health) -> Condition:
         status=Status.TRUE if health.ready else Status.FALSE,
         reason=health.reason,
         message=health.message,
+        since=rfc3339(health.since) if health.since is not None else "",
     )
 
 
@@ -98,7 +103,19 @@ def _shown(value: Value) -> str:
     return "absent" if value is ABSENT else dump(public(value))
 
 
-def _since(item: Condition, before: Condition | None, generation: int) -> Condition:
-    if before is not None and (before.status, before.reason) == (item.status, item.reason):
-        return replace(item, since=before.since, observed_generation=before.observed_generation or generation)
-    return replace(item, observed_generation=item.observed_generation or generation)
+def _since(item: Condition, before: Condition | None, generation: int, *, began: float | None) -> Condition:
+    """`item` with the time since when it is so, and the generation that it speaks of; `began` is when the life that runs now did.
+
+    Times are RFC 3339 texts of one form, so that the later one is the greater.
+    """
+    own = replace(item, observed_generation=item.observed_generation or generation)
+    if before is None:
+        return own
+    if (before.status, before.reason) != (item.status, item.reason):
+        # What was seen in between ended at a moment that nobody saw.
+        return own if item.since >= before.since else replace(own, since="")
+    seen = replace(item, since=before.since, observed_generation=before.observed_generation or generation)
+    if item.since > before.since:
+        return replace(seen, since=item.since)
+    # It may have been so in an earlier life, and since when it is in this one is not known.
+    return replace(seen, since="") if began is not None and before.since < rfc3339(began) else seen

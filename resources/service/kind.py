@@ -88,7 +88,8 @@ class ServiceKind:
             child = await child_of(world.host)
             began = child.record["spawned_at"] if child.record is not None and child.pid is not None else None
             health = await _health(resource.spec, child, world)
-            return replace(health, life=_life(child), began=began, due_seconds=due_seconds(child))
+            since = _since(child) if health.ready or child.pid is None else None
+            return replace(health, life=_life(child), began=began, since=since, due_seconds=due_seconds(child))
         except (OSError, OpenClawError) as err:
             if (short := lacking(err)) is not None:
                 raise short from None
@@ -260,6 +261,17 @@ def _life(child: Child) -> str:
     ended = child.last_exit
     asked = ended is not None and ended["asked"]
     return str(child.record["restarts"]) if child.pid is not None or asked else ""
+
+
+def _since(child: Child) -> float | None:
+    """Since when it is Ready, or down; None where nobody knows."""
+    if child.record is None or child.unrecorded:
+        return None
+    if child.pid is None and not child.held:
+        # A keeper that is gone left no word of an end that came after its own.
+        return None
+    since: float | None = child.record["since" if child.pid is None else "ready_at"]
+    return since
 
 
 def _why_down(child: Child) -> str:

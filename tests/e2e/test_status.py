@@ -6,7 +6,9 @@ import os
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -204,3 +206,46 @@ def test_a_supervisor_that_is_short_of_descriptors_keeps_nobody_from_looking(sit
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
     assert "the supervisor cannot go on: too many open files; going on without it" in told
+
+
+@pytest.mark.req("PLAN-12", "PLAN-18", "SVC-7")
+def test_ready_is_since_the_gateway_that_runs_was_ready_and_nothing_is_since_never(site: Site) -> None:
+    def since() -> dict[str, dict[str, float | None]]:
+        return {
+            item["key"]: {
+                found["type"]: datetime.fromisoformat(found["since"]).timestamp() if found["since"] else None
+                for found in item["conditions"]
+            }
+            for item in site.run("status", "--json").json["resources"]
+        }
+
+    begun = time.time() - 0.01
+    site.write(verify="300ms")
+    site.apply()
+    first = since()
+    assert first.keys() == {"gateway-config/gateway", "logs/gateway", "service/gateway"}
+    for conditions in first.values():
+        assert conditions.keys() == {"Ready", "Synced"}
+        assert all(at is not None and begun <= at <= time.time() for at in conditions.values()), first
+
+    assert site.run("service", "stop").code == 0
+    again = time.time() - 0.01
+    assert site.run("service", "start").code == 0
+    ready = since()["service/gateway"]["Ready"]
+    assert ready is not None
+    assert ready >= again
+    assert (
+        f"is Ready since {datetime.fromtimestamp(ready, UTC):%Y-%m-%dT%H:%M:%S}"
+        in site.run("why", "service/gateway").out
+    )
+
+    pid = site.gateway_pid()
+    assert pid is not None
+    killed = time.time() - 0.01
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: site.service()["state"] == "ready" and site.gateway_pid() not in (None, pid), 20, "another one")
+    found = since()
+    ready = found["service/gateway"]["Ready"]
+    assert ready is not None
+    assert ready >= killed
+    assert found["service/gateway"]["Synced"] == first["service/gateway"]["Synced"]

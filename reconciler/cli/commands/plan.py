@@ -292,9 +292,8 @@ def keep(session: Session, planned: Planned, path: str) -> None:
     import time
 
     from reconciler.engine.files import write_private
-    from reconciler.journal import rfc3339
     from reconciler.serial import plan_to_json
-    from reconciler.values import digest, dump
+    from reconciler.values import digest, dump, rfc3339
 
     file = os.path.join(session.directory, path)
     refuse_other_file(file, path)
@@ -348,9 +347,8 @@ def read_kept(session: Session, path: str) -> tuple[Plan, str]:
     import time
 
     from reconciler.errors import StaleError, UsageError
-    from reconciler.journal import rfc3339
     from reconciler.serial import plan_from_json
-    from reconciler.values import digest, parse_json
+    from reconciler.values import digest, parse_json, rfc3339
 
     try:
         with open(os.path.join(session.directory, path), "rb") as file:

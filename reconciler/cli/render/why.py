@@ -8,9 +8,9 @@ from typing import Any
 from reconciler.cli.render.plan import difference_json
 from reconciler.cli.render.status import ResourceStatus, condition_json, exit_text
 from reconciler.cli.render.text import paint
-from reconciler.journal import Event, Intent, Run, rfc3339
+from reconciler.journal import Event, Intent, Run
 from reconciler.model import Key, Note, Status
-from reconciler.values import dump
+from reconciler.values import dump, rfc3339
 
 Evidence = Mapping[str, Sequence[Mapping[str, Any]]]
 

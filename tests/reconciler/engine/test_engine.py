@@ -57,6 +57,17 @@ async def test_an_apply_reaches_the_goal_and_leaves_a_confirmed_generation(host:
     assert (last.number, last.cause, last.author) == (1, "apply", "a test")
 
 
+@pytest.mark.req("PLAN-12")
+async def test_what_was_confirmed_is_known_since_then_though_it_was_no_gate(host: Harness) -> None:
+    await host.apply({"a": fake(1, impact="restart"), "b": fake(2)})
+    kept = reader(host).conditions()
+    for key in (Key("fake", "a"), Key("fake", "b")):
+        assert {item.type: (item.status, bool(item.since)) for item in kept[key]} == {
+            "Ready": (Status.TRUE, True),
+            "Synced": (Status.TRUE, True),
+        }
+
+
 @pytest.mark.req("PLAN-2")
 async def test_a_second_apply_does_nothing_and_writes_nothing(host: Harness) -> None:
     await host.apply({"a": fake(1)})

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import LockedError
-from reconciler.journal import Journal, JournalError, JournalFullError, Quarantined, rfc3339, store
+from reconciler.journal import Journal, JournalError, JournalFullError, Quarantined, store
 from reconciler.journal.journal import KEEP_EVENTS, KEEP_FLIPS, KEEP_GENERATIONS, KEEP_RUNS
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Condition, Key, Result, Secret, Status
+from reconciler.values import rfc3339
 from tests.reconciler.journal.conftest import action
 
 KEY = Key("gateway-config", "gateway")

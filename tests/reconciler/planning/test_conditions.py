@@ -10,6 +10,7 @@ import pytest
 from reconciler.kinds import Health, Observation
 from reconciler.model import ABSENT, Action, Because, Cause, Condition, Difference, Key, Result, Status
 from reconciler.planning.conditions import conditions
+from reconciler.values import rfc3339
 
 KEY = Key("fake", "a")
 DIFFERENCE = Difference(path="v", desired=1, observed=2, last_applied=1, cause=Cause.DRIFT)
@@ -75,6 +76,44 @@ def test_since_is_kept_as_long_as_status_and_reason_are() -> None:
     assert (made(kept=kept)["Ready"].since, made(kept=kept)["Ready"].observed_generation) == ("earlier", 1)
     sick = made(kept=kept, health=Health(ready=False, reason="NoAnswer", message="silence"))["Ready"]
     assert (sick.since, sick.observed_generation) == ("", 3)
+
+
+@pytest.mark.req("PLAN-12", "SVC-7")
+@pytest.mark.parametrize(
+    ("kept", "health", "since"),
+    [
+        # The life that was seen ended, and another one serves.
+        pytest.param((True, "Ready", 10.0), Health(ready=True, began=19.0, since=20.0), 20.0, id="a later life"),
+        pytest.param((True, "Ready", 10.0), Health(ready=True, began=8.0, since=9.0), 10.0, id="the same life"),
+        pytest.param((True, "Ready", 10.0), Health(ready=True, began=19.0), None, id="a later life of unknown age"),
+        pytest.param((False, "NoAnswer", 10.0), Health(ready=True, began=19.0, since=20.0), 20.0, id="well since then"),
+        # It did not answer at 10, and since when it does nobody saw.
+        pytest.param(
+            (False, "NoAnswer", 10.0), Health(ready=True, began=8.0, since=9.0), None, id="well at some moment"
+        ),
+        pytest.param(None, Health(ready=True, began=8.0, since=9.0), 9.0, id="never stored"),
+        pytest.param((True, "Ready", 10.0), Health(ready=False, reason="NotRunning", since=20.0), 20.0, id="down"),
+    ],
+)
+def test_ready_is_no_older_than_the_life_that_runs(
+    kept: tuple[bool, str, float] | None, health: Health, since: float | None
+) -> None:
+    before = [
+        Condition(
+            type=type_,
+            status=Status.TRUE if kept[0] else Status.FALSE,
+            reason=kept[1] if type_ == "Ready" else "Applied",
+            message="",
+            since=rfc3339(kept[2]),
+        )
+        for type_ in ("Ready", "Synced")
+        if kept is not None
+    ]
+    found = made(kept=before, health=health)
+    assert found["Ready"].since == (rfc3339(since) if since is not None else "")
+    if kept is not None and kept[0]:
+        # What it was given is as it was, whoever runs by it.
+        assert found["Synced"].since == rfc3339(kept[2])
 
 
 @pytest.mark.req("PLAN-12")
