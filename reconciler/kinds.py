@@ -68,13 +68,24 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Something that a resource runs ended, and nobody had asked for it: when (seconds since the epoch), and in words how, and
+    what follows by itself.
+    """
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What a kind saw at one moment.
 
     `fields` holds a value for every field of the declaration and of what was applied (ABSENT where there is none).
     `detail` is the kind's own frozen value for `plan`; `shown` is plain JSON data for `status`. `unknown` is the reason
     where the world could not be read: then nothing is planned. `conditions` are facts seen beside the fields. `retried`:
-    something on the host is about to try again by itself, so that only a person, or another document, acts before.
+    something on the host is about to try again by itself, so that only a person, or another document, acts before. `ends` are the
+    newest that are known, oldest first.
     """
 
     key: Key
@@ -84,6 +95,7 @@ class Observation:
     unknown: str | None = None
     conditions: tuple[Condition, ...] = ()
     retried: bool = False
+    ends: tuple[End, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.files import place_of
 from reconciler.host import Host
 from reconciler.journal import PROVISIONAL_SALT, UNDECIDED, Journal, JournalFullError, Quarantined, Run
-from reconciler.kinds import Applied, Kind, Observation, Wanted, World
+from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
 from reconciler.planning.plan import make_plan
@@ -87,6 +87,11 @@ class Planned:
     def conditions(self) -> tuple[tuple[Key, Condition], ...]:
         """What was seen of each resource beside its fields, by key."""
         return tuple((key, item) for key, found in sorted(self.observations.items()) for item in found.conditions)
+
+    @property
+    def ends(self) -> dict[Key, tuple[End, ...]]:
+        """What ended by itself, of each resource of which that is known."""
+        return {key: found.ends for key, found in sorted(self.observations.items()) if found.ends}
 
     @property
     def suspended(self) -> bool:
@@ -326,7 +331,7 @@ class Engine:
                 planned = again
                 await self._refuse(planned, request, journal)
                 outcome, window = await self._lead(planned, request, journal)
-        return replace(outcome, conditions=planned.conditions), window
+        return replace(outcome, conditions=planned.conditions, ends=planned.ends), window
 
     async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
         """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""
@@ -488,7 +493,7 @@ class Engine:
                 return None
             if request.commit is not None and await _thread(partial(is_nobodys, reader, known.generation)):
                 return None
-            return replace(known, conditions=planned.conditions)
+            return replace(known, conditions=planned.conditions, ends=planned.ends)
         finally:
             if reader is not self._journal:
                 reader.close()

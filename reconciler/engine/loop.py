@@ -466,6 +466,7 @@ class Loop:
         elif not failures:
             self._teller.over("not_applied", "not_restored", "unknown", "not_ready", "look_failed", "waiting_for_lock")
         self._report_degraded(outcome.conditions, None if not outcome.plan.unknown else ())
+        self._teller.ended(outcome.ends, now, self.queue.add_after)
         news = [self._teller.step(step) for step in outcome.steps]
         if outcome.run and any(news):
             self._teller.announce(outcome)

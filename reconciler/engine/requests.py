@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from reconciler.engine.execute import StepResult
+from reconciler.kinds import End
 from reconciler.model import Condition, Key, Plan, Result
 from reconciler.planning.policy import Approvals
 
@@ -35,7 +36,8 @@ class Outcome:
     """How a run ended. `run` is empty where there was nothing to do; `generation` the one that is in force now.
 
     `cause` is why the run was begun. `stopped` says that a person ended the watching: the window is left to whoever comes next.
-    `conditions` are what kinds saw beside the fields before it. `in_force` is False where another document came before its end.
+    `conditions` and `ends` are what kinds saw beside the fields before it. `in_force` is False where another document came before
+    its end.
     """
 
     run: str
@@ -48,6 +50,7 @@ class Outcome:
     reason: str = ""
     stopped: bool = False
     conditions: tuple[tuple[Key, Condition], ...] = ()
+    ends: Mapping[Key, tuple[End, ...]] = field(default_factory=dict)
     in_force: bool = True
 
     @property

@@ -5,17 +5,29 @@ It decides nothing, and knows of no journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol
 
 from reconciler.engine.execute import StepResult
 from reconciler.engine.requests import Outcome
 from reconciler.errors import DocumentError
 from reconciler.journal import Run
+from reconciler.kinds import End
 from reconciler.model import Condition, Key, Result
+from reconciler.values import rfc3339
 
 # Of how many of the newest runs it is known how they were told.
 TOLD_RUNS = 100
+
+
+# What ends is told at once, and what does so again within `APART_SECONDS` after that time, together. Where that goes on, within
+# `RECURS_SECONDS` or twice the last pause of each other, it is told ever more seldom after the first `EACH` times.
+APART_SECONDS = 10.0
+MOST_APART_SECONDS = 300.0
+RECURS_SECONDS = 60.0
+EACH = 4
 
 
 class Log(Protocol):
@@ -47,6 +59,28 @@ class Teller:
         self._failing: dict[Key, str] = {}
         # Why, by how it was seen: no plan sees that something does not answer, and no probe what is in no field of it.
         self._degraded: dict[tuple[str, Key], str] = {}
+        self._ends: dict[Key, _Ends] = {}
+
+    def ended(self, ends: Mapping[Key, Sequence[End]], now: float, again: Callable[[Key, float], None]) -> None:
+        """Tells of what ended by itself. `again` is told of what more there is to tell, and in how many seconds.
+
+        What is told as degraded meanwhile is told that way, as a crash loop is. `now` is seconds of a clock that never jumps.
+        """
+        for key, of_key in ends.items():
+            state = self._ends.setdefault(key, _Ends(seen=self._since))
+            if news := state.news(of_key):
+                state.seen, state.untold = news[-1].at, state.untold + len(news)
+            if self.is_degraded(key, "observation"):
+                state.untold = 0
+            if state.untold and now < state.quiet_until:
+                again(key, state.quiet_until - now)
+            elif state.untold:
+                last, times = of_key[-1], state.untold
+                state.told(now)
+                text = last.text if times == 1 else f"it ended {times} times, the last time: {last.text}"
+                values = {"key": str(key), "at": rfc3339(last.at), "reason": text, "times": times}
+                self._log.warning("ended", **values)
+                self._tell({"event": "ended", **values})
 
     def say(self, event: str, text: str, **values: Any) -> None:
         """Tells what is wrong, once: not again until it changes."""
@@ -147,6 +181,30 @@ class Teller:
         self._runs[run] = result
         if len(self._runs) > TOLD_RUNS:
             del self._runs[next(iter(self._runs))]
+
+
+@dataclass(slots=True)
+class _Ends:
+    """What was told of the ends of one key. `seen` is when the newest one was; the rest is of a clock that never jumps."""
+
+    seen: float
+    untold: int = 0
+    told_at: float = -inf
+    pause: float = APART_SECONDS
+    quiet_until: float = -inf
+    row: int = 0
+
+    def news(self, ends: Sequence[End]) -> Sequence[End]:
+        """Those that came after the one that was seen last, also where the wall clock was set back since."""
+        at = [end.at for end in ends]
+        return ends[at.index(self.seen) + 1 :] if self.seen in at else [end for end in ends if end.at > self.seen]
+
+    def told(self, now: float) -> None:
+        """All that is untold is told now."""
+        recurs = now - self.told_at < max(RECURS_SECONDS, 2 * self.pause)
+        self.row = self.row + 1 if recurs else 1
+        self.pause = min(APART_SECONDS * 2.0 ** max(self.row - EACH, 0), MOST_APART_SECONDS)
+        self.told_at, self.quiet_until, self.untold = now, now + self.pause, 0
 
 
 def _told(result: Result, generation: int, reason: str) -> str:

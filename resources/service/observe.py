@@ -16,7 +16,7 @@ from gateway.wire import json5
 from reconciler.errors import NotPermittedError, OpenClawError, TemporaryError
 from reconciler.files import open_regular
 from reconciler.host import Host
-from reconciler.kinds import Observation, Wanted, World
+from reconciler.kinds import End, Observation, Wanted, World
 from reconciler.model import ABSENT, Condition, Secret, Status, Value
 from reconciler.values import join_path, same
 from resources.gateway_config.fields import DEFAULT_PORT
@@ -159,6 +159,7 @@ def _observation(wanted: Wanted, world: World, child: Child) -> Observation:
         shown=shown(child, spec),
         conditions=conditions_of(child, spec, suspended=suspended),
         retried=spec is not None and _is_retried(child, spec, host),
+        ends=ends_of(child),
     )
 
 
@@ -362,6 +363,31 @@ def down_text(child: Child) -> str:
     if child.state == "crashed":
         return f"its process is gone, and {_no_keeper(child)} that would start it again"
     return f"{reason}; {hold['why']}" if hold is not None and hold.get("why") not in (None, reason) else reason
+
+
+def ends_of(child: Child) -> tuple[End, ...]:
+    """The ends that nobody asked for, as far as its record goes back, oldest first."""
+    record = child.record
+    if record is None:
+        return ()
+    exits = record["exits"]
+    if record["state"] == "waiting" and record["next_boot"] is None and exits and "restart_after" not in exits[-1]:
+        # What follows is not decided yet: its configuration is looked at first.
+        exits = exits[:-1]
+    return tuple(End(at=ended["at"], text=_end_text(ended)) for ended in exits if not ended["asked"])
+
+
+def _end_text(ended: Mapping[str, Any]) -> str:
+    # One that was never started has no process, and what a keeper of an earlier version did next it did not write down.
+    pid = f" (pid {ended['pid']})" if ended["pid"] is not None else ""
+    after = ended.get("restart_after", math.nan)
+    if after is None:
+        follows = "; it is not started again"
+    elif math.isnan(after):
+        follows = ""
+    else:
+        follows = f"; its keeper starts it again {f'after {after:g} s' if after else 'at once'}"
+    return f"{ended['reason']}{pid}{follows}"
 
 
 def waits_text(child: Child) -> str:

@@ -14,7 +14,7 @@ import trio
 from reconciler.desired import Desired, Gateway, Logging, Policy, SecretRef, Service
 from reconciler.errors import StaleError, TerminalError
 from reconciler.host import Host, StatePaths
-from reconciler.kinds import Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
+from reconciler.kinds import End, Health, KindPlan, Observation, Resource, Secrets, Step, Wanted, World
 from reconciler.model import ABSENT, Action, Condition, DocumentPath, Fields, Impact, Key, Secret, Undo, Value
 from reconciler.values import decode, encode
 from resources.steps import action_id, because_of, cause_of, precondition_of, reached, still_holds
@@ -96,8 +96,8 @@ class FakeKind:
     `x-fakes: {NAME: {fields: {PATH: VALUE}, needs: [NAME], impact: restart}}`.
 
     The hooks are awaited around the one change that an apply makes; what they raise, the engine sees. `health` and
-    `unknown` are answers by resource name; a resource without one is ready, and can be observed. `conditions` are what is
-    seen beside its fields; a resource in `retried` is tried again by somebody else.
+    `unknown` are answers by resource name; a resource without one is ready, and can be observed. `conditions` and
+    `ends` are what is seen beside its fields; a resource in `retried` is tried again by somebody else.
     """
 
     name: ClassVar[str] = "fake"
@@ -109,6 +109,7 @@ class FakeKind:
     health: dict[str, Health] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
     conditions: dict[str, tuple[Condition, ...]] = field(default_factory=dict)
+    ends: dict[str, tuple[End, ...]] = field(default_factory=dict)
     retried: set[str] = field(default_factory=set)
     before_apply: Hook | None = None
     after_apply: Hook | None = None
@@ -142,6 +143,7 @@ class FakeKind:
             fields=self._read(key, paths),
             conditions=self.conditions.get(key.name, ()),
             retried=key.name in self.retried,
+            ends=self.ends.get(key.name, ()),
         )
 
     def _read(self, key: Key, paths: list[str]) -> Fields:

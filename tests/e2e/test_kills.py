@@ -38,8 +38,8 @@ def kill(pid: int) -> None:
     wait_until(lambda: not pid_alive(pid), 10, f"process {pid} is gone")
 
 
-@pytest.mark.req("SVC-7", "PLAN-12")
-def test_a_killed_gateway_is_started_again_once_and_status_tells(watched: Supervisor) -> None:
+@pytest.mark.req("SVC-7", "PLAN-12", "PLAN-18")
+def test_a_killed_gateway_is_started_again_once_and_status_log_and_why_tell(watched: Supervisor) -> None:
     site = watched.site
     before = site.gateway_pid()
     assert before is not None
@@ -50,6 +50,17 @@ def test_a_killed_gateway_is_started_again_once_and_status_tells(watched: Superv
     assert service["restarts"] == 1
     assert "9" in json.dumps(service["last_exit"]) or "SIGKILL" in json.dumps(service["last_exit"])
     wait_until(lambda: site.plan()["actions"] == [], 10, "nothing left to do")
+    told = watched.wait_event(lambda event: event["event"] == "ended", "the word of it")
+    reason = f"killed by SIGKILL (pid {before}); its keeper starts it again after 0.2 s"
+    assert (told["key"], told["reason"], told["times"]) == ("service/gateway", reason, 1)
+    again = site.gateway_pid()
+    assert again is not None
+    kill(again)
+    wait_until(lambda: site.gateway_pid() not in (None, again), 20, "a third gateway")
+    why = site.run("why", "service/gateway", "--json").json
+    ended = [event["text"] for event in why["events"] if event["what"] == "ended"]
+    assert ended == [f"killed by SIGKILL (pid {again}); its keeper starts it again after 0.4 s", reason]
+    assert f"ended: {reason}" in site.run("why", "service/gateway").out
 
 
 @pytest.mark.req("SVC-7")

@@ -10,13 +10,14 @@ from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from reconciler.cli.render.status import ResourceStatus
     from reconciler.cli.runtime import Runtime
     from reconciler.engine.engine import Engine
     from reconciler.engine.goal import Goal
     from reconciler.journal import Journal
+    from reconciler.kinds import End
     from reconciler.model import Condition, Generation, Key, Note, Result
 
 # How much of the evidence `why` looks through and shows.
@@ -104,6 +105,7 @@ async def gather(session: Session) -> tuple[int, tuple[ResourceStatus, ...], tup
                 run=runs.get(key),
             ),
             detail=planned.observations[key].shown,
+            ends=planned.observations[key].ends,
         )
         for key, wanted in planned.wanted.items()
     )
@@ -256,7 +258,7 @@ async def why(session: Session, *, as_json: bool, text: str) -> int:
         raise UsageError(f"cannot tell why: {err}", hint="`openclaw status` lists the keys") from err
     _generation, resources, notes = await gather(session)
     mine = next((item for item in resources if item.key == key), None)
-    evidence = evidence_on(session, key)
+    evidence = evidence_on(session, key, mine.ends if mine is not None else ())
     if mine is None and not evidence["actions"]:
         known = ", ".join(str(item.key) for item in resources)
         raise UsageError(f"cannot tell why: there is no {key}", hint=f"there is {known}" if known else None)
@@ -267,13 +269,16 @@ async def why(session: Session, *, as_json: bool, text: str) -> int:
     return 0
 
 
-def evidence_on(session: Session, key: Key) -> dict[str, list[dict[str, Any]]]:
-    """What the journal knows of `key`: actions with their runs, and events, newest first, as plain JSON data."""
-    from reconciler.cli.render.why import action_evidence, event_evidence
+def evidence_on(session: Session, key: Key, ends: Sequence[End] = ()) -> dict[str, list[dict[str, Any]]]:
+    """What is known of `key`, newest first, as plain JSON data: of the journal the actions with their runs, and the events; among
+    these `ends`, what ended by itself.
+    """
+    from reconciler.cli.render.why import action_evidence, end_evidence, event_evidence
 
+    ended = [end_evidence(end) for end in reversed(ends)]
     journal = session.reader()
     if journal is None:
-        return {"actions": [], "events": []}
+        return {"actions": [], "events": ended[:EVENTS]}
     with journal:
         actions = [
             action_evidence(run, intent)
@@ -282,4 +287,6 @@ def evidence_on(session: Session, key: Key) -> dict[str, list[dict[str, Any]]]:
             if intent.action.key == key
         ]
         events = [event_evidence(event) for event in journal.events(key, EVENTS)]
-    return {"actions": actions[:EVENTS], "events": events}
+    # Sorting keeps the order of what is of one moment.
+    events = sorted((*ended, *events), key=lambda event: str(event["at"]), reverse=True)
+    return {"actions": actions[:EVENTS], "events": events[:EVENTS]}

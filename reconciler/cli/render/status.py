@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reconciler.cli.render.text import paint
+from reconciler.kinds import End
 from reconciler.model import Condition, Key, Note, Status
 
 _GOOD = {"Ready": Status.TRUE, "Synced": Status.TRUE}
@@ -14,11 +15,12 @@ _GOOD = {"Ready": Status.TRUE, "Synced": Status.TRUE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceStatus:
-    """One resource as `status` shows it; `detail` is what its kind says of it, plain JSON data."""
+    """One resource as `status` shows it; `detail` is what its kind says of it, plain JSON data, `ends` what ended by itself."""
 
     key: Key
     conditions: tuple[Condition, ...]
     detail: Mapping[str, Any] = field(default_factory=dict)
+    ends: tuple[End, ...] = ()
 
 
 def status_json(

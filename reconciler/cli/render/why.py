@@ -9,6 +9,7 @@ from reconciler.cli.render.plan import difference_json
 from reconciler.cli.render.status import ResourceStatus, condition_json, exit_text
 from reconciler.cli.render.text import paint
 from reconciler.journal import Event, Intent, Run
+from reconciler.kinds import End
 from reconciler.model import Key, Note, Status
 from reconciler.values import dump, rfc3339
 
@@ -42,6 +43,11 @@ def action_evidence(run: Run, intent: Intent) -> dict[str, Any]:
 def event_evidence(event: Event) -> dict[str, Any]:
     """One event of the journal."""
     return {"at": rfc3339(event.at), "what": event.what, "text": event.text, "run": event.run_id}
+
+
+def end_evidence(end: End) -> dict[str, Any]:
+    """One end that nobody asked for, as an event."""
+    return {"at": rfc3339(end.at), "what": "ended", "text": end.text, "run": None}
 
 
 def why_json(key: Key, status: ResourceStatus | None, evidence: Evidence, notes: Sequence[Note]) -> dict[str, Any]:

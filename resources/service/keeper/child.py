@@ -426,21 +426,26 @@ class Child:
         decision, record.history = policy.after_exit(
             policy_of(record.spec), record.history, code=code, ready_seconds=ready_seconds, now=boot_seconds()
         )
+        ended = record.exits[-1]
         match decision:
             case policy.HoldDown(why=why):
                 self._hold_down(why)
             case policy.Restart(after=0.0):
+                ended["restart_after"] = 0.0
                 self._keeper.emit("exited", self)
                 self._start_again()
+                self._keeper.log(f"{record.name}: {ended['reason']} (pid {ended['pid']}); started again at once")
             case policy.Restart(after=after, broken=broken):
+                ended["restart_after"] = after
                 record.next_boot = boot_seconds() + after
                 self._enter("broken" if broken else "waiting")
                 self._start_later(after)
-                self._keeper.log(f"{record.name}: {record.exits[-1]['reason']}; next start in {after:g} s")
+                self._keeper.log(f"{record.name}: {ended['reason']} (pid {ended['pid']}); next start in {after:g} s")
                 self._settle("broken" if broken else "exited")
 
     def _hold_down(self, why: str) -> None:
         record = self.record
+        record.exits[-1]["restart_after"] = None
         record.hold = {"by": "policy", "who": "keeper", "why": why, "at": time.time(), "section": None}
         self._enter("held")
         self._keeper.log(f"{record.name}: held down: {why}")

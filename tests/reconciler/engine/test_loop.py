@@ -23,8 +23,9 @@ from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
 from reconciler.errors import BlockedError, DocumentError, TemporaryError, TerminalError
 from reconciler.journal import Journal, JournalFullError
-from reconciler.kinds import Health, World
+from reconciler.kinds import End, Health, World
 from reconciler.model import Action, Condition, Key, Note, Result, Status
+from reconciler.values import rfc3339
 from resources.testing import FakeKind
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 
@@ -400,6 +401,26 @@ async def test_a_start_with_an_invalid_document_keeps_what_was_confirmed_before(
     document.invalid = True
     async with running(document, Record()):
         assert host.kind.state == {"a": {"v": 1}}
+
+
+@pytest.mark.req("PLAN-12", "SVC-7")
+async def test_an_end_between_two_looks_is_told_though_nothing_is_to_be_done(host: Harness) -> None:
+    log = Record()
+    async with running(Document(host, {"a": fake(1)}), log) as loop:
+        await until(lambda: [line["result"] for line in log.said("run")][-1:] == ["confirmed"], "the first one")
+        at = host.engine.now() + 1.0
+        host.kind.ends["a"] = (End(at=at, text="killed"),)
+        loop.poke()
+        await until(lambda: log.said("ended"), "the word of it")
+        # What is to be told later nobody reports once more.
+        host.kind.ends["a"] += (End(at=at + 1.0, text="killed again"),)
+        loop._teller._ends[Key("fake", "a")].quiet_until = trio.current_time() + 0.3
+        loop.poke()
+        await until(lambda: len(log.said("ended")) > 1, "the word of the next one")
+    ended = [{"key": "fake/a", "at": rfc3339(at), "reason": "killed", "times": 1}]
+    ended.append({"key": "fake/a", "at": rfc3339(at + 1.0), "reason": "killed again", "times": 1})
+    assert log.said("ended") == ended
+    assert [event for event in log.told if event["event"] == "ended"] == [{"event": "ended", **each} for each in ended]
 
 
 @pytest.mark.req("PLAN-12", "SVC-12")

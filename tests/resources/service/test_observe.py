@@ -10,7 +10,7 @@ import pytest
 
 from resources.service import observe
 from resources.service.keeper_client import Seen
-from resources.service.observe import Child, digest_of, waits_text
+from resources.service.observe import Child, digest_of, ends_of, waits_text
 from resources.testing import make_world
 
 
@@ -41,6 +41,29 @@ def test_a_process_that_is_being_replaced_counts_as_what_replaces_it(
 
 
 EXIT = {"reason": "exit code 3", "asked": False}
+
+
+@pytest.mark.req("SVC-7", "PLAN-18")
+def test_each_end_that_nobody_asked_for_is_told_with_what_its_keeper_does_next() -> None:
+    first = {**EXIT, "at": 1.0, "pid": 7}
+    exits = [
+        first,
+        {**first, "asked": True},
+        {**first, "at": 2.0, "restart_after": 0.0},
+        {**first, "at": 3.0, "restart_after": 0.5},
+        {**first, "at": 4.0, "reason": "cannot run it", "pid": None, "restart_after": 2.0},
+        {**first, "at": 5.0, "restart_after": None},
+    ]
+    assert [(end.at, end.text) for end in ends_of(child(None, state="held", next_boot=None, exits=exits))] == [
+        (1.0, "exit code 3 (pid 7)"),
+        (2.0, "exit code 3 (pid 7); its keeper starts it again at once"),
+        (3.0, "exit code 3 (pid 7); its keeper starts it again after 0.5 s"),
+        (4.0, "cannot run it; its keeper starts it again after 2 s"),
+        (5.0, "exit code 3 (pid 7); it is not started again"),
+    ]
+    # Whether it is started again hangs on its configuration, which is looked at first.
+    assert ends_of(child(None, state="waiting", next_boot=None, exits=[first])) == ()
+    assert len(ends_of(child(None, state="waiting", next_boot=9.0, exits=[first]))) == 1
 
 
 @pytest.mark.req("SVC-12", "PLAN-12")

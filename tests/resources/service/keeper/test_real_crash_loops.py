@@ -135,6 +135,8 @@ def test_it_is_forgotten_once_it_held_and_the_next_death_is_followed_by_a_start_
     after = bed.wait_child("ready")
     assert after["spawned_boot"] - before["spawned_boot"] < STABLE_SECONDS + DEADLINE
     assert after["history"] == {"early": [], "doublings": 0, "waited": 0.0, "broken": False}
+    assert [ended["restart_after"] for ended in after["exits"][-2:]] == [before["exits"][-1]["restart_after"], 0.0]
+    assert f"gateway: killed by SIGKILL (pid {before['pid']}); started again at once" in bed.log()
     assert len(times(starts)) == after["restarts"] + 1
 
 
