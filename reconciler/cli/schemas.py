@@ -202,6 +202,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
         since=_MAYBE_TEXT,
         limits={"type": "object"},
         keeper=_MAYBE_WHOLE,
+        last_keeper={"type": ["object", "null"]},
         port=_MAYBE_WHOLE,
         hold={"type": ["object", "null"]},
         drift={"type": ["array", "null"], "items": _TEXT},

@@ -163,10 +163,21 @@ def holder(path: Path) -> Holder | None:
 
     What a holder left that is gone (another process may have its pid) does not count.
     """
+    found = _last_holder(path)
+    return found if found is not None and started(found.pid) == found.started else None
+
+
+def died(path: Path) -> Holder | None:
+    """Who held the lock at `path` last, where it is gone and never gave the lock up: it was killed, or the machine fell."""
+    found = _last_holder(path)
+    return found if found is not None and started(found.pid) != found.started else None
+
+
+def _last_holder(path: Path) -> Holder | None:
     try:
         with path.open("rb") as file:
             data = parse_json(file.read(MAX_BYTES))
-        found = Holder(
+        return Holder(
             pid=int(data["pid"]),
             started=int(data["started"]),
             since=float(data["since"]),
@@ -175,7 +186,6 @@ def holder(path: Path) -> Holder | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if started(found.pid) == found.started else None
 
 
 def started(pid: int) -> int | None:

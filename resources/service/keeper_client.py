@@ -288,14 +288,15 @@ class Seen:
 
     `keeper_pid` None: no keeper answers, and `children` come from its files, so that a child whose process ended since still
     looks as it was last written; `alive` tells. `silent` is then the process that has the keeper's lock and says nothing,
-    where there is one. `program` is the digest of the keeper that answers, None where it does not
-    tell.
+    where there is one. `program` is the digest of the keeper that answers, None where it does not tell; `replaced` tells of
+    the one before it, where that ended without a word: its `pid`, and when its place was taken (`at`, seconds since the epoch).
     """
 
     keeper_pid: int | None
     children: Mapping[str, Mapping[str, Any]]
     program: str | None = None
     silent: int | None = None
+    replaced: Mapping[str, Any] | None = None
 
     def child(self, name: str) -> Mapping[str, Any] | None:
         return self.children.get(name)
@@ -317,7 +318,9 @@ async def look(host: Host) -> Seen:
         with trio.fail_after(ANSWER_SECONDS):
             async with connect(host) as client:
                 answer = await client.call("status")
-        return Seen(keeper_pid=client.pid, children=answer["children"], program=client.program)
+        # One of an earlier version does not tell.
+        replaced = answer["keeper"].get("replaced")
+        return Seen(keeper_pid=client.pid, children=answer["children"], program=client.program, replaced=replaced)
     except (KeeperGone, trio.TooSlowError):
         try:
             records = await trio.to_thread.run_sync(read_children, host)

@@ -447,9 +447,16 @@ def shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:
         "since": moment(record["since"]) if record is not None and record["since"] else None,
         "limits": _limits_shown(child, spec),
         "keeper": child.seen.keeper_pid,
+        "last_keeper": _last_keeper(child.seen.replaced),
         "port": record["spec"]["port"] if record is not None else None,
         "hold": record["hold"] if record is not None else None,
     }
+
+
+def _last_keeper(replaced: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if replaced is None:
+        return None
+    return {"pid": replaced["pid"], "reason": "ended without a word", "replaced_at": moment(replaced["at"])}
 
 
 def _state_for_people(child: Child) -> str:

@@ -71,20 +71,40 @@ def test_a_killed_keeper_is_replaced_and_the_gateway_stays(watched: Supervisor) 
     wait_until(lambda: site.service()["state"] == "ready" and keeper_pid(site) != keeper, 20, "another keeper holds it")
     assert site.gateway_pid() == pid
     assert gateways(site) == [pid]
-    assert site.service()["restarts"] == 0
+    service = site.service()
+    assert service["restarts"] == 0
+    last = service["last_keeper"]
+    assert (last["pid"], last["reason"]) == (keeper, "ended without a word")
+    text = f"last keeper: ended without a word (pid {keeper}, replaced {last['replaced_at']})"
+    for words in (("status",), ("service", "status"), ("why", "service/gateway")):
+        assert text in site.run(*words).out, words
 
 
-@pytest.mark.req("SVC-7", "PLAN-6")
+@pytest.mark.req("SVC-7", "PLAN-6", "PLAN-12")
 def test_a_killed_supervisor_changes_nothing_and_the_next_one_plans_nothing(watched: Supervisor) -> None:
     site = watched.site
     pid = site.gateway_pid()
+
+    def died() -> list[str]:
+        """What `status` says of a supervisor that died."""
+        status = site.run("status", "--json").json
+        return [note["message"] for note in status["notes"] if note["code"] == "supervisor_died"]
+
+    assert died() == []
     watched.kill()
+    (text,) = died()
+    assert text.startswith(f"the supervisor (pid {watched.process.pid}, since 2")
+    assert text.endswith(") ended without a word, and nobody watches")
+    assert "no supervisor watches\n" in (out := site.run("status").out)
+    assert f"note: {text}\n" in out
     assert site.plan()["actions"] == []
     again = site.supervisor("--on-exit", "stop")
     wait_until(lambda: site.run("status", "--json").json["supervisor"] is not None, 5, "status names the supervisor")
+    assert died() == []
     assert site.gateway_pid() == pid
     assert gateways(site) == [pid]
     assert again.stop() == 0
+    assert died() == []
 
 
 @pytest.mark.req("SVC-7")

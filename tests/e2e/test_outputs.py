@@ -29,7 +29,8 @@ PROMISED: Mapping[str, Any] = {
     "plan": {"generation", "complete", "applyable", "actions"},
     "status": {"generation", "resources"},
     "service-status": {
-        "manager", "runtime", "state", "pid", "restarts", "last_exit", "since", "limits", "keeper", "port", "hold", "drift"
+        "manager", "runtime", "state", "pid", "restarts", "last_exit", "since", "limits", "keeper", "last_keeper", "port",
+        "hold", "drift",
     },
     "history": {"generations"},
     "apply": {"run", "result", "actions", "rolled_back_to"},

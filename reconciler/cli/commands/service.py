@@ -236,7 +236,7 @@ def world_without_secrets(session: Session) -> World:
 
 
 def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
-    from reconciler.cli.render.status import exit_text
+    from reconciler.cli.render.status import exit_text, keeper_text
     from reconciler.cli.render.text import json_text, plural
     from resources.service.observe import hold_text
 
@@ -249,6 +249,8 @@ def _print(session: Session, found: Mapping[str, Any], as_json: bool) -> None:
         lines.append(f"  since {found['since']}, {plural(found.get('restarts') or 0, 'restart')}")
     if found.get("last_exit"):
         lines.append(f"  last exit: {exit_text(found['last_exit'])}")
+    if found.get("last_keeper"):
+        lines.append(f"  last keeper: {keeper_text(found['last_keeper'])}")
     if found.get("hold"):
         lines.append(f"  held down: {hold_text(found['hold'])}")
     lines += [f"  drift: {text}" for text in found.get("drift") or ()]

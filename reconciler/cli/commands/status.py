@@ -42,6 +42,8 @@ async def status(session: Session, *, as_json: bool) -> int:
 
     generation, resources, notes = await gather(session)
     supervisor = supervisor_of(session)
+    if supervisor is None:
+        notes = (*notes, *supervisor_died(session))
     if as_json:
         session.console.out(json_text(status_json(generation, resources, notes, supervisor)))
     else:
@@ -233,6 +235,19 @@ def supervisor_of(session: Session) -> str | None:
         return f"supervisor pid {os.getpid()}"
     found = holder(session.host().state.ours / "supervisor.lock")
     return f"supervisor pid {found.pid}" if found is not None else None
+
+
+def supervisor_died(session: Session) -> tuple[Note, ...]:
+    """A note that whoever watched last did not end as it should; there is none while somebody watches."""
+    from reconciler.engine.lock import died
+    from reconciler.model import Note
+    from reconciler.values import rfc3339
+
+    last = died(session.host().state.ours / "supervisor.lock")
+    if last is None:
+        return ()
+    text = f"the supervisor (pid {last.pid}, since {rfc3339(last.since)}) ended without a word, and nobody watches"
+    return (Note(code="supervisor_died", message=text),)
 
 
 @click.command("why")

@@ -82,12 +82,19 @@ def _detail(detail: Mapping[str, Any]) -> str:
     ]
     if detail.get("restarts") and detail.get("last_exit"):
         shown.append(f"last exit: {exit_text(detail['last_exit'])}")
+    if detail.get("last_keeper"):
+        shown.append(f"last keeper: {keeper_text(detail['last_keeper'])}")
     return f"  ({', '.join(shown)})" if shown else ""
 
 
 def exit_text(last: Mapping[str, Any] | str) -> str:
     """When a process ended and why; of an adopted one no more is known than that it is gone."""
     return last if isinstance(last, str) else f"{last['reason']} (pid {last['pid']}, {last['at']})"
+
+
+def keeper_text(last: Mapping[str, Any]) -> str:
+    """How the keeper before this one ended, and since when this one has its place."""
+    return f"{last['reason']} (pid {last['pid']}, replaced {last['replaced_at']})"
 
 
 def condition_json(condition: Condition) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reconciler.cli.render.plan import difference_json
-from reconciler.cli.render.status import ResourceStatus, condition_json, exit_text
+from reconciler.cli.render.status import ResourceStatus, condition_json, exit_text, keeper_text
 from reconciler.cli.render.text import paint
 from reconciler.journal import Event, Intent, Run
 from reconciler.kinds import End
@@ -75,6 +75,8 @@ def why_text(
         lines.append(f"  {mark} {item.type}{since}{reason}{message}")
     if status is not None and status.detail.get("last_exit"):
         lines.append(f"  last exit: {exit_text(status.detail['last_exit'])}")
+    if status is not None and status.detail.get("last_keeper"):
+        lines.append(f"  last keeper: {keeper_text(status.detail['last_keeper'])}")
     lines += [f"  note: {note.message}" for note in notes]
     if not evidence["actions"]:
         lines.append("  nothing was done to it yet")

@@ -71,7 +71,12 @@ class Commands:
 
     def _status(self, connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
         return {
-            "keeper": {"pid": os.getpid(), "since": self._keeper.since, "version": protocol.VERSION},
+            "keeper": {
+                "pid": os.getpid(),
+                "since": self._keeper.since,
+                "version": protocol.VERSION,
+                "replaced": self._keeper.replaced,
+            },
             "children": {name: child.record.to_json() for name, child in sorted(self._keeper.children.items())},
         }
 

@@ -111,6 +111,8 @@ class Keeper:
         self.directory = f"{state}/reconciler/keeper"
         self.notify_path = f"{os.path.dirname(socket_path)}/{NOTIFY_NAME}"
         self.since = time.time()
+        # The keeper before this one, where it ended without a word: `{"pid", "at"}`, the moment that its place was taken.
+        self.replaced: dict[str, Any] | None = None
         self.loop = Loop(self._check_files)
         _private_directories(f"{self.directory}/children")
         _private_directories(os.path.dirname(socket_path))
@@ -136,9 +138,14 @@ class Keeper:
         Raises:
             adopt.LockError, OSError: it cannot.
         """
+        before, _ = adopt.read_holder(f"{self.directory}/lock")
         self._lock = adopt.acquire_lock(f"{self.directory}/lock", self.socket_path)
         if self._lock is None:
             return False
+        if before is not None and os.path.lexists(self.socket_path):
+            # Whoever ends as it should takes its sockets with it.
+            self.replaced = {"pid": before, "at": time.time()}
+            self.log(f"keeper {before} ended without a word")
         self._listener = self._new_listener()
         self._notify = self._new_notify()
         self._begin()

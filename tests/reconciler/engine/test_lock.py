@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from reconciler.engine.lock import WriterLock, holder, started
+from reconciler.engine.lock import WriterLock, died, holder, started
 from reconciler.errors import LockedError, NotPermittedError
 
 HOLD = """
@@ -133,9 +133,15 @@ def test_content_of_a_dead_or_reused_pid_is_no_holder(path: Path) -> None:
     content = {"pid": os.getpid(), "started": 1, "since": 1.0, "command": "openclaw apply", "run": ""}
     path.write_text(json.dumps(content))
     assert holder(path) is None
+    # What it left tells that it ended without giving the lock up.
+    last = died(path)
+    assert last is not None
+    assert (last.pid, last.since) == (os.getpid(), 1.0)
     lock = lock_at(path)
     assert lock.acquire_nowait()
+    assert died(path) is None
     lock.release()
+    assert died(path) is None
 
 
 def test_nobody_holds_what_is_not_there(path: Path) -> None:

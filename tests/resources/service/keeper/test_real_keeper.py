@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -201,6 +202,36 @@ def test_a_keeper_told_to_end_leaves_its_children(bed: Bed) -> None:
     assert not bed.socket.exists()
     bed.keeper()
     assert bed.child()["pid"] == child["pid"]
+    # It has said goodbye: there is nothing to wonder about.
+    assert replaced(bed) is None
+
+
+def replaced(bed: Bed) -> dict[str, Any] | None:
+    """What a keeper says of the one before it."""
+    with bed.client() as client:
+        found: dict[str, Any] | None = client.ok("status")["keeper"]["replaced"]
+    return found
+
+
+@pytest.mark.req("PLAN-12")
+def test_a_keeper_knows_that_the_one_before_it_ended_without_a_word(bed: Bed) -> None:
+    first = bed.keeper()
+    assert replaced(bed) is None
+    first.kill()
+    first.wait()
+    began = time.time()
+    second = bed.keeper()
+    found = replaced(bed)
+    assert found is not None
+    assert found["pid"] == first.pid
+    assert began - 1.0 <= found["at"] <= time.time()
+    # It is the next one's own: the one after that has another one before it.
+    second.kill()
+    second.wait()
+    bed.keeper()
+    found = replaced(bed)
+    assert found is not None
+    assert found["pid"] == second.pid
 
 
 def orphan(bed: Bed) -> dict[str, Any]:
