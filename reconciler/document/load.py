@@ -7,10 +7,11 @@ neither pydantic nor YAML is imported, and positions are composed only when some
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from reconciler.desired import Desired, from_canonical
 from reconciler.errors import DocumentError
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from reconciler.document.nodes import Mapping as MappingNode
     from reconciler.document.problems import Problem
     from reconciler.document.sources import Reading
+
+# One document is taken apart at a time: a supervisor answers any number of clients, and its memory is bounded by what one of
+# the largest needs. Secrets are resolved outside of it, so that nobody waits for somebody else's program.
+_LOADING: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +111,8 @@ class Loaded:
             from reconciler.document.sources import read_document
             from reconciler.document.validate import mark_secrets
 
-            root = read_document(self.path, self.contents, name=self.name).root
+            with _LOADING:
+                root = read_document(self.path, self.contents, name=self.name).root
             assert root is not None, "these very bytes were valid before"
             _override(root, self.overrides)
             mark_secrets(root)
@@ -120,11 +126,20 @@ def load(
     """The document at `path` under the environment `environ`; texts call it `name`, else as `path` does.
 
     `cache` is a file that `write_cache` may have written; it is only read, and ignored unless it is ours, private and
-    fits every byte. Blocks on files; up to a second for the largest document.
+    fits every byte. Blocks on files; up to a second for the largest document, and as long as another thread loads one.
 
     Raises:
         DocumentError: with all problems, in the order of their places.
     """
+    with _LOADING:
+        try:
+            return _load(path, environ, cache, name)
+        except DocumentError as err:
+            # Its frames hold the text and the tree, for as long as somebody holds the error.
+            raise err.with_traceback(None) from None
+
+
+def _load(path: str | os.PathLike[str], environ: Mapping[str, str], cache: Path | None, name: str | None) -> Loaded:
     opened = os.fspath(path)
     name = opened if name is None else name
     if cache is not None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import gc
 import re
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
@@ -31,6 +33,8 @@ MAX_NODES: Final = 50_000
 _MAX_DIGITS: Final = 20
 # Lines beyond this are quoted from a part of them, so that masking does not search megabytes for each problem.
 _LONG: Final = 2_000
+# Of the line above as much as masking looks at.
+_LOOKED_BACK: Final = 10_000
 
 _INT = re.compile(r"[-+]?[0-9]+")
 _OCTAL = re.compile(r"0o[0-7]+")
@@ -45,6 +49,7 @@ _WORDS: Final[dict[str, Any]] = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
 _BREAK = re.compile("\r\n|\r|\n")
+_NEWLINE = re.compile("\n")
 _DIRECTIVE = re.compile(r"^%.*", re.MULTILINE)
 # Everything YAML 1.2 calls not printable (5.1), surrogates, and the three line ends of YAML 1.1 that editors do not show.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -63,22 +68,40 @@ class Source:
     text: str
     masked: dict[int, set[tuple[int, int | None]]] = field(default_factory=dict)
     mapped: bool = False
-    _lines: list[str] | None = None
+    _line_starts: array[int] | None = None
 
-    def line(self, number: int) -> str:
-        """The text of one line (from 1), empty beyond the end."""
-        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+    def line(self, number: int, start: int = 0, most: int | None = None) -> str:
+        """The text of one line (from 1) without its end, empty beyond the last; of it `most` characters from `start` on."""
+        starts = self._starts
+        if not 0 < number <= len(starts):
+            return ""
+        first = starts[number - 1] + start
+        end = starts[number] if number < len(starts) else len(self.text)
+        return self.text[first : end if most is None else min(end, first + most)].rstrip("\r\n")
 
     @property
-    def lines(self) -> list[str]:
-        """All lines without their ends."""
-        if self._lines is None:
-            self._lines = _BREAK.split(self.text) if "\r" in self.text else self.text.split("\n")
-        return self._lines
+    def line_count(self) -> int:
+        """How many lines there are: one more than line ends."""
+        return len(self._starts)
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Line and column (from 1) of a character, or of the end of the text."""
+        line = bisect_right(self._starts, index)
+        return line, index - self._starts[line - 1] + 1
+
+    @property
+    def _starts(self) -> array[int]:
+        """Where each line begins. Texts of lines would take twenty times what the document does, where lines are short."""
+        if self._line_starts is None:
+            ends = _BREAK if "\r" in self.text else _NEWLINE
+            self._line_starts = array("I", (0,))
+            self._line_starts.extend(match.end() for match in ends.finditer(self.text))
+        return self._line_starts
 
     def shown(self, number: int, column: int) -> tuple[str, int]:
         """One line with every secret in it masked, and where `column` went."""
-        line, at = self.line(number), column
+        # No more of it than tells that it is long: a line of megabytes may have a thousand problems.
+        line, at = self.line(number, most=_LONG + 1), column
         if len(line) > _LONG:
             return self._shown_of_long(number, column)
         text = line
@@ -87,13 +110,13 @@ class Source:
             text = text[: start - 1] + MASK + text[until - 1 :]
             if column > start:
                 at = at - (until - start) + len(MASK) if column >= until else start
-        masked = mask_text(text) if self.mapped else mask_line(text, self.line(number - 1))
+        masked = mask_text(text) if self.mapped else mask_line(text, self.line(number - 1, most=_LOOKED_BACK))
         return masked, min(at, len(masked) + 1)
 
     def _shown_of_long(self, number: int, column: int) -> tuple[str, int]:
         """The surroundings of a column in a line that no person wrote; masked whole where a secret is near."""
         start = max(0, column - 1 - _LONG // 2)
-        window = self.line(number)[start : start + _LONG]
+        window = self.line(number, start, _LONG)
         near = any(
             first <= start + _LONG and (end is None or end > start) for first, end in self.masked.get(number, ())
         )
@@ -255,7 +278,7 @@ class _Composer:
         """Refuses what libyaml would refuse without a line, read as a line break, or spend quadratic time on."""
         text = self.source.text
         if match := _FORBIDDEN.search(text):
-            line, column = _place(text, match.start())
+            line, column = self.source.place(match.start())
             char = match[0]
             self._stop(
                 line,
@@ -268,7 +291,7 @@ class _Composer:
             )
         for match in _DIRECTIVE.finditer(text) if "%" in text else ():
             if match[0].rstrip() != "%YAML 1.2":
-                line, column = _place(text, match.start())
+                line, column = self.source.place(match.start())
                 self._stop(
                     line, column, "syntax", "use a line that begins with %", hint="YAML directives are not supported"
                 )
@@ -558,11 +581,3 @@ class _Composer:
 
         self.problems.append(explain_syntax(self.source, err))
         raise _Stop from None
-
-
-def _place(text: str, index: int) -> tuple[int, int]:
-    """Line and column (from 1) of a character."""
-    line, start = 1, 0
-    for match in _BREAK.finditer(text, 0, index):
-        line, start = line + 1, match.end()
-    return line, index - start + 1

@@ -62,7 +62,8 @@ def _shown(source: Source, known: frozenset[str]) -> str:
     # The indentation of a name below which a secret may go on for any number of lines, and whether nothing else can stand there.
     below: int | None = None
     is_text = False
-    for number, line in enumerate(source.lines, 1):
+    for number in range(1, source.line_count + 1):
+        line = source.line(number)
         indent = len(line) - len(line.lstrip())
         if below is not None and line.strip() and indent <= below:
             below = None

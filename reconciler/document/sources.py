@@ -49,10 +49,8 @@ def decode(data: bytes, name: str, key: str) -> tuple[Source, Problem | None]:
             (at for at in (data.find(b"\n", err.start), data.find(b"\r", err.start)) if at >= 0), default=len(data)
         )
         shown = Source(name, key, before + data[err.start : min(line_end, err.start + 400)].decode("utf-8", "replace"))
-        lines = Source(name, key, before).lines
         return Source(name, key, ""), shown.problem(
-            len(lines),
-            len(lines[-1]) + 1,
+            *shown.place(len(before)),
             "encoding",
             f"read the byte 0x{data[err.start]:02x}: it is no UTF-8",
             expected="UTF-8",
@@ -67,11 +65,12 @@ def is_part(data: bytes) -> bool:
     if data.startswith(tuple(mark for mark, _ in _OTHER_ENCODINGS)):
         return True
     text = data.decode("utf-8", "replace")
-    lines = (line.strip(" \t\ufeff") for line in text.splitlines())
+    lines = (match[0].strip(" \t\ufeff") for match in _LINE.finditer(text))
     empty = all(not line or line.startswith("#") or line in _NOTHING for line in lines)
     return empty or _parts().search(text) is not None
 
 
+_LINE: Final = re.compile(r"[^\r\n]+")
 _NOTHING: Final = frozenset({"---", "...", "{}", "{ }", "~", "null"})
 
 

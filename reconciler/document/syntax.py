@@ -98,7 +98,7 @@ def explain_syntax(source: Source, err: Any) -> Problem:
     if said in _UNCLOSED and err.context_mark is not None:
         mark = err.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-    line = min(line, max(len(source.lines), 1))
+    line = min(line, source.line_count)
     message, expected, hint = _TEXTS.get(said, ("read this as YAML", "", ""))
     if said == "found character that cannot start any token":
         message, expected, hint = _bad_start(source.line(line)[column - 1 : column])
@@ -108,7 +108,7 @@ def explain_syntax(source: Source, err: Any) -> Problem:
         hint = "the file ends too early: was it cut off?"
         if said == "did not find expected node content":
             message, expected = "find the rest of the document", "a value"
-            line, column = _last_place(source)
+            line, column = source.place(len(source.text.rstrip()))
     return source.problem(line, column, "syntax", message, expected=expected, hint=hint)
 
 
@@ -116,8 +116,3 @@ def _bad_start(char: str) -> tuple[str, str, str]:
     if char == "\t":
         return "use a tab for indentation", "spaces", "replace the tab by spaces"
     return f"begin a value with '{safe(char)}'", "", "quote a text that begins with this sign"
-
-
-def _last_place(source: Source) -> tuple[int, int]:
-    lines = source.text.rstrip().splitlines() or [""]
-    return len(lines), len(lines[-1]) + 1

@@ -222,6 +222,25 @@ def test_what_is_no_document_at_all_leaves_the_last_good_one_in_force(watched: W
     assert watched.supervisor.stop() == 0
 
 
+def test_a_supervisor_and_its_clients_share_the_memory_of_one_load(watched: Watched) -> None:
+    """Saved again and again while clients ask: what they need at once stays below what one document may cost."""
+    site = watched.site
+    large = "version: 1\n# \U0001f600\n" + "#a\n" * 1_397_400 + "gatewy: 1\n"
+    for _ in range(4):
+        temporary = site.home / "openclaw.yaml.tmp"
+        temporary.write_text(large)
+        os.replace(temporary, site.document)
+        # So that the supervisor loads it at the moment at which clients ask.
+        time.sleep(0.06)
+        clients = [site.start("plan") for _ in range(3)]
+        assert [client.wait(30) for client in clients] == [78, 78, 78]
+    status = Path(f"/proc/{watched.supervisor.process.pid}/status").read_text()
+    assert int(status.partition("VmHWM:")[2].split()[0]) < MAX_KIB
+    watched.save_good("debug")
+    watched.untouched()
+    assert watched.supervisor.stop() == 0
+
+
 @contextmanager
 def another_user() -> Iterator[None]:
     os.seteuid(NOBODY)

@@ -100,7 +100,7 @@ async def apply(
             return BLOCKED
         if found.actions:
             expected, digest = found, plan_digest(found)
-    loaded = session.load()
+    loaded = await trio.to_thread.run_sync(session.load)
     session.check_owner()
     runtime = session.runtime()
     request = Request(
@@ -150,6 +150,8 @@ async def rollback(
     session: Session, *, as_json: bool, number: int | None, yes: bool, approvals: Approvals, author: str | None
 ) -> int:
     """Applies an earlier generation as a new one and holds the present document back until it changes."""
+    import trio
+
     from reconciler.cli.commands.plan import BLOCKED
     from reconciler.engine.requests import Request
     from reconciler.model import Result
@@ -179,7 +181,7 @@ async def rollback(
     else:
         # What cannot be brought back must be said, asked or not.
         session.console.err("".join(f"note: {note.message}\n" for note in notes))
-    held = replaced_names(session, runtime, target)
+    held = await trio.to_thread.run_sync(replaced_names, session, runtime, target)
     before = held_before(session, held)
     reason = f"superseded by `openclaw rollback` to generation {target.number}"
     request = Request(

@@ -131,7 +131,7 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
     from reconciler.journal import PROVISIONAL_SALT
     from reconciler.planning.policy import waits_for_person
 
-    loaded = session.load()
+    loaded = await trio.to_thread.run_sync(session.load)
     runtime = session.runtime()
     journal = session.own_reader()
     engine = runtime.engine()

@@ -168,6 +168,20 @@ MADE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: path.write_text("version: 1\nx-a: '" + "x\n" * 2_000_000),
         "cannot find the end of the text",
     ),
+    "short lines": (
+        lambda path: path.write_text("version: 1\n# \U0001f600\n" + "#a\n" * 1_397_400 + "gatewy: 1\n"),
+        "did you mean 'gateway'?",
+    ),
+    "bad byte below short lines": (
+        lambda path: path.write_bytes("# \U0001f600\n".encode() + b"#a\n" * 1_397_400 + b"gateway: \xff\n"),
+        "openclaw.yaml:1397402:10: cannot read the byte 0xff",
+    ),
+    "long line of problems": (
+        lambda path: path.write_text(
+            "version: 1\nx-a: {" + ".inf: 1, " * 1_500 + "a: '\U0001f600" + "x" * 3_900_000 + "', .inf: 1}\n"
+        ),
+        "cannot use the number .inf",
+    ),
     "no newline": (lambda path: path.write_text("version:"), "cannot use nothing (null) as the version"),
     "many includes": (lambda path: path.write_text("version: 1\ninclude: [" + "a.yaml, " * 400_000 + "]"), "cannot"),
 }
@@ -186,7 +200,18 @@ def test_what_cannot_lie_in_a_repository(name: str, tmp_path: Path) -> None:
     assert error.exit_code == 78
 
 
-WORST = ["50 MB", "values", "flow depth", "anchors", "unknown fields", "wrong profiles", "one long line", "open quote"]
+WORST = [
+    "50 MB",
+    "values",
+    "flow depth",
+    "anchors",
+    "unknown fields",
+    "wrong profiles",
+    "one long line",
+    "open quote",
+    "short lines",
+    "bad byte below short lines",
+]
 
 
 @pytest.mark.req("DOC-9")

@@ -6,12 +6,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reconciler.document import cache as store
+from reconciler.document import sources
 from reconciler.document.edit import set_in_files
 from reconciler.document.load import Loaded, load, load_edited, load_text, write_cache
 from reconciler.document.sources import is_part
@@ -355,3 +360,39 @@ def test_an_edit_can_be_checked_before_it_is_written(tmp_path: Path) -> None:
     with pytest.raises(DocumentError):
         load_edited(main, {}, set_in_files(main, ("gateway", "port"), 0))
     assert (tmp_path / "a.yaml").read_text() == "gateway: {port: 1}\n"
+
+
+@pytest.mark.req("DOC-9")
+@pytest.mark.real
+def test_one_document_is_taken_apart_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads load one: the memory of a process is that of one load."""
+    path = tmp_path / "openclaw.yaml"
+    path.write_text("version: 1\n")
+    at_once = most = 0
+    read = sources.read_document
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        time.sleep(0.01)
+        found = read(*arguments, **named)
+        at_once -= 1
+        return found
+
+    monkeypatch.setattr(sources, "read_document", slow)
+    with ThreadPoolExecutor(4) as pool:
+        for loaded in [pool.submit(load, path, {}) for _ in range(8)]:
+            assert loaded.result().digest
+    assert most == 1
+
+
+@pytest.mark.req("DOC-9")
+def test_an_error_keeps_no_text_of_the_document(tmp_path: Path) -> None:
+    """Whoever holds the error holds neither the tree nor the texts that were read."""
+    path = tmp_path / "openclaw.yaml"
+    path.write_text("version: 1\ngatewy: 1\n")
+    with pytest.raises(DocumentError) as caught:
+        load(path, {})
+    frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert frames[-1] == "load"
