@@ -140,6 +140,13 @@ PASSED: frozenset[str] = frozenset(
 )
 """For the real product only: kept, shown by `config.get`, without effect here (`env` gives values to `${NAME}`)."""
 
+
+def passed(keys: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The part of `keys` that names an entry of `PASSED`; None for what is read here, and for what is not known."""
+    depths = range(1, len(keys) + 1)
+    return next((keys[:depth] for depth in depths if ".".join(keys[:depth]) in PASSED), None)
+
+
 REFUSED: Mapping[str, Mapping[str, str]] = {
     "gateway.mode": {"remote": 'the built-in gateway has no remote mode; set it to "local" or leave it out'},
     "gateway.auth.mode": {"trusted-proxy": "the built-in gateway cannot trust a proxy; use token or password"},

@@ -5,6 +5,7 @@ Each rule looks at its own few paths, so that it also speaks when other parts of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -63,6 +64,9 @@ _RESERVED_VARIABLES: Final = (
     "OPENCLAW_STATE_DIR",
     "OPENCLAW_CONFIG_PATH",
 )
+# All together; reading them takes some ten microseconds a character.
+_MAX_PATTERNS: Final = 16_384
+_GROUP_NAME: Final = re.compile(r"\(\?<(?=[A-Za-z_])")
 _LOOPBACK: Final = ("127.", "::1")
 
 
@@ -74,6 +78,7 @@ def check_rules(data: dict[str, Any], canonical: dict[str, Any], suggestions: Su
             _service(data, canonical),
             _gateway(canonical),
             _settings(data),
+            _logging(canonical),
             _auth(data, suggestions),
             _notifications(data, suggestions),
             _audit(data),
@@ -199,6 +204,45 @@ def _settings(data: dict[str, Any]) -> Iterator[Issue]:
                 (*base, *path), "conflict", f"set '{'.'.join(path)}': the reconciler sets it itself", on_name=True
             )
     yield from _literals(settings, base, False)
+
+
+def _logging(canonical: dict[str, Any]) -> Iterator[Issue]:
+    logging = canonical.get("logging") or {}
+    patterns = logging.get("redact_patterns") or []
+    path: DocumentPath = ("logging", "redact_patterns")
+    if (total := sum(map(len, patterns))) > _MAX_PATTERNS:
+        yield Issue(
+            path, "bad_value", f"use patterns of {total:,} characters", f"at most {_MAX_PATTERNS:,} characters in all"
+        )
+        return
+    for number, pattern in enumerate(patterns):
+        if (reason := _why_no_pattern(pattern)) is not None:
+            yield Issue(
+                (*path, number),
+                "bad_value",
+                f"use this as a regular expression: {reason}",
+                r"a regular expression such as 'sk-[\w-]+'",
+            )
+
+
+def _why_no_pattern(pattern: str) -> str | None:
+    """Why `pattern` is no regular expression; None where it is one. It is only parsed: compiling one can take seconds."""
+    import warnings
+    from re import _parser  # type: ignore[attr-defined]
+
+    with warnings.catch_warnings():
+        # Of what a later Python might read otherwise; who redacts may be no Python at all.
+        warnings.simplefilter("ignore")
+        # The real product's are JavaScript's, which writes the names of groups without the P.
+        ours = _GROUP_NAME.sub("(?P<", pattern)
+        try:
+            _parser.parse(ours)
+        except re.error as err:
+            where = f" at character {err.pos + 1}" if err.pos is not None and ours == pattern else ""
+            return f"{safe(err.msg)}{where}"
+        except (RecursionError, OverflowError):
+            return "it is too large"
+    return None
 
 
 def _literals(value: Any, path: DocumentPath, hidden: bool) -> Iterator[Issue]:

@@ -212,10 +212,14 @@ class Logging(Section):
     level: Annotated[str | None, or_null(choice(*LEVELS))] = setting(None, "Level of the log file.", shown="info")
     console: Console | None = setting(None, "What the gateway prints.")
     redact: Annotated[str | None, or_null(choice("off", "tools"))] = setting(
-        None, "Whether tool output is redacted on the console.", shown="tools"
+        None,
+        "Whether the real gateway redacts tool output on its console; without effect in the built-in one.",
+        shown="tools",
     )
     redact_patterns: list[Text] | None = setting(
-        None, "Regular expressions of what is redacted, beside the built-in ones.", examples=([r"sk-[\w-]+"],)
+        None,
+        "Regular expressions of what the real gateway redacts, in the place of its own; without effect in the built-in one.",
+        examples=([r"sk-[\w-]+"],),
     )
     directory: PathOrNull = setting(None, "Where log files lie; null leaves it to the gateway.")
     max_file: Annotated[int | None, or_null(size_from(1 << 16, "64KiB"))] = setting(

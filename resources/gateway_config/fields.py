@@ -17,8 +17,8 @@ from typing import Any
 from gateway.wire.json5 import Node, Object, to_plain
 from gateway.wire.reload import BUILTIN, OPENCLAW_2026_2_17, impact_of
 from reconciler.desired import Desired, Gateway, Logging, SecretRef
-from reconciler.kinds import Secrets
-from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Secret, Value
+from reconciler.kinds import Resource, Secrets
+from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Note, Secret, Value
 from reconciler.values import join_path, same, split_path
 from resources.gateway_config.edit import Path, node_at
 
@@ -35,6 +35,10 @@ _SENSITIVE = re.compile(
 )
 _REFERENCE = re.compile(r"(?:Bearer |Basic )?\$\{[A-Za-z_][A-Za-z0-9_]*\}")
 _HOLDS_REFERENCE = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*\}")
+# Fields with a section of their own that the built-in gateway may not heed; all others of them it does.
+_REDACTION = frozenset({"logging.redactSensitive", "logging.redactPatterns"})
+# Of openclaw.json, and not for a gateway to act upon: what it is checked by, who wrote it, values for its references.
+_ABOUT_THE_FILE = frozenset({("$schema",), ("meta",), ("env",)})
 _IMPACTS = {"none": Impact.NONE, "hot": Impact.HOT_RELOAD, "restart": Impact.RESTART}
 
 
@@ -72,6 +76,33 @@ def declared(desired: Desired) -> tuple[dict[str, Value], dict[str, DocumentPath
 def runtime_of(desired: Desired) -> str:
     """Which gateway reads the file: ours, where the document says nothing."""
     return desired.service.runtime if desired.service is not None else "builtin"
+
+
+def unheeded(resource: Resource | None) -> tuple[Note, ...]:
+    """A note for each declared key that is written to the file and that the built-in gateway, where it is that, does not read."""
+    if resource is None or resource.spec is None or resource.spec.runtime != "builtin":
+        return ()
+    doubtful = [path for path in resource.fields if path in _REDACTION or resource.origins[path][1] == "settings"]
+    if not doubtful:
+        return ()
+    # Loaded here: it comes with all that the gateway knows of its config.
+    from gateway.config import passed
+
+    places: dict[DocumentPath, None] = {}
+    for path in doubtful:
+        keys, origin = parts(path), resource.origins[path]
+        found = passed(keys)
+        if found is not None and found not in _ABOUT_THE_FILE:
+            places[origin[: len(origin) - len(keys) + len(found)] if origin[1] == "settings" else origin] = None
+    return tuple(
+        Note(
+            code="not_managed",
+            message=f"`{join_path(place)}` is valid, but the built-in gateway does not heed it: it is written to openclaw.json "
+            "and has no effect",
+            path=place,
+        )
+        for place in places
+    )
 
 
 def impact(paths: Iterator[str] | list[str], runtime: str) -> Impact:

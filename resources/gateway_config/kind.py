@@ -42,7 +42,17 @@ from reconciler.watching import watch_directories
 from resources.gateway_config.certificate import outdated
 from resources.gateway_config.edit import scalar_at
 from resources.gateway_config.exposure import exposure
-from resources.gateway_config.fields import KEY, ConfigSpec, declared, impact, nested, observed, obstacles, runtime_of
+from resources.gateway_config.fields import (
+    KEY,
+    ConfigSpec,
+    declared,
+    impact,
+    nested,
+    observed,
+    obstacles,
+    runtime_of,
+    unheeded,
+)
 from resources.gateway_config.outlived import is_put_back
 from resources.gateway_config.running import Loaded, address, ask, reload
 from resources.gateway_config.store import (
@@ -113,13 +123,14 @@ class GatewayConfigKind:
         declared_fields = step.resource.fields if step.resource is not None else {}
         opened, exposed = exposure(seen.file.root, _changes(step), declared_fields, step.applied)
         if not step.differences:
-            notes = (*_unused(step, seen), *_outdated(step, seen))
+            notes = (*_unused(step, seen), *_outdated(step, seen), *unheeded(step.resource))
             return KindPlan(actions=_reload(step, seen, None), notes=notes, exposed=exposed)
         if blocked := _blocked(step, seen):
             return KindPlan(blocked=(blocked,))
         write = _write(step, seen, opened)
         actions = (write, *_reload(step, seen, write))
-        return KindPlan(actions=actions, blocked=_mute(step, seen), notes=_outdated(step, seen), exposed=exposed)
+        notes = (*_outdated(step, seen), *unheeded(step.resource))
+        return KindPlan(actions=actions, blocked=_mute(step, seen), notes=notes, exposed=exposed)
 
     async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
         """See `Kind.apply`. Cancelled, a write is done whole or not at all; a reload may or may not have come through."""

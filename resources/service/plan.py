@@ -89,7 +89,7 @@ def plan(step: Step) -> KindPlan:
     return KindPlan(
         actions=actions,
         blocked=_collisions(detail, _next_port(step)) if starts else (),
-        notes=(*_suspended(step, detail), *_waits(step, detail), *(_not_held(spec) if starts else ())),
+        notes=(*_suspended(step, detail), *_waits(step, detail), *_not_held(spec)),
     )
 
 
@@ -135,7 +135,7 @@ def _waits(step: Step, detail: Detail) -> tuple[Note, ...]:
 
 
 def _not_held(spec: ServiceSpec) -> tuple[Note, ...]:
-    """What of the limits nobody will hold: said where the service is started, and in the condition LimitNotHeld."""
+    """What of the limits nobody holds: said beside every plan, and in the condition LimitNotHeld."""
     limits = spec.service.limits
     declared = {"memory": limits.memory_bytes, "cpu": limits.cpu_percent}
     return tuple(

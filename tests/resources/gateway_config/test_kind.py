@@ -642,3 +642,44 @@ def test_nothing_is_written_into_a_file_that_the_gateway_would_go_on_to_refuse(t
     ours = Loaded(digest="0" * 64, error="logging.level: no", refused=sha256(cured.encode()).hexdigest())
     assert "write" in verbs(step(tmp_path, LEVEL, loaded=ours, text=cured))
     assert "write" in verbs(step(tmp_path, LEVEL, loaded=replace(told, refused="1" * 64), text=text))
+
+
+UNHEEDED = {
+    "logging.redact": ("logging", "redact"),
+    "logging.redact_patterns": ("logging", "redact_patterns"),
+    "gateway.settings.agents": ("gateway", "settings", "agents"),
+    "gateway.settings.gateway.controlUi": ("gateway", "settings", "gateway", "controlUi"),
+}
+
+
+@pytest.mark.req("DOC-1")
+@pytest.mark.parametrize("converged", [False, True])
+def test_what_the_built_in_gateway_does_not_read_is_said_beside_every_plan(tmp_path: Path, converged: bool) -> None:
+    """Once for each key of it, however much is declared below; what it reads, and what is about the file, is not mentioned."""
+    settings = {
+        "agents": {"defaults": {"maxConcurrent": 4}, "list": []},
+        "gateway": {"controlUi": {"enabled": True}, "reload": {"debounceMs": 300}},
+        "meta": {"x": 1},
+        "env": {"A": "b"},
+    }
+    document = make_desired(
+        gateway=gateway(settings, port=5), logging=logging(level="info", redact="off", redact_patterns=("x",))
+    )
+    words = {"redactSensitive": "off", "redactPatterns": ["x"], "level": "info"}
+    whole = json.dumps({**settings, "gateway": {"port": 5, **settings["gateway"]}, "logging": words})
+    one = step(tmp_path, document, loaded=None, text=whole if converged else "{}")
+    assert bool(one.differences) is not converged
+    notes = GatewayConfigKind().plan(one).notes
+    assert {note.message.split("`")[1]: note.path for note in notes} == UNHEEDED
+    assert {note.code for note in notes} == {"not_managed"}
+    assert len(notes) == len(UNHEEDED)
+
+
+@pytest.mark.req("DOC-1")
+def test_of_what_the_real_gateway_reads_nothing_is_said(tmp_path: Path) -> None:
+    document = make_desired(
+        gateway=gateway({"agents": {"list": []}}, port=5),
+        logging=logging(redact="off"),
+        service=service(5, runtime="openclaw"),
+    )
+    assert GatewayConfigKind().plan(step(tmp_path, document, loaded=None, text="{}")).notes == ()

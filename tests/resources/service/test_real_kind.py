@@ -428,6 +428,8 @@ async def test_limits_that_cannot_be_held_are_a_condition_and_never_a_difference
     (condition,) = [one for one in observation.conditions if one.type == "LimitNotHeld"]
     assert all(word in condition.message for word in ("memory", "cpu", "files"))
     assert await bench.verbs(desired) == []
+    notes = (await bench.plan(desired)).notes
+    assert [note.path for note in notes] == [("service", "limits", "memory"), ("service", "limits", "cpu")]
     assert await bench.ready(desired) == "Ready"
     assert rlimits.prlimit(await pid_of(bench), rlimits.RLIMIT_AS)[0] == rlimits.RLIM_INFINITY
 
