@@ -41,6 +41,8 @@ _OCTAL = re.compile(r"0o[0-7]+")
 _HEX = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+# In the place of a number that cannot be used, of which a problem tells already. No number that can is unequal to itself.
+_UNUSABLE: Final = float("nan")
 _WORDS: Final[dict[str, Any]] = {
     "": None,
     "~": None,
@@ -200,6 +202,11 @@ class Sequence:
 
 
 Node = Scalar | Mapping | Sequence
+
+
+def is_unusable(node: Node) -> bool:
+    """Whether what stands here is a number that cannot be used, whoever asks for what: it has its problem already."""
+    return isinstance(node, Scalar) and node.value != node.value
 
 
 def plain(node: Node) -> Any:
@@ -459,6 +466,8 @@ class _Composer:
                 hint="write the fields out, or use include",
             )
             return ignored, True
+        if is_unusable(node):
+            return ignored, True
         if not isinstance(node.value, str):
             shown = safe(text or "")
             self._report(
@@ -499,16 +508,16 @@ class _Composer:
             return self._number(text[2:], 16, line, column)
         if _NOT_FINITE.fullmatch(text):
             self._report(line, column, "bad_value", f"use the number {text}", expected="a finite number")
-            return 0
+            return _UNUSABLE
         if _FLOAT.fullmatch(text):
             value = float(text) if len(text) < 400 else float("inf")
             if value - value != 0:
                 self._report(line, column, "bad_value", "use a number of this size", expected="a finite number")
-                return 0
+                return _UNUSABLE
             return value
         return text
 
-    def _number(self, digits: str, base: int, line: int, column: int) -> int:
+    def _number(self, digits: str, base: int, line: int, column: int) -> int | float:
         if len(digits) > _MAX_DIGITS:
             self._report(
                 line,
@@ -517,7 +526,7 @@ class _Composer:
                 f"use a number of {len(digits)} digits",
                 hint="quote it if it is meant as a text",
             )
-            return 0
+            return _UNUSABLE
         return int(digits, base)
 
     def _tagged(self, event: Any, line: int, column: int) -> None:

@@ -22,7 +22,7 @@ from reconciler.document.masking import (
     looks_secret,
     resembles_secret,
 )
-from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, find, plain
+from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, find, is_unusable, plain
 from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
 from reconciler.document.units import BadValue, kind_of
@@ -60,6 +60,7 @@ def validate(root: Mapping) -> Validated:
     suggestions.skipped += max(0, len(contradictions) - _MAX_ISSUES)
     issues += contradictions[:_MAX_ISSUES]
     placed = sorted(((_place(root, issue), issue) for issue in dict.fromkeys(issues)), key=_order)
+    placed = [(place, issue) for place, issue in placed if not is_unusable(place)]
     shown = placed[: MAX_PROBLEMS + 1]
     for _, issue in shown:
         if issue.code == "unknown_key" and (issue.beside_secret or resembles_secret(str(issue.path[-1]))):
