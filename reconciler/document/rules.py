@@ -19,6 +19,7 @@ from reconciler.document.masking import (
     looks_secret,
 )
 from reconciler.document.problems import Suggestions, safe
+from reconciler.document.units import render_duration
 from reconciler.model import DocumentPath
 
 
@@ -78,7 +79,8 @@ def check_rules(data: dict[str, Any], canonical: dict[str, Any], suggestions: Su
             _service(data, canonical),
             _gateway(canonical),
             _settings(data),
-            _logging(canonical),
+            _logging(data, canonical),
+            _tunnels(canonical),
             _auth(data, suggestions),
             _notifications(data, suggestions),
             _audit(data),
@@ -206,8 +208,19 @@ def _settings(data: dict[str, Any]) -> Iterator[Issue]:
     yield from _literals(settings, base, False)
 
 
-def _logging(canonical: dict[str, Any]) -> Iterator[Issue]:
+def _logging(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]:
     logging = canonical.get("logging") or {}
+    retention = logging.get("retention") or {}
+    age, compress = retention.get("age"), retention.get("compress_after")
+    # Of the defaults each is right beside any other: who shortens one of them has not asked for the other.
+    both = _mapping(data, "logging", "retention").keys() >= {"age", "compress_after"}
+    if both and age is not None and compress is not None and compress > age:
+        yield Issue(
+            ("logging", "retention", "compress_after"),
+            "conflict",
+            f"compress after {render_duration(compress)}: files are deleted after {render_duration(age)} ('age')",
+            hint="shorten it, or write 'compress_after: null'",
+        )
     patterns = logging.get("redact_patterns") or []
     path: DocumentPath = ("logging", "redact_patterns")
     if (total := sum(map(len, patterns))) > _MAX_PATTERNS:
@@ -337,6 +350,21 @@ def _audit(data: dict[str, Any]) -> Iterator[Issue]:
     declared = _mapping(data, "audit")
     if declared.get("at") is not None and declared.get("every") is not None:
         yield Issue(("audit", "at"), "conflict", "use both 'every' and 'at'", hint="remove one of the two")
+
+
+def _tunnels(canonical: dict[str, Any]) -> Iterator[Issue]:
+    """Tunnels that bring a port here listen on it. All others lead from a port of ours, which several of them may do."""
+    listening: dict[int, str] = {}
+    for name, tunnel in (canonical.get("tunnels") or {}).items():
+        if tunnel["type"] != "ssh" or tunnel["direction"] != "local":
+            continue
+        if (first := listening.setdefault(tunnel["local"], name)) != name:
+            yield Issue(
+                ("tunnels", name, "local"),
+                "conflict",
+                f"listen on port {tunnel['local']} for two tunnels: '{safe(first)}' does so already",
+                hint="give each a port of its own, or write 'direction: remote' for one that leads from here",
+            )
 
 
 def _source(data: dict[str, Any]) -> Iterator[Issue]:

@@ -476,10 +476,13 @@ class Policy(Section):
 class GitSource(Section):
     """A repository that the document is pulled from."""
 
-    git: Annotated[str, text("the address of a git repository without a password in it")] = needed(
-        "Address of the repository.", examples=("ssh://git@host/ops.git",)
-    )
-    branch: Text = setting("main", "The branch to follow.")
+    # Neither may begin with what git takes for an option; the rest is git-check-ref-format(1), as far as one sign tells.
+    git: Annotated[
+        str, text("the address of a git repository without a password in it", pattern=r"[^\-\s][^\x00-\x1f\x7f]*")
+    ] = needed("Address of the repository.", examples=("ssh://git@host/ops.git",))
+    branch: Annotated[
+        str, text("the name of a branch", pattern=r"[^\-/.\s~^:?*\[\\][^\x00-\x20\x7f~^:?*\[\\]*", limit=255)
+    ] = setting("main", "The branch to follow.")
     path: Path = setting("openclaw.yaml", "The document in the repository.", examples=("hosts/alpha.yaml",))
     signers: PathOrNull = setting(
         None,

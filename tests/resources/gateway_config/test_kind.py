@@ -656,7 +656,7 @@ UNHEEDED = {
 @pytest.mark.parametrize("converged", [False, True])
 def test_what_the_built_in_gateway_does_not_read_is_said_beside_every_plan(tmp_path: Path, converged: bool) -> None:
     """Once for each key of it, however much is declared below; what it reads, and what is about the file, is not mentioned."""
-    settings = {
+    settings: dict[str, Any] = {
         "agents": {"defaults": {"maxConcurrent": 4}, "list": []},
         "gateway": {"controlUi": {"enabled": True}, "reload": {"debounceMs": 300}},
         "meta": {"x": 1},
