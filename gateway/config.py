@@ -43,11 +43,14 @@ RELOAD_MODES = ("hybrid", "hot", "restart", "off")
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One thing that is wrong; `path` with dots, empty for the whole file. `guessed`: it depends on what a reference gives."""
+    """One thing that is wrong; `path` with dots, empty for the whole file. `guessed`: it depends on what a reference gives.
+    `key` is the one below `path` that is not known, where that is what is wrong.
+    """
 
     path: str
     message: str
     guessed: bool = False
+    key: str = ""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message
@@ -145,6 +148,14 @@ def passed(keys: tuple[str, ...]) -> tuple[str, ...] | None:
     """The part of `keys` that names an entry of `PASSED`; None for what is read here, and for what is not known."""
     depths = range(1, len(keys) + 1)
     return next((keys[:depth] for depth in depths if ".".join(keys[:depth]) in PASSED), None)
+
+
+def known_below(path: str) -> frozenset[str]:
+    """The keys that the section at `path` may have; those of the whole file for an empty one."""
+    start = f"{path}." if path else ""
+    return frozenset(
+        known.removeprefix(start).partition(".")[0] for known in (*PASSED, *WORKS) if known.startswith(start)
+    )
 
 
 REFUSED: Mapping[str, Mapping[str, str]] = {
@@ -392,7 +403,7 @@ def _unknown(config: Mapping[str, Any], prefix: str) -> Iterator[Issue]:
         if path in PASSED or path in WORKS:
             continue
         if not any(known.startswith(f"{path}.") for known in (*PASSED, *WORKS)):
-            yield Issue(prefix, f'Unrecognized key: "{key}"')
+            yield Issue(prefix, f'Unrecognized key: "{key}"', key=key)
         elif isinstance(value, dict):
             yield from _unknown(value, path)
         else:

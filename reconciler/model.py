@@ -177,12 +177,16 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked:
-    """Something found in planning that forbids the apply: a held port, a missing program, a missing approval."""
+    """Something found in planning that forbids the apply: a held port, a missing program, a missing approval.
+
+    `path` is what of the document is to blame, where it is that; the message begins with its place once that is known.
+    """
 
     key: Key | None
     code: str
     message: str
     hint: str = ""
+    path: DocumentPath | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,7 +190,7 @@ class _Reader:
                     place,
                     err.code,
                     f"include '{safe(name)}': {err.message.replace('read it: ', '', 1)}",
-                    err.hint,
+                    err.hint or ("only files of this host can be included" if "://" in name else ""),
                 )
             return None
         self.budget -= len(data)
@@ -265,7 +265,8 @@ class _Reader:
                 continue
             included = self.read(
                 os.path.join(directory, place.value),
-                os.path.normpath(os.path.join(shown, place.value)),
+                # An address is no path, and shown as it was written.
+                place.value if "://" in place.value else os.path.normpath(os.path.join(shown, place.value)),
                 place,
                 source,
                 chain,

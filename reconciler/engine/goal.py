@@ -12,7 +12,7 @@ from typing import Any
 from reconciler.desired import MANAGED, Desired, SecretRef, from_canonical
 from reconciler.host import Host
 from reconciler.kinds import Kind, Resource, Secrets
-from reconciler.model import Action, DocumentPath, Generation, Key, Note, Plan, Position
+from reconciler.model import Action, Blocked, DocumentPath, Generation, Key, Note, Plan, Position
 from reconciler.values import digest, join_path
 
 Locate = Callable[[DocumentPath], Position | None]
@@ -181,10 +181,12 @@ def located(plan: Plan, locate: Locate) -> Plan:
 
     Composing the document's text costs more than all the rest of a plan without actions: nothing is looked up there.
     """
-    if not plan.actions and not plan.notes:
+    blamed = any(item.path is not None for item in plan.blocked)
+    if not plan.actions and not plan.notes and not blamed:
         return plan
     return replace(
         plan,
+        blocked=tuple(_located_blocked(item, locate) for item in plan.blocked),
         actions=tuple(_located_action(action, locate) for action in plan.actions),
         notes=tuple(
             replace(note, position=locate(note.path)) if note.path is not None and note.position is None else note
@@ -198,6 +200,14 @@ def _located_action(action: Action, locate: Locate) -> Action:
     if because.path is None or because.position is not None:
         return action
     return replace(action, because=replace(because, position=locate(because.path)))
+
+
+def _located_blocked(blocked: Blocked, locate: Locate) -> Blocked:
+    position = locate(blocked.path) if blocked.path is not None else None
+    if position is None:
+        return blocked
+    place = str(position) if position.line else position.file
+    return replace(blocked, message=f"{place}: {blocked.message}", path=None)
 
 
 def _digest(document_digest: str, secret_digests: Mapping[str, str]) -> str:

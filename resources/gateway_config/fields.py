@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.wire.json5 import Node, Object, to_plain
 from gateway.wire.reload import BUILTIN, OPENCLAW_2026_2_17, impact_of
@@ -21,6 +21,9 @@ from reconciler.kinds import Resource, Secrets
 from reconciler.model import ABSENT, DocumentPath, Fields, Impact, Key, Note, Secret, Value
 from reconciler.values import join_path, same, split_path
 from resources.gateway_config.edit import Path, node_at
+
+if TYPE_CHECKING:
+    from gateway.config import Issue
 
 KEY = Key("gateway-config", "gateway")
 TOKEN_TEXT = "${OPENCLAW_GATEWAY_TOKEN}"  # noqa: S105 - the reference that stands for it
@@ -103,6 +106,33 @@ def unheeded(resource: Resource | None) -> tuple[Note, ...]:
         )
         for place in places
     )
+
+
+def _declared_at(resource: Resource | None, keys: Path) -> DocumentPath | None:
+    """Which part of the document asks for what is at or below `keys` of the file; None for what is not ours."""
+    for path, origin in resource.origins.items() if resource is not None else ():
+        own = parts(path)
+        if own[: len(keys)] == keys:
+            return origin[: len(origin) - len(own) + len(keys)] if origin[1] == "settings" else origin
+    return None
+
+
+def blamed(resource: Resource | None, wrong: Collection[Issue]) -> tuple[DocumentPath | None, str]:
+    """What of the document is to blame for what is wrong with the file, and what to do; nothing where it is not the document."""
+    from difflib import get_close_matches
+
+    from gateway.config import known_below
+
+    for issue in wrong:
+        place = (*issue.path.split("."), issue.key) if issue.path else (issue.key,)
+        path = _declared_at(resource, tuple(key for key in place if key))
+        if path is None:
+            continue
+        if not issue.key:
+            return path, f"mend {join_path(path)} in the document"
+        near = get_close_matches(issue.key[:64], sorted(known_below(issue.path)), n=1)
+        return path, f"did you mean '{near[0]}'?" if near else "take it out of the document: no gateway knows it"
+    return None, ""
 
 
 def impact(paths: Iterator[str] | list[str], runtime: str) -> Impact:

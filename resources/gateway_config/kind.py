@@ -45,6 +45,7 @@ from resources.gateway_config.exposure import exposure
 from resources.gateway_config.fields import (
     KEY,
     ConfigSpec,
+    blamed,
     declared,
     impact,
     nested,
@@ -307,11 +308,13 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
     before = () if _planned(step, "start") else objections(seen.file.text or "{}", variables)
     if not (wrong := [issue for issue in after if issue not in before and not issue.guessed]):
         return None
+    path, hint = blamed(step.resource, wrong)
     return Blocked(
         key=step.key,
         code="config_unusable",
         message=f"cannot write {seen.file.path}: the gateway would refuse it: {in_one_line(wrong)}",
-        hint="declare it, or repair it in the file; what is withdrawn goes, or has its former value again",
+        hint=hint or "declare it, or repair it in the file; what is withdrawn goes, or has its former value again",
+        path=path,
     )
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from reconciler.desired import Desired
 from reconciler.document.load import load_text
-from reconciler.engine.goal import Goal, gone_sections, unmanaged_notes
-from reconciler.model import Generation, Result
+from reconciler.engine.goal import Goal, gone_sections, located, unmanaged_notes
+from reconciler.model import Blocked, Generation, Key, Plan, Result
 from resources.testing import FakeSecrets
 
 
@@ -69,3 +69,15 @@ def test_a_section_that_has_gone_since_is_named(before: str, after: str, gone: s
         canonical=goal(before).stored,
     )
     assert gone_sections(goal(after), present) == gone
+
+
+@pytest.mark.req("DOC-2", "PLAN-6")
+def test_what_the_document_is_to_blame_for_has_its_place() -> None:
+    loaded = load_text("version: 1\ngateway:\n  settings: {bogus: 1}\n", {})
+    key = Key("gateway-config", "gateway")
+    mine = Blocked(key=key, code="x", message="cannot do it", path=("gateway", "settings", "bogus"))
+    plan = located(
+        Plan(generation=0, document_digest="d", state_digest="s", blocked=(mine, replace(mine, path=None))),
+        loaded.locate,
+    )
+    assert [item.message for item in plan.blocked] == ["openclaw.yaml:3:14: cannot do it", "cannot do it"]

@@ -20,7 +20,7 @@ from gateway.wire.json5 import load
 from reconciler.desired import Desired, Gateway, Logging, Retention, SecretRef
 from reconciler.errors import StaleError, TemporaryError
 from reconciler.kinds import Applied, AppliedField, Observation, Step
-from reconciler.model import ABSENT, Action, Because, Cause, Impact, Secret
+from reconciler.model import ABSENT, Action, Because, Cause, DocumentPath, Impact, Secret
 from reconciler.planning.differences import differences
 from resources.gateway_config import kind as kinds
 from resources.gateway_config.fields import KEY
@@ -379,6 +379,31 @@ def test_a_file_that_no_gateway_would_start_by_is_found_in_planning_and_nothing_
     assert "write" in verbs(step(tmp_path, LEVEL, loaded=None, planned="start", text=guess))
     # Where none is started it is nobody's affair.
     assert "write" in verbs(step(tmp_path, LEVEL, loaded=None, text=text))
+
+
+@pytest.mark.req("PLAN-6", "DOC-2")
+@pytest.mark.parametrize(
+    ("fields", "path", "hint"),
+    [
+        ({"settings": {"nonsense": {"a": 1}}}, ("gateway", "settings", "nonsense"), "take it out of the document"),
+        (
+            {"settings": {"gateway": {"controlUI": {"enabled": True}}}},
+            ("gateway", "settings", "gateway", "controlUI"),
+            "did you mean 'controlUi'?",
+        ),
+        ({"auth_mode": "trusted-proxy"}, ("gateway", "auth", "mode"), "mend gateway.auth.mode in the document"),
+        ({"tls_enabled": True}, None, "declare it, or repair it in the file"),
+    ],
+)
+async def test_what_the_document_asks_for_is_to_blame_where_it_stands(
+    tmp_path: Path, fields: dict[str, Any], path: DocumentPath | None, hint: str
+) -> None:
+    """A key that nobody declared is one of the file, and is repaired there."""
+    case = make_case(tmp_path, make_desired(gateway=gateway(**{"port": 9, **fields}), service=service(9)))
+    (plan,) = (await look(case, case.desired)).plans
+    (blocked,) = plan.blocked
+    assert blocked.path == path
+    assert blocked.hint.startswith(hint)
 
 
 @pytest.mark.req("PLAN-10")
