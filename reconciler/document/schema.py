@@ -164,8 +164,8 @@ class GatewayTls(Section):
     """TLS of the gateway's own port."""
 
     enabled: Annotated[bool | None, or_null(FLAG)] = setting(None, "Serve TLS.", shown=False)
-    cert: PathOrNull = setting(None, "Path of the certificate chain (PEM).")
-    key: PathOrNull = setting(None, "Path of the private key (PEM).")
+    cert: PathOrNull = setting(None, "Path of the certificate chain (PEM); relative to the state directory.")
+    key: PathOrNull = setting(None, "Path of the private key (PEM); relative to the state directory.")
 
 
 class Gateway(Section):

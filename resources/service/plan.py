@@ -411,7 +411,8 @@ def _collisions(detail: Detail, port: int) -> tuple[Blocked, ...]:
                 key=KEY,
                 code="tls_unreadable",
                 message=f"cannot use {path}: {why}",
-                hint="name a file under `gateway.tls` that the gateway's user may read, or make this one readable",
+                hint="name a file under `gateway.tls` that the gateway's user may read, or make this one readable; "
+                "a relative path there is taken from the state directory",
             )
         )
     if detail.program_missing is not None:

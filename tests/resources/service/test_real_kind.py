@@ -959,6 +959,7 @@ async def test_a_tls_key_that_cannot_be_read_is_found_in_planning(bench: Bench, 
     section = gateway(port, tls_enabled=True, tls_cert="cert.pem", tls_key="~/gone.pem")
     (blocked,) = (await bench.plan(document(port, gateway_section=section))).blocked
     assert blocked.code == "tls_unreadable"
+    assert "a relative path there is taken from the state directory" in blocked.hint
     path = bench.world.host.home / "gone.pem"
     assert blocked.message == f"cannot use gateway.tls.keyPath: cannot read {path}: No such file or directory"
 
