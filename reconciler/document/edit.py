@@ -8,9 +8,11 @@ re-quotes what it passes over.) Knows YAML and files, not the schema.
 from __future__ import annotations
 
 import copy
+import difflib
 import itertools
 import json
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -27,6 +29,10 @@ _PLAIN: Final = re.compile(r"[A-Za-z_/.~][A-Za-z0-9_./@+\-:]*|[0-9]+[A-Za-z]+[A-
 _OLD_WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off"})
 _BREAKS: Final = re.compile("\r\n|\r|\n")
 _MARK: Final = "\ufeff"
+# Lines of comments and blank ones.
+_LEAD: Final = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n))*")
+# Lists in which more pairs would have to be compared are exchanged from the first difference to the last.
+_MOST_COMPARED: Final = 1_000_000
 _COMMENT: Final = re.compile(r"(?:^|(?<=\s))#")
 
 
@@ -231,14 +237,79 @@ class _Splice:
         head = _common(old, new)
         tail = _common(old[head:][::-1], new[head:][::-1])
         gone, come = old[head : len(old) - tail], new[head : len(new) - tail]
-        both = min(len(gone), len(come))
+        if not gone:
+            return self._insert_items(node, head, come)
+        if not come:
+            return self._delete_items(node, head, len(gone))
+        return (
+            self._exchange_in_brackets(node, head, come, tail) if node.flow else self._exchange(node, head, come, tail)
+        )
+
+    def _exchange_in_brackets(self, node: Sequence, head: int, come: list[Any], tail: int) -> str:
+        text = self.text
+        gone = node.items[head : len(node.items) - tail]
         # From the end to the beginning, so that the places in front stay right.
-        text = self._insert_items(node, head + both, come[both:])
-        if gone[both:]:
-            text = self._delete_items(node, head + both, len(gone) - both)
-        for item, wanted in reversed(list(zip(gone, come[:both], strict=False))):
-            text = _Splice(text, self.root, self.brackets)._replace(item, None, wanted)
+        for _, low, high, first, last in reversed(_steps(gone, come)):
+            both = min(high - low, last - first)
+            here = _Splice(text, self.root, self.brackets)
+            if last - first > both:
+                text = here._insert_items(node, head + low + both, come[first + both : last])
+            elif high - low > both:
+                text = here._delete_items(node, head + low + both, high - low - both)
+            for item, wanted in reversed(list(zip(gone[low : low + both], come[first : first + both], strict=True))):
+                text = _Splice(text, self.root, self.brackets)._replace(item, None, wanted)
         return text
+
+    def _exchange(self, node: Sequence, head: int, come: list[Any], tail: int) -> str | None:
+        """Puts `come` in the place of the items of a block between `head` and `tail`.
+
+        An item that stays keeps its lines and the comments in front, wherever it goes to (those in front of the first are the
+        list's). One that is exchanged for another lends it its own; others go, but for comments on lines in front of them.
+        """
+        gone = node.items[head : len(node.items) - tail]
+        begin = self._next_line(self._content_end(node.items[head - 1])) if head else self.starts[node.line - 1]
+        if not head and self.text[begin : self._start(node)].strip():
+            return None
+        leads, bodies, at = [], [], begin
+        for item in gone:
+            end = self._next_line(self._content_end(item))
+            if end <= at or self._start(item) < at:
+                # An alias stands elsewhere.
+                return None
+            lead = _LEAD.match(self.text, at, end)
+            assert lead is not None
+            leads.append(lead[0])
+            bodies.append((lead.end(), end))
+            at = end
+        lines: list[str] = []
+        commented = {number for number, (low, high) in enumerate(bodies) if "#" in self.text[low:high]}
+        chosen = _places(gone, come, commented)
+        for number in sorted(set(range(len(gone))) - {index for index, _ in chosen if index is not None}):
+            # What stood in front of one that goes stands in front of the next.
+            if number + 1 < len(gone):
+                leads[number + 1] = leads[number] + leads[number + 1]
+            else:
+                lines.append(leads[number])
+        written = []
+        for (index, stays), value in zip(chosen, come, strict=True):
+            if index is None:
+                written.append(" " * (node.column - 1) + "- " + _render(value, "", flow=self.brackets) + self.newline)
+                continue
+            low, high = bodies[index]
+            body = self.text[low:high]
+            if not stays:
+                other = self._replace(gone[index], None, value)
+                body = other[low : high + len(other) - len(self.text)]
+            written.append(leads[index] + (body if body.endswith(("\n", "\r")) else body + self.newline))
+        text = "".join([*written, *lines])
+        if not self.text[:at].endswith(("\n", "\r")):
+            text = text.removesuffix(self.newline)
+        return self.text[:begin] + text + self.text[at:]
+
+    def _next_line(self, at: int) -> int:
+        """Where the line after the one of `at` begins."""
+        match = _BREAKS.search(self.text, at)
+        return match.end() if match else len(self.text)
 
     def _insert_items(self, node: Sequence, at: int, values: list[Any]) -> str:
         rendered = [_render(value, "", flow=self.brackets) for value in values]
@@ -345,6 +416,42 @@ def _common(old: list[Node], new: list[Any]) -> int:
             break
         count += 1
     return count
+
+
+def _steps(old: list[Node], new: list[Any]) -> list[tuple[str, int, int, int, int]]:
+    """The steps from one list to the other, in the form of `difflib.SequenceMatcher.get_opcodes`, without those that are none."""
+    if len(old) * len(new) > _MOST_COMPARED:
+        return [("replace", 0, len(old), 0, len(new))]
+    matcher = difflib.SequenceMatcher(
+        None, [_canonical(plain(item)) for item in old], list(map(_canonical, new)), False
+    )
+    return [step for step in matcher.get_opcodes() if step[0] != "equal"]
+
+
+def _places(old: list[Node], new: list[Any], commented: Set[int]) -> list[tuple[int | None, bool]]:
+    """For each of `new` the old item in whose place it stands, and whether it is that item; None for none.
+
+    Where not as many come as go, nobody knows which is which: a comment then is lent to none.
+    """
+    waiting: dict[str, list[int]] = {}
+    for number, item in enumerate(old):
+        waiting.setdefault(_canonical(plain(item)), []).append(number)
+    places: list[tuple[int | None, bool]] = []
+    for value in new:
+        same_ones = waiting.get(_canonical(value))
+        places.append((same_ones.pop(0), True) if same_ones else (None, False))
+    left = {number for numbers in waiting.values() for number in numbers}
+    for _, low, high, first, last in _steps(old, new):
+        gone = [number for number in range(low, high) if number in left]
+        come = [number for number in range(first, last) if places[number][0] is None]
+        for number, place in zip(come, gone, strict=False):
+            if len(gone) == len(come) or place not in commented:
+                places[number] = (place, False)
+    return places
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
 
 
 def _nest(path: DocumentPath, value: Any) -> Any:

@@ -310,3 +310,47 @@ def test_any_edit_does_just_that_or_is_refused(tree: Any, path: list[str], value
     for part in path:
         below = below.get(part) if isinstance(below, dict) else None
     assert len(touched) <= max(1, len(block({"x": below}).splitlines()))
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize(
+    ("text", "value", "result"),
+    [
+        (
+            "codes:\n- 78   # invalid config\n- 64   # usage\n",
+            [1, 2, 64, 78],
+            "codes:\n- 1\n- 2\n- 64   # usage\n- 78   # invalid config\n",
+        ),
+        ("codes:\n- 1   # one\n- 2   # two\n", [3, 2, 4], "codes:\n- 3   # one\n- 2   # two\n- 4\n"),
+        ("codes:\n- 1   # one\n- 2   # two", [3, 4, 5], "codes:\n- 3\n- 4\n- 5"),
+        (
+            "codes:\n# all\n- a: 0\n# x\n- a: 1   # one\n  b: 2\n\n# y\n- a: 2   # two\n- a: 3   # three\nend: 1\n",
+            [{"a": 9}, {"a": 2}, {"a": 1, "b": 2}, {"a": 4}],
+            "codes:\n# all\n- {a: 9}\n\n# y\n- a: 2   # two\n# x\n- a: 1   # one\n  b: 2\n- {a: 4}   # three\nend: 1\n",
+        ),
+        ("codes: [1, 2,\n  3, # three\n  4]\n", [9, 3, 8, 4], "codes: [9,\n  3, 8, # three\n  4]\n"),
+    ],
+)
+def test_an_item_that_stays_keeps_its_lines_and_its_comments(text: str, value: list[Any], result: str) -> None:
+    assert set_value(text, ("codes",), value) == result
+
+
+@pytest.mark.req("DOC-6")
+@settings(max_examples=300, deadline=None)
+@given(
+    old=st.lists(st.integers(0, 9), unique=True, min_size=1),
+    new=st.lists(st.integers(0, 12), unique=True, min_size=1),
+    mappings=st.booleans(),
+)
+def test_no_comment_of_a_list_changes_its_owner(old: list[int], new: list[int], mappings: bool) -> None:
+    """Every item that is in both lists has the comment that it had; no other one of the old list has it."""
+    items = [f"  - n: {each} # on {each}\n    of: 1\n" if mappings else f"  - {each} # on {each}\n" for each in old]
+    value: list[Any] = [{"n": each, "of": 1} for each in new] if mappings else list(new)
+    text = set_value("a:\n" + "".join(items) + "b: 1\n", ("a",), value)
+    assert get_value(text, ("a",)) == value
+    for item, block in zip(old, items, strict=True):
+        if item in new:
+            assert text.count(block) == 1
+        elif f"# on {item}\n" in text:
+            (line,) = [line for line in text.splitlines() if line.endswith(f"# on {item}")]
+            assert int(line.partition(" #")[0].rpartition(" ")[2]) not in old
