@@ -161,6 +161,10 @@ class Schema:
             if _is_reference(choices):
                 plain = any(choice.get("type") == "string" and "pattern" not in choice for choice in choices)
                 return "text or a reference to a secret" if plain else "a reference to a secret"
+            if forms := [
+                str(choice["description"]) for choice in choices if "pattern" in choice and "description" in choice
+            ]:
+                return " or ".join(forms)
             return " or ".join(dict.fromkeys(self.kind(choice) for choice in choices))
         return self._plain_kind(schema)
 
@@ -178,8 +182,6 @@ class Schema:
                 return str(schema.get("format", "text"))
             case "null":
                 return "`null`"
-            case ["string", "integer"]:
-                return "a quantity with its unit"
             case list() as several:
                 return " or ".join(self._plain_kind({**schema, "type": one}) for one in several)
             case _:

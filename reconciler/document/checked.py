@@ -69,6 +69,12 @@ class Checked:
             ) from None
 
 
+def _written(expected: str, pattern: str, *, zero: bool = False) -> dict[str, Any]:
+    """The JSON Schema of a text with a form; `zero`: or the number 0, which needs no unit."""
+    text = {"type": "string", "pattern": pattern, "description": expected}
+    return {"description": expected, "anyOf": [text, {"const": 0}]} if zero else text
+
+
 def or_null(checked: Checked) -> Checked:
     """The same, or null."""
     schema = {"anyOf": [dict(checked.schema), {"type": "null"}]}
@@ -115,9 +121,7 @@ def size_from(low: int, least: str) -> Checked:
             raise BadValue(f"use {_shown(value)}: too small", expected=expected)
         return size
 
-    return Checked(
-        check, {"type": ["string", "integer"], "description": units.SIZE_EXPECTED}, ("size_from", low, least)
-    )
+    return Checked(check, _written(units.SIZE_EXPECTED, units.SIZE_PATTERN), ("size_from", low, least))
 
 
 def _check_flag(value: Any) -> bool:
@@ -208,7 +212,10 @@ def _check_url(*schemes: str) -> Checked:
             raise BadValue(f"use {_shown(value)} here", expected=expected)
         return value
 
-    return Checked(check, {"type": "string", "format": "uri"}, ("url", *schemes))
+    # JSON Schema's patterns know no case to ignore.
+    either = "|".join("".join(f"[{char}{char.upper()}]" for char in scheme) for scheme in schemes)
+    pattern = rf"^(?:{either}):///*[^\s/]\S*$"
+    return Checked(check, {"type": "string", "format": "uri", "pattern": pattern}, ("url", *schemes))
 
 
 def _check_address(value: Any) -> str:
@@ -315,28 +322,59 @@ _SECRET_SCHEMA: dict[str, Any] = {
         *(
             {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
             for name, schema in (
-                ("env", {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}),
-                ("file", {"type": "string", "minLength": 1}),
-                ("exec", {"type": "array", "items": {"type": "string"}, "minItems": 1}),
+                (
+                    "env",
+                    {
+                        "type": "string",
+                        "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+                        "description": "The environment variable that holds it.",
+                    },
+                ),
+                (
+                    "file",
+                    {
+                        "type": "string",
+                        "minLength": 1,
+                        "description": "The file that holds it; relative to the document.",
+                    },
+                ),
+                (
+                    "exec",
+                    {
+                        "type": "array",
+                        "items": {"type": "string"},
+                        "prefixItems": [{"type": "string", "minLength": 1}],
+                        "minItems": 1,
+                        "description": "The program that prints it, with its arguments; no shell is used.",
+                    },
+                ),
             )
         ),
     ],
 }
 
 _DURATION = Checked(
-    units.parse_duration, {"type": ["string", "integer"], "description": units.DURATION_EXPECTED}, ("duration",)
+    units.parse_duration, _written(units.DURATION_EXPECTED, units.DURATION_PATTERN, zero=True), ("duration",)
 )
-_SIZE = Checked(units.parse_size, {"type": ["string", "integer"], "description": units.SIZE_EXPECTED}, ("size",))
-_PERCENT = Checked(units.parse_percent, {"type": "string", "pattern": r"^\d+(\.\d+)? ?%$"}, ("percent",))
-_WINDOW = Checked(units.parse_window, {"type": "string", "description": units.WINDOW_EXPECTED}, ("window",))
-_CRON = Checked(units.parse_cron, {"type": "string"}, ("cron",))
+_SIZE = Checked(units.parse_size, _written(units.SIZE_EXPECTED, units.SIZE_PATTERN, zero=True), ("size",))
+_PERCENT = Checked(units.parse_percent, {"type": "string", "pattern": units.PERCENT_PATTERN}, ("percent",))
+_WINDOW = Checked(units.parse_window, _written(units.WINDOW_EXPECTED, units.WINDOW_PATTERN), ("window",))
+_CRON = Checked(units.parse_cron, {"type": "string", "pattern": r"^\s*\S+(?:\s+\S+){4}\s*$"}, ("cron",))
 _SECRET = Checked(check_secret, _SECRET_SCHEMA, ("secret",))
 _VARIABLE = Checked(check_variable, {"anyOf": [{"type": "string"}, *_SECRET_SCHEMA["anyOf"]]}, ("variable",))
-_ADDRESS = Checked(_check_address, {"type": "string"}, ("address",))
+_ADDRESS = Checked(
+    _check_address,
+    {"type": "string", "pattern": r"^(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%\S+)?)$"},
+    ("address",),
+)
 _VERSION = Checked(check_version, {"const": 1}, ("version",))
 
 FLAG = Checked(_check_flag, {"type": "boolean"}, ("flag",))
-DATE = Checked(units.parse_date, {"type": "string", "format": "date"}, ("date",))
+DATE = Checked(
+    units.parse_date,
+    {"type": "string", "format": "date", "pattern": r"^\s*[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])\s*$"},
+    ("date",),
+)
 Flag = Annotated[bool, FLAG]
 Version = Annotated[int, _VERSION]
 Duration = Annotated[float, _DURATION]

@@ -10,6 +10,11 @@ def document_schema() -> dict[str, Any]:
     from reconciler.document.schema import Document
 
     schema: dict[str, Any] = _closed(Document.model_json_schema(mode="validation"))
+    for section in schema["properties"].values():
+        # A section that is absent is left alone; null is none.
+        if {"type": "null"} in section.get("anyOf", ()):
+            section["anyOf"] = [choice for choice in section["anyOf"] if choice != {"type": "null"}]
+            del section["default"]
     schema["patternProperties"] = {"^x-": {"description": "Free data; no part of the desired state."}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -63,12 +63,17 @@ class Section(BaseModel):
     )
 
 
-def setting(default: Any, description: str, *, shown: Any = ..., examples: tuple[Any, ...] = ()) -> Any:
+def setting(
+    default: Any, description: str, *, shown: Any = ..., examples: tuple[Any, ...] = (), names: str | None = None
+) -> Any:
     """A field: `default` in canonical form; `shown` is the default as one would write it, for the JSON Schema.
 
-    A field of a shared file has the default None (not declared, so not owned) and shows the value that holds there.
+    A field of a shared file has the default None (not declared, so not owned) and shows the value that holds there. `names` is
+    what the names of a mapping look like, for the JSON Schema only: `rules` sees to them.
     """
     extra: dict[str, Any] = {"default": default if shown is ... else shown}
+    if names is not None:
+        extra["propertyNames"] = {"pattern": names}
     if examples:
         extra["examples"] = list(examples)
     return Field(default=default, description=description, json_schema_extra=extra)
@@ -139,6 +144,7 @@ class Service(Section):
     environment: dict[str, Variable] = setting(
         {},
         "Variables of the gateway's process: texts, or references to secrets.",
+        names="^[A-Za-z_][A-Za-z0-9_]*$",
         examples=({"TZ": "Europe/Berlin", "ANTHROPIC_API_KEY": "${ANTHROPIC_API_KEY}"},),
     )
     limits: Limits = Field(default_factory=Limits, description="What it may use at most.")
@@ -286,7 +292,7 @@ class Heartbeats(Section):
 class ApiKeyProfile(Section):
     """A credential that is an API key."""
 
-    type: Literal["api_key"]
+    type: Literal["api_key"] = needed("What sort of credential it is.")
     key: Secret = needed("The key.", examples=({"env": "ANTHROPIC_API_KEY"},))
     provider: TextOrNull = setting(None, "The provider; without it what stands before the ':' of the profile's name.")
     email: TextOrNull = setting(None, "Whose account it is.")
@@ -295,7 +301,7 @@ class ApiKeyProfile(Section):
 class TokenProfile(Section):
     """A credential that is a fixed token."""
 
-    type: Literal["token"]
+    type: Literal["token"] = needed("What sort of credential it is.")
     token: Secret = needed("The token.")
     expires: Annotated[str | None, or_null(DATE)] = setting(None, "When it expires.")
     provider: TextOrNull = setting(None, "The provider; without it what stands before the ':' of the profile's name.")
@@ -305,7 +311,7 @@ class TokenProfile(Section):
 class OAuthProfile(Section):
     """A credential that is refreshed by OAuth."""
 
-    type: Literal["oauth"]
+    type: Literal["oauth"] = needed("What sort of credential it is.")
     refresh: Secret = needed("The refresh token.")
     access: SecretOrNull = setting(None, "The first access token.")
     provider: TextOrNull = setting(None, "The provider; without it what stands before the ':' of the profile's name.")
@@ -355,7 +361,7 @@ class Auth(Section):
 class SshTunnel(Section):
     """A forward through ssh."""
 
-    type: Literal["ssh"]
+    type: Literal["ssh"] = needed("What sort of tunnel it is.")
     host: Annotated[str, text("a host such as ops@bastion", pattern=r"(?:[\w.\-]+@)?[\w.\-:\[\]%]*\w\]?")] = needed(
         "The other side, with a user where needed.", examples=("ops@bastion",)
     )
@@ -373,7 +379,7 @@ class SshTunnel(Section):
 class TailscaleTunnel(Section):
     """Tailscale Serve (tailnet) or Funnel (public)."""
 
-    type: Literal["tailscale"]
+    type: Literal["tailscale"] = needed("What sort of tunnel it is.")
     mode: Annotated[str, choice("serve", "funnel")] = setting("serve", "Who can reach it: the tailnet, or everybody.")
     port: Port = setting(443, "Port on the tailnet's name.")
     local: Port = needed("Port on this host.", examples=(18789,))
@@ -383,7 +389,7 @@ class TailscaleTunnel(Section):
 class NgrokTunnel(Section):
     """A public address by ngrok."""
 
-    type: Literal["ngrok"]
+    type: Literal["ngrok"] = needed("What sort of tunnel it is.")
     local: Port = needed("Port on this host.", examples=(18789,))
     token: SecretOrNull = setting(None, "The account's token.", examples=({"env": "NGROK_AUTHTOKEN"},))
     domain: TextOrNull = setting(None, "A reserved domain.")
@@ -392,7 +398,7 @@ class NgrokTunnel(Section):
 class CloudflaredTunnel(Section):
     """A public address by cloudflared."""
 
-    type: Literal["cloudflared"]
+    type: Literal["cloudflared"] = needed("What sort of tunnel it is.")
     local: Port = needed("Port on this host.", examples=(18789,))
     token: SecretOrNull = setting(None, "Token of a named tunnel; without it a quick tunnel.")
     hostname: TextOrNull = setting(None, "The host name of a named tunnel.")

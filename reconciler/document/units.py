@@ -30,6 +30,16 @@ WINDOW_EXPECTED = 'a window of the day such as "08:00-22:00 Europe/Berlin"'
 CRON_EXPECTED = 'five cron fields: minute hour day month weekday, such as "0 */6 * * *"'
 DATE_EXPECTED = "a date such as 2027-01-31"
 
+# What these texts look like, for JSON Schema (ECMA 262): all that a pattern can tell.
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_TIME = r"(?:[01]?[0-9]|2[0-3]):[0-5][0-9]"
+DURATION_PATTERN = (
+    rf"^\s*(?=[0-9])(?:0|{''.join(rf'(?:{_NUMBER}{unit})?' for unit in ('w', 'd', 'h', 'm', 's', 'ms'))})\s*$"
+)
+SIZE_PATTERN = rf"^\s*{_NUMBER}\s?(?:[kmgtKMGT](?:[iI]?[bB])?|[bB])\s*$"
+PERCENT_PATTERN = rf"^\s*(?=[0-9.]*[1-9]){_NUMBER}\s?%\s*$"
+WINDOW_PATTERN = rf"^\s*{_TIME}\s*-\s*(?:{_TIME}|24:00)(?:\s+\S+)?\s*$"
+
 
 class BadValue(ValueError):
     """A value that cannot be used.

@@ -145,7 +145,88 @@ def test_json_schema_accepts_the_example_and_describes_every_field() -> None:
         validator.validate({"service": {}})
     for model in [schema, *schema["$defs"].values()]:
         for name, field in model["properties"].items():
-            assert name == "type" or "$ref" in field or field.get("description"), (model.get("description"), name)
+            assert "$ref" in field or field.get("description"), (model.get("description"), name)
+
+
+# Broken documents that no schema of JSON could refuse, by what it would have to know.
+BEYOND_A_SCHEMA: dict[str, set[str]] = {
+    "what one field says of another": {
+        "conflict_audit_times",
+        "conflict_bind_host",
+        "conflict_bind_none",
+        "conflict_compress_after",
+        "conflict_custom_without_host",
+        "conflict_host_none",
+        "conflict_openclaw_builtin",
+        "conflict_password_mode",
+        "conflict_restart_delay",
+        "conflict_settings",
+        "conflict_settings_shape",
+        "conflict_tls",
+        "conflict_token_mode",
+        "conflict_tunnel_ports",
+    },
+    "names that stand elsewhere": {"order_unknown_profile", "route_unknown_channel"},
+    "the number that a text means": {
+        "cron_values",
+        "duration_too_long",
+        "log_file_too_small",
+        "size_fraction",
+        "size_too_large",
+    },
+    "1.0 from 1": {"version_float"},
+    "regular expressions": {"redact_pattern"},
+    "the host": {"include_address", "window_path_zone", "window_unknown_zone"},
+    "a secret from a text": {"secret_in_environment", "secret_in_settings", "secret_in_url"},
+}
+
+
+@pytest.mark.req("DOC-8")
+def test_json_schema_refuses_what_a_schema_can() -> None:
+    validator = jsonschema.Draft202012Validator(document_schema())
+    passed, count = set(), 0
+    for path in sorted((ROOT / "tests" / "data" / "broken").glob("*.yaml")):
+        if path.with_suffix(".options.json").exists():
+            continue
+        try:
+            node, problems = compose(Source("t", "t", path.read_bytes().decode("utf-8-sig")))
+        except UnicodeDecodeError:
+            continue
+        if node is not None and not problems:
+            count += 1
+            passed |= {path.stem} if validator.is_valid(plain(node)) else set()
+    assert count > 100
+    assert passed == set().union(*BEYOND_A_SCHEMA.values())
+
+
+@pytest.mark.req("DOC-7", "DOC-8")
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("policy.verify", ["30s", "1h30m", "1w2d", "1.5h", " 7d ", "500ms", "5m10ms", "0", 0]),
+        ("service.limits.memory", ["64k", "512M", "1GiB", "1 gb", "10B", "1.5T", " 1K ", 0]),
+        ("service.limits.cpu", ["150%", "0.5 %", "10.05%", " 7%"]),
+        ("heartbeats.defaults.active", ["08:00-22:00 Europe/Berlin", "8:00 - 24:00", "22:00-6:30"]),
+        ("audit.at", ["0 */6 * * *", "0  1 * jan mon-fri"]),
+        ("gateway.host", ["192.168.1.10", "::1", "fe80::1%eth0", "::ffff:1.2.3.4"]),
+        ("diagnostics.otel.endpoint", ["http://127.0.0.1:4318", "HTTPS://a/b?c"]),
+    ],
+)
+def test_json_schema_takes_every_way_to_write_a_value(path: str, values: list[Any]) -> None:
+    validator = jsonschema.Draft202012Validator(document_schema())
+    for value in values:
+        data: Any = value
+        for name in reversed(path.split(".")):
+            data = {name: data}
+        data = {"version": 1, **({"gateway": {"bind": "custom", "host": value}} if path == "gateway.host" else data)}
+        validator.validate(data)
+        load_text(json.dumps(data), {})
+
+
+@pytest.mark.req("DOC-8")
+def test_json_schema_takes_no_null_for_a_section() -> None:
+    validator = jsonschema.Draft202012Validator(document_schema())
+    assert not any(validator.is_valid({"version": 1, name: None}) for name in SECTIONS)
 
 
 @pytest.mark.req("DOC-8")
