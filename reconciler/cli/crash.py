@@ -17,6 +17,8 @@ from contextlib import suppress
 from typing import Final
 
 MASK: Final = "********"
+# Whatever crashes may crash again and again, and the newest tell as much as all.
+MAX_REPORTS: Final = 10
 # Groups of groups of exceptions are cut somewhere.
 MAX_EXCEPTIONS: Final = 50
 # What these say is made of the names of types, attributes and modules. ValueError and KeyError quote their input.
@@ -34,6 +36,7 @@ _SHORTEST_SECRET: Final = 6
 _HARMLESS: Final = frozenset(
     ("HOME", "LANG", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHELL", "TERM", "USER", "VIRTUAL_ENV")
 )
+_REPORT: Final = re.compile(r"crash-[0-9a-f]{8}\.txt")
 _QUOTED: Final = re.compile(r"'[^']*'|\"[^\"]*\"")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z_.]{0,39}")
 _WORD: Final = re.compile(r"[^\s'\"()<>,;:]{8,}")
@@ -45,7 +48,7 @@ def write_report(
     """Writes the report into the first of `directories` that takes it; its id and its path.
 
     Only directories of this user are used, and none of them is made but a private one below /tmp. Where nothing can be
-    written the report goes to stderr. `command` is shown; it holds no arguments.
+    written the report goes to stderr. The newest MAX_REPORTS in a directory are kept. `command` is shown; it holds no arguments.
     """
     name = os.urandom(4).hex()
     text = render(err, environ, name, command)
@@ -58,6 +61,8 @@ def write_report(
                 file.write(text)
         except OSError:
             continue
+        with suppress(OSError):
+            _remove_old(directory)
         return name, path
     # Not by `sys.stderr`: whatever crashed may have it in the middle of a line.
     with suppress(OSError):
@@ -126,6 +131,13 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, MASK)
     return text
+
+
+def _remove_old(directory: str) -> None:
+    paths = [f"{directory}/{name}" for name in os.listdir(directory) if _REPORT.fullmatch(name)]
+    paths.sort(key=lambda path: os.lstat(path).st_mtime_ns)
+    for path in paths[:-MAX_REPORTS]:
+        os.unlink(path)
 
 
 def _prepare(directory: str) -> None:

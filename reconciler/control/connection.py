@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import h11
 import trio
@@ -65,6 +65,8 @@ class Connection:
         self._crashed = crashed
         self._uid = uid
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        # Whether the present request wants an answer without its body (RFC 9110, 9.3.2).
+        self._bodiless = False
 
     async def converse(self) -> None:
         """Answers requests until the client leaves, errs or is idle for too long.
@@ -105,6 +107,7 @@ class Connection:
         await self._refuse(503, "cannot serve more clients at once")
 
     async def _receive(self) -> tuple[h11.Request, bytes] | None:
+        self._bodiless = False
         event = await self._next()
         if isinstance(event, h11.ConnectionClosed):
             return None
@@ -121,9 +124,11 @@ class Connection:
             begins = self._http.their_state is h11.IDLE
             waiting = len(self._http.trailing_data[0]) if begins else 0
             event = self._http.next_event()
-            # h11 holds only that to the limit which has not arrived whole.
-            if isinstance(event, h11.Request) and waiting - len(self._http.trailing_data[0]) > MAX_HEAD_BYTES:
-                raise _Refused(431, f"cannot take a head of more than {MAX_HEAD_BYTES} bytes")
+            if isinstance(event, h11.Request):
+                self._bodiless = event.method == b"HEAD"
+                # h11 holds only that to the limit which has not arrived whole.
+                if waiting - len(self._http.trailing_data[0]) > MAX_HEAD_BYTES:
+                    raise _Refused(431, f"cannot take a head of more than {MAX_HEAD_BYTES} bytes")
             if event is h11.PAUSED:
                 raise _Refused(400, "cannot switch protocols")
             if not isinstance(event, type):
@@ -137,14 +142,14 @@ class Connection:
             self._http.receive_data(bytes(data))
 
     async def _answer(self, request: h11.Request, body: bytes) -> None:
-        parts = urlsplit(request.target.decode("ascii"))
-        found = find(request.method.decode("ascii"), unquote(parts.path))
-        if isinstance(found, Miss):
-            await self._miss(request, found.allowed)
-            return
-        route, parameter = found
-        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         try:
+            parts = _target(request)
+            found = find(request.method.decode("ascii"), unquote(parts.path))
+            if isinstance(found, Miss):
+                await self._miss(request, found.allowed)
+                return
+            route, parameter = found
+            query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
             if route.name == "command":
                 await self._command(parameter, _object(body))
             elif route.form is Form.EVENTS:
@@ -298,7 +303,8 @@ class Connection:
     async def _json(self, status: int, answer: Any, headers: list[tuple[str, str]] | None = None) -> None:
         data = _dump(answer) + b"\n"
         fields = [("Content-Type", Form.JSON.value), ("Content-Length", str(len(data))), *(headers or [])]
-        await self._send(h11.Response(status_code=status, headers=fields), h11.Data(data=data), h11.EndOfMessage())
+        body = () if self._bodiless else (h11.Data(data=data),)
+        await self._send(h11.Response(status_code=status, headers=fields), *body, h11.EndOfMessage())
 
     async def _send(self, *events: h11.Event, seconds: float = WRITE_SECONDS) -> None:
         """Sends events in one piece. Raises trio.TooSlowError when the client does not take it in time."""
@@ -320,6 +326,13 @@ class Connection:
                         break
         except (trio.BrokenResourceError, trio.TooSlowError):
             pass  # who is refused need not listen
+
+
+def _target(request: h11.Request) -> SplitResult:
+    try:
+        return urlsplit(request.target.decode("ascii"))
+    except ValueError as err:
+        raise UsageError("cannot read the request: its target is no address") from err
 
 
 def _limit(text: str | None) -> int | None:

@@ -134,6 +134,10 @@ async def test_requests_sent_ahead_are_answered_in_order(supervisor: FakeSupervi
         (b"GET /v1/history?limit=many HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"GET /v1/commands/plan/more HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"GET //[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET http://[bad/v1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
         (b"PUT /v1/status HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (post("/v1/apply", b"{"), 400),
         (post("/v1/apply", b"[]"), 400),
@@ -169,6 +173,36 @@ async def test_every_request_has_one_answer_and_the_connection_goes_on(
             assert body["error"]["message"].endswith(f": allowed is {headers['allow']}")
         await peer.send(GET)
         assert (await peer.answer())[0] == 200
+    assert supervisor.crashes == []
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("/v1/status", 405), ("/v1/events", 405), ("/nowhere", 404), ("//[", 400)]
+)
+async def test_an_answer_to_head_has_the_fields_of_a_body_and_none(
+    supervisor: FakeSupervisor, target: str, status: int
+) -> None:
+    async with talking(supervisor) as peer:
+        await peer.send(f"HEAD {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = (await peer.until(b"\r\n\r\n")).decode()
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert ("Allow: GET" in head) == (status == 405)
+        await peer.send(GET)
+        assert (await peer.answer())[0] == 200
+    assert supervisor.crashes == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [(b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"), (b"X: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n", b"431")],
+)
+async def test_a_head_request_that_is_refused_gets_no_body_either(
+    supervisor: FakeSupervisor, fields: bytes, status: bytes
+) -> None:
+    async with talking(supervisor) as peer:
+        await peer.send(b"HEAD /v1 HTTP/1.1\r\nHost: x\r\n" + fields)
+        head, end, body = (await peer.rest()).partition(b"\r\n\r\n")
+        assert (head.split()[1], end, body) == (status, b"\r\n\r\n", b"")
     assert supervisor.crashes == []
 
 
