@@ -64,6 +64,15 @@ def absolute(path: str, directory: str) -> str:
     return "/" + "/".join(part for part in whole.split("/") if part not in ("", "."))
 
 
+def not_utf8(text: str) -> str:
+    """What to call a text from the system in words where it holds bytes that are not UTF-8; empty where it holds none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return ""
+
+
 def document_path(
     named: str | None, environ: Mapping[str, str], home: str, directory: str, exists: Callable[[str], bool]
 ) -> str:

@@ -16,7 +16,7 @@ import click
 from reconciler import paths
 from reconciler.cli.console import Console, Local
 from reconciler.cli.session import Session
-from reconciler.errors import DocumentError, OpenClawError, innermost
+from reconciler.errors import DocumentError, OpenClawError, UsageError, innermost
 
 if TYPE_CHECKING:
     from reconciler.kinds import Kind
@@ -126,6 +126,7 @@ def main(
 def invoke(session: Session, argv: list[str], *, prog: str = "openclaw") -> int:
     """Runs one command line for `session`, errors told on its console. Inside a supervisor the work itself is left pending."""
     try:
+        require_utf8(argv)
         result: Any = cli.main(args=argv, prog_name=prog, obj=session, standalone_mode=False)
     except click.exceptions.Exit as end:
         return end.exit_code
@@ -141,6 +142,16 @@ def invoke(session: Session, argv: list[str], *, prog: str = "openclaw") -> int:
     except OpenClawError as err:
         return explain(session.console, err)
     return result if isinstance(result, int) else 0
+
+
+def require_utf8(argv: Sequence[str]) -> None:
+    """Refuses what no JSON, no journal and no log takes: also a path, which would be refused where it is written down.
+
+    Raises:
+        UsageError: an argument holds bytes that are not UTF-8.
+    """
+    if odd := next(filter(None, map(paths.not_utf8, argv)), ""):
+        raise UsageError(f'cannot read the argument "{odd}": it is not UTF-8')
 
 
 def explain(console: Console, failure: OpenClawError | BaseExceptionGroup[OpenClawError]) -> int:

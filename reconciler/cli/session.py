@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from reconciler import paths
 from reconciler.cli.console import Console
-from reconciler.errors import DocumentError, OpenClawError
+from reconciler.errors import DocumentError, OpenClawError, UsageError
 
 if TYPE_CHECKING:
     import trio
@@ -98,11 +98,14 @@ class Session:
 
         Raises:
             DocumentError: it is not valid.
+            UsageError: its path cannot be written down.
         """
         from reconciler.document.load import load
 
         if self._is_missing and (place := self._usual_place_of_owner()) is not None:
             self.file = place
+        if odd := paths.not_utf8(self.document):
+            raise UsageError(f'cannot use the document "{odd}": its path is not UTF-8')
         try:
             return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
         except DocumentError as err:

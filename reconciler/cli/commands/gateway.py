@@ -55,12 +55,17 @@ def health_command(session: Session, as_json: bool) -> int:
 @click.pass_obj
 def call_command(session: Session, method: str, params: str) -> int:
     """Call METHOD of the running gateway and print its answer."""
+    from gateway.wire.frames import Request, render
     from reconciler.values import parse_json
 
     try:
         data = parse_json(params)
     except ValueError as err:
         raise UsageError(f"cannot read --params: {err}", hint="write JSON: '{\"probe\": false}'") from err
+    try:
+        render(Request(id="", method=method, params=data))
+    except TypeError as err:
+        raise UsageError(f"cannot send --params: {str(err)[:1].lower()}{str(err)[1:]}") from err
     return session.run(call, method=method, params=data)
 
 
