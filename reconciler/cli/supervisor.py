@@ -24,7 +24,7 @@ from reconciler.control.routes import LOOKING
 from reconciler.control.server import Server
 from reconciler.engine.lock import WriterLock
 from reconciler.engine.loop import EVERYTHING, Found, Loop
-from reconciler.errors import LockedError, OpenClawError, innermost, lacking
+from reconciler.errors import LockedError, OpenClawError, UsageError, innermost, lacking
 from reconciler.model import Key
 from reconciler.version import version
 from resources.service.control import keep
@@ -259,10 +259,27 @@ class Supervisor:
         return await self._data(["history", "--json", *([] if limit is None else [f"--limit={limit}"])])
 
     async def reconcile(self, key: Key | None) -> Data:
-        """Puts one key, or every one, in the queue and resets its backoff."""
-        await trio.lowlevel.checkpoint()
+        """Puts one key, or every one, in the queue and resets its backoff.
+
+        Raises:
+            UsageError: there is no such key.
+        """
+        known = await trio.to_thread.run_sync(self._keys)
+        if key is not None and known and key not in known:
+            raise UsageError(f"cannot look at {key}: there is none", hint=f"there is {', '.join(map(str, known))}")
         self.loop.poke(key or EVERYTHING)
         return {"queued": str(key) if key is not None else "everything"}
+
+    def _keys(self) -> tuple[Key, ...]:
+        """What is declared and what is ours already; nothing while that is not known, or changes at this moment."""
+        source = self.loop.kept
+        if source is None or not self.engine.is_open:
+            return ()
+        journal = self.engine.journal()
+        try:
+            return tuple(sorted({*source(journal.salt).resources, *journal.applied()}))
+        except OpenClawError:
+            return ()
 
     async def reload(self) -> Data:
         """Reads the document anew, like SIGHUP."""

@@ -135,7 +135,7 @@ class Handlers(Protocol):
         """The form of `history --json`, newest first."""
 
     async def reconcile(self, key: Key | None) -> Data:
-        """Puts one key, or every one, in the queue and resets its backoff; says which."""
+        """Puts one key, or every one, in the queue and resets its backoff; says which. UsageError where there is no such key."""
 
     async def reload(self) -> Data:
         """Reads document and environment files anew, like SIGHUP."""

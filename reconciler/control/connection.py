@@ -19,7 +19,7 @@ from reconciler.control import calls
 from reconciler.control.calls import Handlers
 from reconciler.control.routes import COMMANDS, LOOKING, Form, Miss, Route, find
 from reconciler.control.session import Question, StreamSession
-from reconciler.errors import OpenClawError, UsageError, innermost, shortage
+from reconciler.errors import NotPermittedError, OpenClawError, UnreachableError, UsageError, innermost, shortage
 from reconciler.values import parse_json
 
 # curl sends a head of 100 bytes, the longest path is a state directory's.
@@ -100,11 +100,11 @@ class Connection:
                 await self._receive()
         except (_Refused, h11.RemoteProtocolError):
             pass  # refused anyway
-        await self._refuse(403, "cannot serve another user")
+        await self._refuse(403, "cannot serve another user", NotPermittedError.exit_code)
 
     async def refuse_crowd(self) -> None:
         """Answers 503 at once."""
-        await self._refuse(503, "cannot serve more clients at once")
+        await self._refuse(503, "cannot serve more clients at once", UnreachableError.exit_code)
 
     async def _receive(self) -> tuple[h11.Request, bytes] | None:
         self._bodiless = False
@@ -313,12 +313,12 @@ class Connection:
             with trio.fail_after(seconds):
                 await self._stream.send_all(data)
 
-    async def _refuse(self, status: int, message: str) -> None:
+    async def _refuse(self, status: int, message: str, code: int = UsageError.exit_code) -> None:
         """Answers as far as the protocol still allows, and reads on for a moment so that the answer arrives."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         try:
-            await self._json(status, _error(64, message), [("Connection", "close")])
+            await self._json(status, _error(code, message), [("Connection", "close")])
             with trio.move_on_after(LINGER_SECONDS):
                 await self._stream.send_eof()
                 for _ in range(MAX_BODY_BYTES // 65536):

@@ -128,7 +128,7 @@ class Loop:
         # What was looked at last, good or not (None: it was not valid), and what was last said of one that is refused.
         self._looked: str | None = None
         self._refused: tuple[str, str] | None = None
-        self._kept: Source | None = None
+        self.kept: Source | None = None  # what the host is led to, as far as that is known
         self._backoff: dict[Key, Backoff] = {}
         # What did not serve when it was probed last.
         self._silent: frozenset[Key] = frozenset()
@@ -267,7 +267,7 @@ class Loop:
             # Nobody else says it: nothing is planned.
             self._report_degraded([(key, item) for key, found in seen.items() for item in found], seen)
             journal = self.engine.host.state.journal
-            if self._kept is None and (seen or await trio.to_thread.run_sync(Journal.is_there, journal)):
+            if self.kept is None and (seen or await trio.to_thread.run_sync(Journal.is_there, journal)):
                 # Without a document no kind is watched: nothing but this look hears that what is kept up has ended.
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
 
@@ -290,7 +290,7 @@ class Loop:
         try:
             outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
         except BlockedError as err:
-            if self._kept is None and self.engine.is_open:
+            if self.kept is None and self.engine.is_open:
                 # What hinders it may go: that is to be seen.
                 self._keeps(source)
             await self._keep_in_force(found, source, request, err)
@@ -308,7 +308,7 @@ class Loop:
             self.queue.add_after(EVERYTHING, OVERDUE_SECONDS)
 
     def _keeps(self, source: Source) -> None:
-        self._kept = source
+        self.kept = source
         self._applied.set()
 
     async def _keep_in_force(self, found: Found, refused: Source, request: Request, err: BlockedError) -> None:
@@ -486,10 +486,10 @@ class Loop:
         Only what was so the last time as well: it may just be started again. A window has a word of its own for what it sees.
         """
         engine, before = self.engine, self._silent
-        if self._kept is None or not engine.is_open or engine.watching_now or engine.is_writing:
+        if self.kept is None or not engine.is_open or engine.watching_now or engine.is_writing:
             return
         try:
-            goal = self._kept(engine.journal().salt)
+            goal = self.kept(engine.journal().salt)
             health = await probe_all(goal.resources, engine.kinds, engine.world(goal))
         except Exception as err:  # as in a look, which comes soon and says the same
             self._failed(err)
@@ -575,8 +575,8 @@ class Loop:
     async def _watch_kind(self, kind: Kind) -> None:
         while True:
             try:
-                assert self._kept is not None
-                world = self.engine.world(self._kept(self.engine.journal().salt))
+                assert self.kept is not None
+                world = self.engine.world(self.kept(self.engine.journal().salt))
                 return await kind.watch(world, self.queue.add)
             except Exception as err:  # every kind works without its watch: the resync finds what it would have told
                 found = innermost(err)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from reconciler.cli import supervisor as supervisors
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent, Supervisor
 from reconciler.engine.lock import WriterLock
+from reconciler.errors import UsageError
+from reconciler.model import Key
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-6")]
 
@@ -97,3 +101,17 @@ async def test_a_newcomer_who_ends_by_himself_ousts_nobody_and_one_who_stays_doe
         assert supervisor.ousted is not None
         assert (supervisor.ousted.exit_code, supervisor.stopped.is_set()) == (75, True)
         newcomer.release()
+
+
+async def test_a_look_at_a_key_that_there_is_none_of_is_refused_once_it_is_known_what_there_is(state: Path) -> None:
+    gateway, nope = Key("service", "gateway"), Key("service", "nope")
+    async with serving(state, Record()) as supervisor:
+        assert await supervisor.reconcile(nope) == {"queued": "service/nope"}
+        await supervisor.engine.open_journal(1.0)
+        with contextlib.closing(supervisor.engine):
+            supervisor.loop.kept = lambda _salt: SimpleNamespace(resources={gateway: None})  # type: ignore[assignment,return-value]
+            with pytest.raises(UsageError, match="cannot look at service/nope: there is none") as caught:
+                await supervisor.reconcile(nope)
+            assert caught.value.hint == "there is service/gateway"
+            assert await supervisor.reconcile(gateway) == {"queued": "service/gateway"}
+            assert await supervisor.reconcile(None) == {"queued": "everything"}

@@ -72,7 +72,7 @@ async def test_another_user_is_refused_even_where_the_modes_let_it_in(supervisor
             os.chmod(item, mode)
         answer = await curl(path, "http://openclaw/v1/status", "-w", "%{http_code}", wrapper=stranger)
         assert answer.stdout.endswith(b"403")
-        assert b"openclaw.status" not in answer.stdout
+        assert json.loads(answer.stdout.removesuffix(b"403"))["error"]["exit"] == 77
         posted = await curl(
             path, "http://openclaw/v1/stop", "-d", "{}", "-o", "/dev/null", "-w", "%{http_code}", wrapper=stranger
         )
@@ -177,7 +177,8 @@ async def test_garbage_resets_and_silence_of_some_do_not_concern_others(supervis
 async def test_more_clients_than_it_serves_are_told_so(supervisor: FakeSupervisor, path: Path) -> None:
     async with serving(supervisor, path):
         crowd = [await trio.open_unix_socket(str(path)) for _ in range(MAX_CONNECTIONS)]
-        assert "more clients" in (await get(path, "/v1/status"))["error"]["message"]
+        refused = (await get(path, "/v1/status"))["error"]
+        assert (refused["exit"], refused["message"]) == (69, "cannot serve more clients at once")
         for client in crowd:
             await client.aclose()
         with trio.fail_after(10):

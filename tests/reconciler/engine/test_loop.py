@@ -917,12 +917,12 @@ async def test_a_watch_whose_document_was_just_overtaken_is_tried_again(
     log = Record()
     await host.apply({"a": fake(1)})
     loop = make_loop(Document(host, {"a": fake(1)}), log)
-    loop._kept = overtaken
+    loop.kept = overtaken
     loop._applied.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop._watch_kinds)
         await until(lambda: log.said("watch_failed"), "it is told")
-        loop._kept = host.source({"a": fake(1)})
+        loop.kept = host.source({"a": fake(1)})
         await until(watched.is_set, "another try")
         nursery.cancel_scope.cancel()
 
