@@ -14,12 +14,12 @@ import signal
 import ssl
 from collections.abc import AsyncIterator, MutableMapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
-from gateway.config import Settings, Snapshot, read_file
+from gateway.config import Issue, Settings, Snapshot, read_file
 from gateway.health import Health
 from gateway.last_good import copy_path, read_last_good
 from gateway.live import LiveConfig, refused_if_missing
@@ -93,8 +93,9 @@ def main(argv: Sequence[str], environ: MutableMapping[str, str] | None = None) -
         return EXIT_USAGE
     os.umask(0o077)
     state_dir = state_directory(environ)
-    path = (arguments.config or Path(environ.get("OPENCLAW_CONFIG_PATH") or state_dir / "openclaw.json")).absolute()
-    config = _config(path, environ, arguments.port)
+    named = arguments.config or environ.get("OPENCLAW_CONFIG_PATH")
+    path = Path(named or state_dir / "openclaw.json").absolute()
+    config = _config(path, environ, arguments.port, named=bool(named))
     if isinstance(config, Snapshot):
         lines = (f"  {issue.path or path.name}: {issue.message}" for issue in config.issues)
         text = "\n".join(("Config validation failed:", *lines))
@@ -106,14 +107,22 @@ def main(argv: Sequence[str], environ: MutableMapping[str, str] | None = None) -
     return code
 
 
-def _config(path: Path, environ: MutableMapping[str, str], port: int | None) -> LiveConfig | Snapshot:
-    """The config to start with; the file as it was read where neither it nor the last good one will do."""
+def _config(
+    path: Path, environ: MutableMapping[str, str], port: int | None, *, named: bool = False
+) -> LiveConfig | Snapshot:
+    """The config to start with; the file as it was read where neither it nor the last good one will do.
+
+    One that is missing is an empty one, but not where somebody `named` it: that is a slip of the pen, and without the
+    `gateway.auth` that was meant every program on this host would have full rights.
+    """
     snapshot = read_file(path, environ, port=port)
     if snapshot.valid and snapshot.exists:
         return LiveConfig(path, environ, snapshot, port=port)
     last_good = read_last_good(path, environ, port=port)
     if last_good is not None:
         return LiveConfig(path, environ, last_good, refused=refused_if_missing(snapshot), port=port)
+    if named and not snapshot.exists:
+        return replace(snapshot, settings=None, issues=(Issue("", f"there is no such file: {path}"),))
     return LiveConfig(path, environ, snapshot, port=port) if snapshot.valid else snapshot
 
 

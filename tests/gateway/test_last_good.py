@@ -108,3 +108,14 @@ def test_a_secret_that_the_environment_gives_is_known_by_its_name() -> None:
     asking = '{"gateway": {"bind": "lan", "auth": {"mode": "token"}}}'
     assert objections(asking) == (Issue("gateway.auth.token", "auth mode token without a token"),)
     assert objections(asking, ["OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_GATEWAY_PORT"]) == ()
+
+
+def test_a_missing_file_is_an_empty_config_unless_somebody_named_it(tmp_path: Path) -> None:
+    path = tmp_path / "openclaw.json"
+    assert isinstance(_config(path, {}, None), LiveConfig)
+    refused = _config(path, {}, None, named=True)
+    assert isinstance(refused, Snapshot)
+    assert refused.issues == (Issue("", f"there is no such file: {path}"),)
+    keep(path, write(path, {"gateway": {"port": 20001}}))
+    path.unlink()
+    assert isinstance(_config(path, {}, None, named=True), LiveConfig)

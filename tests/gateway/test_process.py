@@ -543,6 +543,14 @@ def test_a_wrong_command_line_is_exit_64(arguments: list[str], text: str) -> Non
     assert "usage: python -m gateway run" in result.stderr
 
 
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_config_that_somebody_named_and_that_is_missing_is_exit_78(gateway: Gateway, by: str) -> None:
+    path = gateway.state / "typo.json"
+    words, environ = (("--config", str(path)), {}) if by == "argument" else ((), {"OPENCLAW_CONFIG_PATH": str(path)})
+    assert gateway.launch(*words, **environ).wait(15) == 78
+    assert f"typo.json: there is no such file: {path}" in (gateway.state / "out").read_text()
+
+
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     assert project["project"]["version"] == VERSION
