@@ -119,6 +119,7 @@ async def apply(
         await session.tell_runs()
     finally:
         session.leave(engine)
+    tell_idle(session, outcome.plan, approvals)
     return told(session, outcome, as_json)
 
 
@@ -200,6 +201,7 @@ async def rollback(
         await session.tell_runs()
     finally:
         session.leave(engine)
+    tell_idle(session, outcome.plan, approvals)
     return told(session, outcome, as_json)
 
 
@@ -348,6 +350,12 @@ def told(session: Session, outcome: Outcome, as_json: bool) -> int:
     else:
         session.console.out(outcome_text(outcome, colour=session.console.terminal.colour))
     return exit_code(session, outcome)
+
+
+def tell_idle(session: Session, plan: Plan, approvals: Approvals) -> None:
+    """Notes what was approved and is not touched: mistyped perhaps, and no mistake in a script that always says it."""
+    for key in sorted(approvals.keys - {action.key for action in plan.actions}):
+        session.console.err(f"note: --approve {key} grants nothing: no action concerns it\n")
 
 
 def exit_code(session: Session, outcome: Outcome) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from reconciler.cli.commands.apply import carry_out, told
+from reconciler.cli.commands.apply import carry_out, granted, tell_idle, told
 from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.engine.goal import Goal
@@ -76,3 +76,16 @@ async def test_what_is_stopped_before_its_first_step_did_not_fail(
     said = json.loads(console.text)
     assert (said["result"], said["generation"], said["reason"]) == ("interrupted", 1, "stopped before it began")
     assert {action["result"] for action in said["actions"]} == {"stopped"}
+
+
+async def test_an_approval_that_no_action_concerns_is_told(tmp_path: Path) -> None:
+    host, console = Harness(tmp_path), Silent()
+    session = Session(environ={}, directory="/", console=console, kinds=tuple)
+    outcome = await host.apply({"a": fake(1)})
+    host.engine.close()
+    tell_idle(session, outcome.plan, granted(("fake/a", "fake/typo", "x/y"), False))
+    assert console.wrong.splitlines() == [
+        "note: --approve fake/typo grants nothing: no action concerns it",
+        "note: --approve x/y grants nothing: no action concerns it",
+    ]
+    assert console.text == ""
