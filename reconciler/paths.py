@@ -27,11 +27,36 @@ def here() -> str:
 
 
 def state_root(environ: Mapping[str, str], home: str) -> str:
-    """The state directory as the real product finds it: `OPENCLAW_STATE_DIR`, else `~/.openclaw` with the profile."""
+    """The state directory as the real product finds it: `OPENCLAW_STATE_DIR`, else `~/.openclaw` with the profile.
+
+    Raises:
+        UsageError: the profile is no plain name, and would lead anywhere; or the path cannot be written down.
+    """
+    root = _root(environ, home)
+    if odd := not_utf8(root):
+        raise _usage(f'cannot use the state directory "{odd}": its path is not UTF-8')
+    return root
+
+
+def _root(environ: Mapping[str, str], home: str) -> str:
     if named := environ.get("OPENCLAW_STATE_DIR", "").strip():
         return home + named[1:] if named == "~" or named.startswith("~/") else named
     profile = environ.get("OPENCLAW_PROFILE", "").strip()
-    return f"{home}/.openclaw-{profile}" if profile and profile != "default" else f"{home}/.openclaw"
+    if not profile or profile == "default":
+        return f"{home}/.openclaw"
+    if not (profile.isascii() and profile[0].isalnum() and all(sign.isalnum() or sign in "._-" for sign in profile)):
+        raise _usage(
+            f"cannot use OPENCLAW_PROFILE={profile!r}: a profile is a name of letters, digits, dots, hyphens and "
+            "underscores that begins with a letter or a digit",
+            "name a directory by OPENCLAW_STATE_DIR where a name is not enough",
+        )
+    return f"{home}/.openclaw-{profile}"
+
+
+def _usage(message: str, hint: str | None = None) -> Exception:
+    from reconciler.errors import UsageError
+
+    return UsageError(message, hint=hint)
 
 
 def config_directory(environ: Mapping[str, str], home: str) -> str:

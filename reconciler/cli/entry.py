@@ -245,11 +245,14 @@ def _known(err: BaseException) -> int:
 
 def _bug(err: BaseException) -> int:
     from reconciler.cli.crash import write_report
+    from reconciler.errors import OpenClawError
 
-    home = os.environ.get("HOME") or "/"
-    root = paths.absolute(paths.state_root(os.environ, home), paths.here())
-    name, where = write_report(
-        err, os.environ, (f"{root}/reconciler", paths.runtime_directory(os.environ, os.getuid())), sys.argv[1:2]
-    )
+    places = [paths.runtime_directory(os.environ, os.getuid())]
+    try:
+        root = paths.absolute(paths.state_root(os.environ, os.environ.get("HOME") or "/"), paths.here())
+        places.insert(0, f"{root}/reconciler")
+    except OpenClawError:
+        pass  # whoever named a wrong one is told by the commands that need it
+    name, where = write_report(err, os.environ, places, sys.argv[1:2])
     sys.stderr.write(f"openclaw: a bug of ours (id {name}): the trace lies in {where}\n")
     return BUG
