@@ -15,6 +15,7 @@ import click
 
 from reconciler import paths
 from reconciler.cli.console import Console, Local
+from reconciler.cli.options import FILE_HELP
 from reconciler.cli.session import Session
 from reconciler.errors import DocumentError, OpenClawError, UsageError, innermost
 
@@ -99,11 +100,15 @@ def _version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> N
 
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-f", "--file", metavar="PATH", help="The document [default: ./openclaw.yaml].")
+@click.option("-f", "--file", metavar="PATH", help=FILE_HELP)
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 @click.pass_obj
 def cli(session: Session, file: str | None) -> None:
-    """Runs an OpenClaw AI gateway around the clock, from one file."""
+    """Runs an OpenClaw AI gateway around the clock, from one file.
+
+    Without --file the document is what OPENCLAW_FILE names, else ./openclaw.yaml, else ~/.config/openclaw/openclaw.yaml. State
+    lies in OPENCLAW_STATE_DIR [default: ~/.openclaw].
+    """
     if file is not None:
         session.file = file
 

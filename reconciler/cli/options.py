@@ -9,6 +9,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FILE_HELP = "The document [default: OPENCLAW_FILE, else ./openclaw.yaml]."
+
 
 class Number(click.types.IntParamType):
     """A whole number from `low` to `high`. By default that is what SQLite and the system can count to."""
@@ -70,7 +72,7 @@ def _file_option(*names: str) -> Callable[[F], F]:
         metavar="PATH",
         expose_value=False,
         callback=_remember,
-        help="The document [default: ./openclaw.yaml].",
+        help=FILE_HELP,
     )
 
 

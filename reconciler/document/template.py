@@ -14,6 +14,7 @@ def init_text(token_file: str, *, port: int = 18789, time_zone: str | None = Non
     environment = f"  environment: {{TZ: {json.dumps(time_zone)}}}\n" if time_zone else ""
     return f"""\
 # yaml-language-server: $schema=openclaw.schema.json
+# Editors that read the line above complete and check by that file: `openclaw schema > openclaw.schema.json` writes it.
 # What this host should run. Change a line, save, and `openclaw plan` says what would happen.
 version: 1                     # mandatory, so that an empty or cut file never counts as a document
 

@@ -29,6 +29,11 @@ def output_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: s
     return [name for name in ("document", *OUTPUTS) if name.startswith(incomplete)]
 
 
+def resource_keys(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The keys of what every document may declare. No kind of this version has more, and to look would cost a journal."""
+    return [key for key in ("service/gateway", "gateway-config/gateway", "logs/gateway") if key.startswith(incomplete)]
+
+
 def setting_paths(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """The settings that begin so, down to the next dot; with those inside of it where there is but one.
 

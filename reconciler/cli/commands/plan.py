@@ -32,7 +32,7 @@ PLAN_FILE_MAX_BYTES = 64 << 20
 @file_option
 @json_option
 @click.option("--out", metavar="FILE", help="Keep the plan in FILE, for `openclaw apply FILE`.")
-@click.option("--detailed-exitcode", is_flag=True, help="Exit 2 when there is something to do, 3 when it is blocked.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit 2, and not 0, when there is something to do.")
 @click.pass_obj
 def plan_command(session: Session, as_json: bool, out: str | None, detailed_exitcode: bool) -> int:
     """Show what an apply would do, with its reasons and consequences. Changes nothing."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from reconciler.cli.commands.completion import resource_keys
 from reconciler.cli.options import file_option, json_option
 from reconciler.cli.session import Session
 
@@ -253,7 +254,7 @@ def supervisor_died(session: Session) -> tuple[Note, ...]:
 @click.command("why")
 @file_option
 @json_option
-@click.argument("key")
+@click.argument("key", shell_complete=resource_keys)
 @click.pass_obj
 def why_command(session: Session, as_json: bool, key: str) -> int:
     """Tell why KEY (kind/name) is as it is, with the evidence."""
