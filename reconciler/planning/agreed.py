@@ -7,6 +7,9 @@ from dataclasses import replace
 from reconciler.errors import StaleError
 from reconciler.model import Action, Key, Plan
 
+# Of a field that a plan says nothing of; ABSENT is a value.
+_UNSEEN = object()
+
 
 def harmless(plan: Plan, *, ours: bool) -> Plan:
     """`plan` without what cannot be undone: while the history is lost nothing is deleted on the word of what is left of it.
@@ -44,7 +47,9 @@ def as_agreed(plan: Plan, expected: Plan | None) -> Plan:
 def compare(expected: Plan, found: Plan) -> None:
     """Raises StaleError, naming what moved, unless `found` is to the letter what `expected` was."""
     moved = [
-        key for key in sorted({*expected.states, *found.states}) if expected.states.get(key) != found.states.get(key)
+        _with_fields(key, expected, found)
+        for key in sorted({*expected.states, *found.states})
+        if expected.states.get(key) != found.states.get(key)
     ]
     if expected.document_digest != found.document_digest:
         moved.insert(0, "the document (or what its references give)")
@@ -54,3 +59,18 @@ def compare(expected: Plan, found: Plan) -> None:
         )
     if [action.id for action in expected.actions] != [action.id for action in found.actions]:
         raise StaleError("cannot apply this plan: other actions are needed now", hint="plan again")
+
+
+def _with_fields(key: str, expected: Plan, found: Plan) -> str:
+    """The key with the fields of it that were seen otherwise, where the two plans tell: what neither of them changes stands in
+    none of them.
+    """
+    before, now = _seen(key, expected), _seen(key, found)
+    paths = sorted(path for path in before | now if before.get(path, _UNSEEN) != now.get(path, _UNSEEN))
+    return f"{key} ({', '.join(paths)})" if paths else key
+
+
+def _seen(key: str, plan: Plan) -> dict[str, object]:
+    return {
+        item.path: item.observed for action in plan.actions if str(action.key) == key for item in action.differences
+    }

@@ -133,7 +133,7 @@ def test_a_kept_plan_names_what_moved_on_the_host(site: Site) -> None:
     config.write_text(config.read_text().replace('"level": "info"', '"level": "warn"'))
     stale = site.run("apply", "p.json")
     assert stale.code == 4
-    assert "gateway-config/gateway" in stale.err
+    assert "stale: gateway-config/gateway (logging.level)" in stale.err
     assert '"warn"' in config.read_text()
 
 
