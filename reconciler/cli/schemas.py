@@ -119,6 +119,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
         "Every resource and its conditions",
         generation=_WHOLE,
         supervisor=_MAYBE_TEXT,
+        supervisor_pid=_MAYBE_WHOLE,
         resources=_list(_object(key=_KEY, conditions=_list(_CONDITION), detail={"type": "object"})),
         notes=_NOTES,
     ),

@@ -230,11 +230,10 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
 def _nobody(session: Session) -> str:
     from reconciler.cli.commands.status import supervisor_of
 
-    if (supervisor := supervisor_of(session)) is None:
+    if (pid := supervisor_of(session)) is None:
         return "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
-    return (
-        f"; nobody watches it now: {supervisor} goes on with that once nothing hinders it, and its log says what does"
-    )
+    by = f"supervisor pid {pid}"
+    return f"; nobody watches it now: {by} goes on with that once nothing hinders it, and its log says what does"
 
 
 def present_runs(journal: Journal) -> tuple[Run, ...]:

@@ -225,17 +225,17 @@ def serving_goal(runtime: Runtime, journal: Journal | None, goal: Goal) -> Goal:
     return goal if last is None or last.digest == goal.digest else lenient_goal(runtime, last)
 
 
-def supervisor_of(session: Session) -> str | None:
-    """Who watches this state directory, None where nobody does."""
+def supervisor_of(session: Session) -> int | None:
+    """The process that watches this state directory, None where none does."""
     import os
 
     from reconciler.engine.lock import holder
 
     if session.supervisor is not None:
         # It answers itself, whatever became of its lock's file.
-        return f"supervisor pid {os.getpid()}"
+        return os.getpid()
     found = holder(session.host().state.ours / "supervisor.lock")
-    return f"supervisor pid {found.pid}" if found is not None else None
+    return found.pid if found is not None else None
 
 
 def supervisor_died(session: Session) -> tuple[Note, ...]:

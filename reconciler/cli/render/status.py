@@ -24,13 +24,14 @@ class ResourceStatus:
 
 
 def status_json(
-    generation: int, resources: Sequence[ResourceStatus], notes: Sequence[Note], supervisor: str | None
+    generation: int, resources: Sequence[ResourceStatus], notes: Sequence[Note], supervisor: int | None
 ) -> dict[str, Any]:
     """What `openclaw status --json` prints (schema `openclaw.status/1`)."""
     return {
         "schema": "openclaw.status/1",
         "generation": generation,
-        "supervisor": supervisor,
+        "supervisor": supervisor_text(supervisor),
+        "supervisor_pid": supervisor,
         "resources": [
             {
                 "key": str(item.key),
@@ -43,16 +44,21 @@ def status_json(
     }
 
 
+def supervisor_text(pid: int | None) -> str | None:
+    """The supervisor as people call it."""
+    return f"supervisor pid {pid}" if pid is not None else None
+
+
 def status_text(
     generation: int,
     resources: Sequence[ResourceStatus],
     notes: Sequence[Note],
-    supervisor: str | None,
+    supervisor: int | None,
     *,
     colour: bool,
 ) -> str:
     """What `openclaw status` prints: one line for each resource, and one for each condition that is not as it should be."""
-    lines = [f"generation {generation}, {supervisor or 'no supervisor watches'}"]
+    lines = [f"generation {generation}, {supervisor_text(supervisor) or 'no supervisor watches'}"]
     width = max((len(str(item.key)) for item in resources), default=0)
     for item in resources:
         by_type = {condition.type: condition for condition in item.conditions}

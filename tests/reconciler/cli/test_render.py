@@ -8,6 +8,7 @@ import pytest
 
 from reconciler.cli.render.outcome import outcome_json, outcome_text
 from reconciler.cli.render.plan import drift_json, drift_text, plan_text
+from reconciler.cli.render.status import status_json
 from reconciler.engine.requests import Outcome
 from reconciler.engine.settle import ended_as
 from reconciler.model import ABSENT, Blocked, Cause, Difference, Key, Note, Plan, Result
@@ -70,3 +71,11 @@ def test_what_was_so_before_a_run_or_a_window_is_not_told_at_its_end() -> None:
     assert outcome_json(outcome)["notes"] == []
     assert "not running" not in outcome_text(outcome, colour=False)
     assert ended_as(replace(outcome, run="", result=Result.VERIFYING), None, None).plan.notes == ()
+
+
+def test_the_supervisor_is_told_in_words_and_by_its_number() -> None:
+    said = [{name: status_json(0, (), (), pid)[name] for name in ("supervisor", "supervisor_pid")} for pid in (None, 7)]
+    assert said == [
+        {"supervisor": None, "supervisor_pid": None},
+        {"supervisor": "supervisor pid 7", "supervisor_pid": 7},
+    ]
