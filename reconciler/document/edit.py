@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, compose, find, plain, walk
-from reconciler.document.problems import safe
+from reconciler.document.problems import named, safe
 from reconciler.document.sources import read_document
 from reconciler.errors import DocumentError, UsageError
 from reconciler.model import DocumentPath
@@ -108,7 +108,7 @@ def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None 
         from reconciler.document.problems import sort_problems
 
         problems = sort_problems(reading.problems, [source.name for source in reading.sources])
-        raise DocumentError(f"cannot read {safe(name)}", problems)
+        raise DocumentError(f"cannot read {named(name)}", problems)
     node, label, found = find(reading.root, path)
     source = (label or node).source if found == len(path) else reading.sources[0]
     directory = os.path.dirname(os.path.abspath(main))
@@ -160,11 +160,11 @@ def _means(text: str, name: str, expected: Any) -> bool:
 def _read(text: str, name: str) -> Mapping | None:
     node, problems = compose(Source(name, name, text.removeprefix(_MARK)))
     if problems:
-        raise DocumentError(f"cannot read {safe(name)}", problems)
+        raise DocumentError(f"cannot read {named(name)}", problems)
     if node is None or (isinstance(node, Scalar) and node.value is None):
         return None
     if not isinstance(node, Mapping):
-        raise UsageError(f"cannot edit {safe(name)}: it is no mapping")
+        raise UsageError(f"cannot edit {named(name)}: it is no mapping")
     return node
 
 

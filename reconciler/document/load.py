@@ -276,12 +276,12 @@ def _override(root: MappingNode, overrides: tuple[Override, ...]) -> tuple[Overr
 
 
 def _fail(name: str, problems: list[Problem], reading: Reading, uncounted: int = 0) -> NoReturn:
-    from reconciler.document.problems import safe, sort_problems
+    from reconciler.document.problems import named, sort_problems
 
     ordered = sort_problems(problems, [source.name for source in reading.sources], uncounted=uncounted)
     count = len(set(problems)) + uncounted
     raise DocumentError(
-        f"cannot use {safe(name)}: {count} problem{'s' if count > 1 else ''}", ordered, files=tuple(reading.paths)
+        f"cannot use {named(name)}: {count} problem{'s' if count > 1 else ''}", ordered, files=tuple(reading.paths)
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 # Wide enough for any line that a person writes; a line of a megabyte must not become a megabyte of error.
 MAX_QUOTED = 160
+# The longest path that Linux takes (PATH_MAX).
+MAX_PATH = 4096
 # A file of nothing but mistakes would otherwise print as many pages as it has lines; the rest is counted.
 MAX_PROBLEMS = 200
 
@@ -147,6 +149,11 @@ def _printable(text: str) -> str:
 def safe(text: str) -> str:
     """`text` of unknown origin for use inside a message: clipped and printable."""
     return _printable(text if len(text) <= MAX_QUOTED // 2 else text[: MAX_QUOTED // 2] + "...")
+
+
+def named(path: str) -> str:
+    """A path inside a message: printable, and whole, as whoever reads it has to find the file; longer ones no system has."""
+    return _printable(path if len(path) <= MAX_PATH else path[:MAX_PATH] + "...")
 
 
 def display_width(text: str) -> int:

@@ -138,11 +138,11 @@ def resolve(
             seconds=seconds,
         )
     except DocumentError as err:
-        from reconciler.document.problems import safe
+        from reconciler.document.problems import named
 
         count = len(err.problems)
         raise DocumentError(
-            f"cannot resolve the secrets of {safe(loaded.name)}: {count} problem{'s' if count > 1 else ''}",
+            f"cannot resolve the secrets of {named(loaded.name)}: {count} problem{'s' if count > 1 else ''}",
             err.problems,
             files=(*loaded.files, *secret_files(loaded, environ)),
         ) from None
@@ -258,14 +258,14 @@ def _from_environment(name: str, environ: Mapping[str, str]) -> str:
 
 def _from_file(path: str, environ: Mapping[str, str], directory: str) -> str:
     from reconciler.document.files import ReadError, read_file
-    from reconciler.document.problems import safe
+    from reconciler.document.problems import named
 
     try:
         data = read_file(_located(path, environ, directory), MAX_SECRET_BYTES, MAX_SECRET_BYTES)
     except ReadError as err:
         reason = err.message.removeprefix("read it: ")
-        raise _Refused("secret_unreadable", f"read the secret file '{safe(path)}': {reason}", err.hint) from None
-    return _text(data, "secret_unreadable", f"use the secret file '{safe(path)}'")
+        raise _Refused("secret_unreadable", f"read the secret file '{named(path)}': {reason}", err.hint) from None
+    return _text(data, "secret_unreadable", f"use the secret file '{named(path)}'")
 
 
 def _located(path: str, environ: Mapping[str, str], directory: str) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from reconciler.document.fast import shape_data
 from reconciler.document.files import MAX_BYTES, ReadError, read_file
 from reconciler.document.nodes import MAX_NODES, Mapping, Node, Scalar, Sequence, Source, compose
-from reconciler.document.problems import Problem, safe
+from reconciler.document.problems import Problem, named
 from reconciler.document.units import kind_of
 
 # A person loses track long before; together they bound the work of a diamond of includes.
@@ -142,7 +142,11 @@ class _Reader:
             if real in [each for _, each in chain]:
                 cycle = " -> ".join([*names[[each for _, each in chain].index(real) :], name])
                 self._refuse(
-                    parent, place, "include_cycle", f"include '{safe(name)}': {cycle}", "a file must not include itself"
+                    parent,
+                    place,
+                    "include_cycle",
+                    f"include '{named(name)}': {cycle}",
+                    "a file must not include itself",
                 )
                 return None
             if len(chain) > MAX_INCLUDE_DEPTH:
@@ -181,7 +185,7 @@ class _Reader:
         except ReadError as err:
             self.reading.whole = False
             if place is None or parent is None:
-                shown = Source(safe(name), os.path.basename(name), "")
+                shown = Source(named(name), os.path.basename(name), "")
                 self.reading.sources.append(shown)
                 self.reading.problems.append(shown.problem(0, 0, err.code, err.message, hint=err.hint))
             else:
@@ -189,7 +193,7 @@ class _Reader:
                     parent,
                     place,
                     err.code,
-                    f"include '{safe(name)}': {err.message.replace('read it: ', '', 1)}",
+                    f"include '{named(name)}': {err.message.replace('read it: ', '', 1)}",
                     err.hint or ("only files of this host can be included" if "://" in name else ""),
                 )
             return None
@@ -200,12 +204,12 @@ class _Reader:
                 parent,
                 place,
                 "include_foreign",
-                f"include '{safe(name)}': it has no section of a document",
+                f"include '{named(name)}': it has no section of a document",
                 "a file with a secret is named where the secret belongs: {file: PATH}",
             )
             return None
         key = os.path.relpath(absolute, os.path.dirname(os.path.abspath(self.main or "")))
-        source, problem = decode(data, safe(name), key)
+        source, problem = decode(data, named(name), key)
         self.reading.sources.append(source)
         self.reading.contents[absolute] = data
         if problem is not None:

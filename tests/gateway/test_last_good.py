@@ -92,7 +92,7 @@ def test_a_missing_file_is_an_accident_where_there_was_one(tmp_path: Path, how: 
 
 def test_what_is_wrong_with_a_text_does_not_depend_on_what_its_references_give() -> None:
     assert objections('{"gateway": {"auth": {"token": "${SOMEWHERE}"}}}') == ()
-    assert objections('{"bogus": 1}') == (Issue("", 'Unrecognized key: "bogus"'),)
+    assert objections('{"bogus": 1}') == (Issue("", 'Unrecognized key: "bogus"', key="bogus"),)
 
 
 def test_where_a_reference_stands_for_no_text_its_complaint_is_a_guess() -> None:

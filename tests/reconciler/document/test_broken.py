@@ -200,6 +200,17 @@ def test_what_cannot_lie_in_a_repository(name: str, tmp_path: Path) -> None:
     assert error.exit_code == 78
 
 
+@pytest.mark.req("DOC-2")
+def test_the_place_of_a_problem_is_a_whole_path(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 200) / "openclaw.yaml"
+    path.parent.mkdir()
+    for text in (b"gatewy: 1\n", b"a: \xff\n", b"include: none.yaml\n"):
+        path.write_bytes(b"version: 1\n" + text)
+        error = refuse(str(path), {})
+        assert f"{path}: 1 problem" in error.message
+        assert [problem.file for problem in error.problems] == [str(path)]  # type: ignore[attr-defined]
+
+
 WORST = [
     "50 MB",
     "values",
