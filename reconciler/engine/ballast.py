@@ -16,8 +16,9 @@ from reconciler.journal.store import JournalFullError
 
 T = TypeVar("T")
 
-# A first commit needs the index of the log beside it (32 KiB) and a handful of pages of 4 KiB.
-SIZE_BYTES: Final = 64 << 10
+# A first commit needs the index of the log beside it (32 KiB) and a handful of pages of 4 KiB, each later one as many pages: a
+# way back has some ten of them, and files of its own.
+SIZE_BYTES: Final = 256 << 10
 # The last mebibyte of a disk is for those who have work to do.
 SPARE_BYTES: Final = 1 << 20
 

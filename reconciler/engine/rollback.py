@@ -202,18 +202,20 @@ async def _undo_all(
 
 def _record(engine: Engine, window: Window, result: Result, reason: str, number: int) -> None:
     journal = engine.journal()
-    for key in window.gates:
-        journal.record_event(engine.now(), key, result.value, reason, run_id=window.run)
-        kept = [item for item in journal.conditions().get(key, ()) if item.type not in ("RolledBack", "Degraded")]
-        back = result is Result.ROLLED_BACK
-        outcome = Condition(
-            type="RolledBack" if back else "Degraded",
-            status=Status.TRUE,
-            reason="NotHealthy" if back else "RollbackFailed",
-            message=reason,
-            observed_generation=number,
-        )
-        journal.set_conditions(key, (*kept, outcome), engine.now())
+    # In one commit, and so one flush, and as few pages of a disk that may be full.
+    with journal.transaction():
+        for key in window.gates:
+            journal.record_event(engine.now(), key, result.value, reason, run_id=window.run)
+            kept = [item for item in journal.conditions().get(key, ()) if item.type not in ("RolledBack", "Degraded")]
+            back = result is Result.ROLLED_BACK
+            outcome = Condition(
+                type="RolledBack" if back else "Degraded",
+                status=Status.TRUE,
+                reason="NotHealthy" if back else "RollbackFailed",
+                message=reason,
+                observed_generation=number,
+            )
+            journal.set_conditions(key, (*kept, outcome), engine.now())
 
 
 async def _thread(call: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -190,7 +190,9 @@ async def _see_the_rest(engine: Engine, window: Window, verdict: Verdict) -> Non
         # Without what it takes to look nothing is known of it, and what is confirmed is so all the same.
         pass
     found, at = Verdict(health=health, sick=()), engine.now()
-    await _thread(partial(account.record_health, engine.journal(), (), found, window.generation, at))
+    # On a full disk what room is left is for the end of the run.
+    with suppress(JournalFullError):
+        await _thread(partial(account.record_health, engine.journal(), (), found, window.generation, at))
 
 
 async def _unseen(engine: Engine, window: Window, verdict: Verdict) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.engine.ballast import SIZE_BYTES
 from tests.beds.processes import Spawned, identify, pid_alive, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.beds.small_disk import SmallDisk, fill
@@ -82,7 +83,7 @@ def test_a_prune_still_runs_on_a_full_disk(cramped: Cramped) -> None:
     site = cramped.site
     old = cramped.put("openclaw-2025-01-01.log", age=2 * DAY, size=200_000)
     site.edit("level: info", "level: info" + RETENTION)
-    assert cramped.ballast.stat().st_blocks * 512 >= 64 << 10
+    assert cramped.ballast.stat().st_blocks * 512 >= SIZE_BYTES
     with cramped.full():
         planned = site.plan()
         assert [action["verb"] for action in planned["actions"]] == ["prune"]
@@ -95,7 +96,7 @@ def test_a_prune_still_runs_on_a_full_disk(cramped: Cramped) -> None:
     # With room again it is there again, for the next time.
     old = cramped.put("openclaw-2025-01-02.log", age=2 * DAY, size=200_000)
     site.apply()
-    assert cramped.ballast.stat().st_size == 64 << 10
+    assert cramped.ballast.stat().st_size == SIZE_BYTES
     with cramped.full():
         site.apply()
         assert not old.exists()
