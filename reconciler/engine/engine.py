@@ -43,7 +43,7 @@ from reconciler.engine.window import Window, begin_anew, begin_window, end_run
 from reconciler.errors import BlockedError, OpenClawError, StaleError
 from reconciler.files import place_of
 from reconciler.host import Host
-from reconciler.journal import PROVISIONAL_SALT, UNDECIDED, Journal, JournalFullError, Quarantined, Run
+from reconciler.journal import PROVISIONAL_SALT, UNDECIDED, Journal, JournalFullError, OpenRun, Quarantined, Run
 from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
 from reconciler.model import Condition, Generation, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
@@ -292,12 +292,9 @@ class Engine:
             goal = source(journal.salt)
             recovered = recovery.Recovered()
             if left_open := await _thread(journal.open_runs):
-                recovered = await recovery.recover(self, goal, left_open)
-                if recovered.stopped is not None:
-                    return recovered.stopped, None
-                if recovered.taken_back is not None and request.approvals.person and first is None:
-                    # What was just seen to fail is not tried again by the very word that found it open.
-                    return recovered.taken_back, None
+                recovered, over = await self._recover(goal, left_open, request, first)
+                if over is not None:
+                    return over
                 # This very document may have been taken back just now.
                 goal = source(journal.salt)
             back = await first() if first is not None else None
@@ -332,6 +329,28 @@ class Engine:
                 await self._refuse(planned, request, journal)
                 outcome, window = await self._lead(planned, request, journal)
         return replace(outcome, conditions=planned.conditions, ends=planned.ends), window
+
+    async def _recover(
+        self, goal: Goal, left_open: Sequence[OpenRun], request: Request, first: First | None
+    ) -> tuple[recovery.Recovered, tuple[Outcome, Window | None] | None]:
+        """Ends what others left open; and how this begins then, where that leaves it nothing to do."""
+        # What is wanted beyond the document comes after the window, which is waited out then.
+        alone = first is None and request.expected is None and request.holds_back is None
+        recovered = await recovery.recover(self, goal, left_open, hands_over=alone)
+        if recovered.stopped is not None:
+            return recovered, (recovered.stopped, None)
+        if recovered.taken_back is not None and request.approvals.person and first is None:
+            # What was just seen to fail is not tried again by the very word that found it open.
+            return recovered, (recovered.taken_back, None)
+        if recovered.window is None or recovered.planned is None:
+            return recovered, None
+        await recovery.give_way(self, recovered)
+        window, seen = recovered.window, recovered.planned
+        if request.commit is not None:
+            attribute = partial(self.journal().attribute, window.generation, request.author, request.commit)
+            await _thread(attribute)
+        outcome = window.outcome(Result.VERIFYING, "")
+        return recovered, (replace(outcome, conditions=seen.conditions, ends=seen.ends), window)
 
     async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
         """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""

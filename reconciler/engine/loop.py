@@ -463,7 +463,8 @@ class Loop:
         elif outcome.result is Result.FAILED and not outcome.run:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
             self._teller.say("not_ready", outcome.reason)
-        elif not failures:
+        elif not failures and not (outcome.run and outcome.result is Result.VERIFYING and not outcome.steps):
+            # A window that another process left has shown nothing yet.
             self._teller.over("not_applied", "not_restored", "unknown", "not_ready", "look_failed", "waiting_for_lock")
         self._report_degraded(outcome.conditions, None if not outcome.plan.unknown else ())
         self._teller.ended(outcome.ends, now, self.queue.add_after)
@@ -521,6 +522,8 @@ class Loop:
             self._failed(err)
             return
         self._teller.announce(outcome)
+        if window.inherited:
+            self._teller.over("not_applied")
         if outcome.result is Result.FAILED:
             # Nothing is taken back, and another window would follow at once.
             self._retry(EVERYTHING, RESYNC_SECONDS)

@@ -26,7 +26,7 @@ from reconciler.kinds import Applied
 from reconciler.model import Generation, Result
 
 if TYPE_CHECKING:
-    from reconciler.engine.engine import Engine
+    from reconciler.engine.engine import Engine, Planned
 
 T = TypeVar("T")
 
@@ -37,36 +37,48 @@ DIED = "its writer died before its end was recorded"
 class Recovered:
     """What became of open runs. `stopped`: a person wished to stop while a window was waited out, which is left open again.
 
-    `taken_back`: the very document that is wanted now was just seen to fail, and was taken back. `overtaken` are runs, with the
-    reason, that stay open until something takes their place (`give_way`).
+    `taken_back`: the very document that is wanted now was just seen to fail, and was taken back. `window`: it is in force, and
+    its window is not over, which needs no lock to be watched; `planned` is what was seen of the host. `overtaken` are runs, with
+    the reason, that stay open until something takes their place (`give_way`).
     """
 
     stopped: Outcome | None = None
     taken_back: Outcome | None = None
+    window: Window | None = None
+    planned: Planned | None = None
     overtaken: tuple[tuple[Run, str], ...] = ()
 
 
-async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun]) -> Recovered:
+async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun], *, hands_over: bool) -> Recovered:
     """Ends the runs that their writers left open. The caller holds the writer lock and is about to lead to `goal`.
 
     A window that nobody watches any more is waited out and confirmed or rolled back, unless the caller brings another
     document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
-    confirmed generation.
+    confirmed generation. Who wants nothing but `goal` gets the window of the newest run to watch (`hands_over`): nobody else is
+    kept from the lock by it.
     """
     # All accounts first: what is done below changes the world that they are settled by.
     for found in left_open:
         for intent in found.intents:
             await _settle(engine, goal, intent)
     overtaken, back = [], None
+    newest = await _thread(partial(engine.journal().runs, 1))
     for found in left_open:
         if found.run.state is Result.APPLYING:
-            await _end(engine, found.run, Result.INTERRUPTED, f"{DIED}; the next run went on from there")
+            overtaken.append((found.run, f"{DIED}; the next run went on from there"))
         elif found.run.state is Result.ROLLING_BACK:
             await resume_roll_back(engine, found.run)
         elif is_watched(found.run, engine.host.state, engine.now()):
             continue
         else:
-            stands = await _go_on_watching(engine, found, goal)
+            stands = await _left_of(engine, found, goal)
+            if isinstance(stands, tuple):
+                window, planned = stands
+                # What was not done is still to be done after it.
+                done = all(step.result == "done" for step in window.steps)
+                if hands_over and done and found.run.id == newest[0].id:
+                    return Recovered(window=window, planned=planned, overtaken=tuple(overtaken))
+                stands = await _go_on_watching(engine, window)
             if isinstance(stands, str):
                 overtaken.append((found.run, stands))
             elif stands.stopped:
@@ -83,7 +95,7 @@ async def give_way(engine: Engine, recovered: Recovered) -> None:
         generation = await _thread(partial(journal.generation, run.generation or 0))
         if generation is not None and generation.result is Result.VERIFYING:
             await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
-        await _end(engine, run, Result.SUPERSEDED, reason)
+        await _end(engine, run, Result.INTERRUPTED if run.state is Result.APPLYING else Result.SUPERSEDED, reason)
 
 
 async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
@@ -101,9 +113,9 @@ async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
     await _thread(partial(write, applied=left.fields, forgotten=left.forgotten))
 
 
-async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | str:
-    """Finishes a window that nobody watches any more: how it ended, or stands where a person wished to stop before its end;
-    or why what comes now is to take its place.
+async def _left_of(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | str | tuple[Window, Planned]:
+    """What is left to watch of a window that nobody watches any more, with what was seen of the host; how it ended; or why what
+    comes now is to take its place.
     """
     run, journal = found.run, engine.journal()
     generation = await _thread(partial(journal.generation, run.generation or 0))
@@ -113,8 +125,8 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         return account.BY_DOCUMENT
     if generation.digest != goal.digest:
         return await _seen_late(engine, run, generation)
-    present = (await engine.plan(goal, journal)).plan
-    if present.actions:
+    planned = await engine.plan(goal, journal)
+    if planned.plan.actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
         return f"{account.BY_RUN}: the host had moved, and nobody watched its window"
@@ -123,7 +135,7 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         run=run.id,
         cause=run.cause,
         goal=goal,
-        plan=replace(present, generation=run.target_generation or 0),
+        plan=replace(planned.plan, generation=run.target_generation or 0),
         steps=steps,
         generation=generation.number,
         recorded=recorded,
@@ -133,9 +145,15 @@ async def _go_on_watching(engine: Engine, found: OpenRun, goal: Goal) -> Outcome
         whole_seconds=run.verify_window or 0.0,
         since=run.verify_since,
     )
+    return window, planned
+
+
+async def _go_on_watching(engine: Engine, window: Window) -> Outcome:
+    """How a window ends that is watched under the lock, or stands where a person wished to stop before its end."""
     engine.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
     async with engine.watching():
-        look = partial(window.verdict, engine.kinds, engine.world(goal, run.id), partial(begin_anew, engine, run.id))
+        prolong = partial(begin_anew, engine, window.run)
+        look = partial(window.verdict, engine.kinds, engine.world(window.goal, window.run), prolong)
         verdict = await unless_stopping(engine.stopping, look)
     if verdict is None:
         return replace(window.outcome(Result.VERIFYING, ""), stopped=True)

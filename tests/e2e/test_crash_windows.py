@@ -223,3 +223,20 @@ def test_what_was_taken_back_is_not_confirmed_by_a_look_after_its_second_try_was
     wait_until(lambda: "AFTER" not in (site.state / "reconciler/run/gateway.env").read_text(), 20, "the good one")
     assert site.generations()[-1]["result"] == "confirmed"
     site.wait_healthy()
+
+
+@pytest.mark.req("SVC-7", "PLAN-3")
+def test_in_a_window_that_another_process_left_a_supervisor_cures_and_applies(site: Site) -> None:
+    text = site.write(verify="25s")
+    site.apply("--no-wait")
+    supervisor = site.supervisor("--on-exit", "stop")
+    assert site.standing() == (1, "verifying")
+    for victim in (keeper_pid(site), site.gateway_pid()):
+        assert victim is not None
+        kill(victim)
+    wait_until(lambda: site.health()[0] == 0, 10, "nobody serves")
+    site.wait_healthy()
+    site.write(text.replace("level: info", "level: debug"))
+    wait_until(lambda: site.level() == "debug", 10, "what is saved in it is applied")
+    assert site.generations()[1]["result"] == "superseded"
+    supervisor.stop()

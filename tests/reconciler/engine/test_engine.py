@@ -261,6 +261,41 @@ async def test_a_window_that_nobody_watches_is_finished_by_the_next_writer(host:
     assert results == [Result.CONFIRMED, Result.ROLLED_BACK, Result.CONFIRMED]
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_a_window_that_another_process_left_keeps_nobody_from_the_lock(host: Harness) -> None:
+    host.verify_seconds = 30.0
+    await host.engine.begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    host.fresh()
+    outcome, window = await host.engine.begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    assert window is not None
+    assert (outcome.result, outcome.run, outcome.steps) == (Result.VERIFYING, window.run, ())
+    assert 0 < window.left_seconds <= 30.0
+    host.verify_seconds = 0.02
+    assert (await host.apply({"a": fake(2, impact="restart")})).result is Result.CONFIRMED
+    assert [item.result for item in reader(host).generations()] == [Result.CONFIRMED, Result.SUPERSEDED]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-13")
+async def test_a_run_that_died_stays_open_where_what_comes_next_is_refused(host: Harness) -> None:
+    async def die(action: Action) -> None:
+        raise KeyboardInterrupt
+
+    host.kind.after_apply = die
+    with pytest.raises(BaseException) as died:
+        await host.apply({"a": fake(1)})
+    assert died.group_contains(KeyboardInterrupt) or died.type is KeyboardInterrupt
+    host.engine.close()
+    host.kind.after_apply = None
+    host.fresh()
+    watches = replace(APPLY, approvals=Approvals(person=False))
+    for _ in range(2):
+        with pytest.raises(BlockedError):
+            await host.engine.begin(host.source({}), watches)
+        assert [found.run.state for found in reader(host).open_runs()] == [Result.APPLYING]
+    assert (await host.apply({"a": fake(1)})).result is Result.CONFIRMED
+    assert reader(host).open_runs() == ()
+
+
 @pytest.mark.req("PLAN-7")
 async def test_a_new_document_supersedes_an_open_window(host: Harness) -> None:
     await host.apply({"a": fake(1, impact="restart")})
@@ -828,8 +863,14 @@ async def test_what_a_recovery_took_back_is_not_tried_again_by_itself(host: Harn
             raise TemporaryError("it is held back now")
         return host.source(wanted)(salt)
 
+    watches = replace(APPLY, approvals=Approvals(person=False))
+    # It is watched on without the lock: meanwhile a person may lead elsewhere.
+    _outcome, left = await host.engine.begin(source, watches)
+    assert left is not None
+    assert left.run == window.run
+    assert (await host.engine.finish(left)).result is Result.ROLLED_BACK
     with pytest.raises(TemporaryError, match="held back now"):
-        await host.engine.begin(source, replace(APPLY, approvals=Approvals(person=False)))
+        await host.engine.begin(source, watches)
     assert host.kind.state == {"a": {"v": "good"}}
     assert [item.result for item in reader(host).generations()] == [Result.ROLLED_BACK, Result.CONFIRMED]
 
