@@ -38,8 +38,9 @@ def main() -> int:
     code = _bounded()
     import _signal  # type: ignore[import-not-found]  # what `signal` is made of, without its enums
 
-    # All is done and said. What is left is the interpreter's own end, which would tell of a Ctrl-C by a trace.
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    # All is done and said. What is left is the interpreter's own end, which would tell of a Ctrl-C by a trace, and die of others.
+    for number in (_signal.SIGINT, _signal.SIGTERM):
+        _signal.signal(number, _signal.SIG_IGN)
     return code
 
 
@@ -47,10 +48,11 @@ def _bounded() -> int:
     """The command, with an exit code for whatever it ends by."""
     signals = _Signals()
     try:
-        _open_streams()
-        _end_on_sigterm(signals)
         if command_of(sys.argv[1:])[0] == "run":
             _hold_signals()
+        else:
+            _end_on_sigterm(signals)
+        _open_streams()
         code = _finish(_run(sys.argv[1:]))
         # Whoever was asked to end may have taken it for something else on the way out.
         return TERMINATED if signals.terminated else code
@@ -170,11 +172,20 @@ def _hold_signals() -> None:
     """Keeps the supervisor's signals waiting until it listens to them (`reconciler.cli.commands.run`).
 
     An exception that a signal's handler raises is lost where the interpreter happens to be inside a callback of its own,
-    as the import of each module has one; the supervisor would then begin, and stay, though it was told to end.
+    as the import of each module has one; the supervisor would then begin, and stay, though it was told to end. Once it has
+    stopped listening nothing is left that they could end, and they are passed over: an exception would break off the end.
     """
     import _signal
 
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP))
+    held = (_signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, held)
+    for number in held:
+        # Not SIG_IGN, which would throw away what waits already.
+        _signal.signal(number, _pass_over)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """Does nothing."""
 
 
 def _end(signals: _Signals, end: SystemExit) -> int:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # What a slow listener may miss before it is told how many.
 MAX_EVENTS = 256
+# Within it the same signal is one and the same wish: a key that bounces, a child signalled beside its group (`timeout`).
+ONE_WISH_SECONDS = 0.5
 # How long a newcomer may hold the lock who ends by itself, because the control socket is ours: its start takes a second.
 NEWCOMER_SECONDS = 5.0
 # Variables beside those of the document by which a command line could mean something else.
@@ -108,6 +110,10 @@ class Supervisor:
         self.stopped = trio.Event()
         self.on_exit: str | None = None
         self.signal: int | None = None
+        self._signalled_at = 0.0
+        # What a second wish to end cuts short, and the signal that it was.
+        self.patience = trio.CancelScope()
+        self.cut_short_by: int | None = None
         # Who took the place of this one, as the error with which it ends.
         self.ousted: LockedError | None = None
         self._lacking = ""
@@ -135,19 +141,24 @@ class Supervisor:
         await self.loop.tell_runs()
 
     async def listen_to_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """SIGINT and SIGTERM end the supervisor after the present step, a second one at once; SIGHUP reads the document anew."""
+        """SIGINT and SIGTERM end the supervisor after the present step, a second one at once; SIGHUP reads the document anew.
+
+        Listens until cancelled, which is when there is nothing left that could be ended.
+        """
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
                 if number == signal.SIGHUP:
-                    self._log.info("reload", cause="SIGHUP")
-                    self.loop.poke()
-                elif self.signal is not None:
-                    raise SystemExit(128 + number)
-                else:
-                    self.signal = number
+                    if not self.stopped.is_set():
+                        self._log.info("reload", cause="SIGHUP")
+                        self.loop.poke()
+                elif self.signal is None:
+                    self.signal, self._signalled_at = number, trio.current_time()
                     self.engine.stopping.set()
                     self.stopped.set()
+                elif number != self.signal or trio.current_time() >= self._signalled_at + ONE_WISH_SECONDS:
+                    self.cut_short_by = self.cut_short_by or number
+                    self.patience.cancel()
 
     async def look_around(self) -> None:
         """Sees that it still is the one supervisor here and can be reached: what was deleted or exchanged of its lock and its

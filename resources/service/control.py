@@ -129,6 +129,20 @@ async def service_status(world: World, resource: Resource | None = None) -> dict
     return await trio.to_thread.run_sync(shown, child, spec)
 
 
+async def going_on(host: Host) -> str:
+    """What goes on running when nobody watches any more, and how to end it; empty where nothing does.
+
+    Raises:
+        TemporaryError, NotPermittedError: it cannot be told.
+    """
+    child = await child_of(host)
+    if child.pid is None and child.state not in ("running", "broken"):
+        return ""
+    if child.held and child.record is not None and child.record["goal"] == "down":
+        return "the service is being ended by its keeper; `openclaw service status` tells how far that is"
+    return "the service goes on; `openclaw service stop` ends it"
+
+
 async def stop_all(host: Host) -> None:
     """Ends every child of this state directory and its keeper: the end of a supervisor that takes all with it.
 

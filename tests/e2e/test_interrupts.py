@@ -1,16 +1,20 @@
-"""Ctrl-C and SIGTERM in an apply: the present step ends, nothing more is waited for, and the next run goes on from there."""
+"""Ctrl-C and SIGTERM in an apply: the present step ends, nothing more is waited for, and the next run goes on from there.
+In a supervisor: all that was asked for is done however often it is asked for at once, and once more later ends it there."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import time
 
 import pytest
 
 from reconciler.engine.lock import holder, started
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
+from tests.e2e.test_kills import keeper_pid
 
 pytestmark = pytest.mark.real
 
@@ -80,3 +84,51 @@ def test_in_a_window_that_is_waited_out_for_one_who_died_it_ends_at_once(site: S
     assert [item["result"] for item in site.generations()] == ["verifying"]
     site.write(site.document.read_text().replace("30s}", "300ms}"))
     assert site.apply()["result"] == "confirmed"
+
+
+def ready(site: Site) -> int:
+    """A confirmed generation; the process of its gateway."""
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    assert pid is not None
+    return pid
+
+
+@pytest.mark.req("SVC-7", "SVC-9")
+@pytest.mark.parametrize("seconds", [0.001, 0.004, 0.02, 0.1])
+@pytest.mark.parametrize(("number", "last"), [(signal.SIGINT, "stopped"), (signal.SIGTERM, "left_running")])
+def test_the_same_signal_twice_within_a_moment_is_one(
+    site: Site, number: signal.Signals, last: str, seconds: float
+) -> None:
+    pid = ready(site)
+    supervisor = site.supervisor()
+    supervisor.process.send_signal(number)
+    time.sleep(seconds)
+    assert supervisor.stop(number) == 0, supervisor.text()
+    assert supervisor.events()[-1]["event"] == last
+    assert all(line.startswith("{") for line in supervisor.text().splitlines())
+    assert site.gateway_pid() == (pid if number == signal.SIGTERM else None)
+    assert "without a word" not in site.run("status").out
+
+
+@pytest.mark.req("SVC-7", "SVC-9")
+@pytest.mark.parametrize(("again", "seconds", "code"), [(signal.SIGINT, 0.7, 130), (signal.SIGTERM, 0.2, 143)])
+def test_a_second_one_while_the_service_is_stopped_ends_at_once_and_says_what_is_left(
+    site: Site, again: signal.Signals, seconds: float, code: int
+) -> None:
+    pid = ready(site)
+    supervisor = site.supervisor()
+    keeper = keeper_pid(site)
+    # Its answer is waited for, so that the stop takes a while.
+    os.kill(keeper, signal.SIGSTOP)
+    supervisor.process.send_signal(signal.SIGINT)
+    supervisor.wait_event(lambda event: event["event"] == "stopping", "the stop")
+    time.sleep(seconds)
+    assert supervisor.stop(again) == code, supervisor.text()
+    last = supervisor.events()[-1]
+    hint = "the service goes on; `openclaw service stop` ends it"
+    assert (last["event"], last["hint"]) == ("ended_at_once", hint)
+    os.kill(keeper, signal.SIGCONT)
+    assert site.gateway_pid() == pid
+    assert "without a word" not in site.run("status").out

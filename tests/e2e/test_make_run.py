@@ -110,9 +110,14 @@ class Checkout:
         return processes_of_state(self.state)
 
 
-def interrupt(checkout: Checkout, make: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C as the terminal sends it: SIGINT to the whole group. Returns when everything is over, and it ended well."""
+def interrupt(checkout: Checkout, make: subprocess.Popen[bytes], *, bounces: bool = False) -> None:
+    """Ctrl-C as the terminal sends it: SIGINT to the whole group, twice where the key bounces. Returns when everything is over,
+    and it ended well.
+    """
     os.killpg(make.pid, signal.SIGINT)
+    if bounces:
+        time.sleep(0.01)
+        os.killpg(make.pid, signal.SIGINT)
     # make itself ends by the signal, as a shell expects it, once what it started has ended.
     code, said = make.wait(30), checkout.logs[make.pid].read_text()
     assert code == -signal.SIGINT, said
@@ -187,7 +192,7 @@ def test_a_second_make_run_has_nothing_to_write_and_serves_again(checkout: Check
     assert kept == ((checkout.path / "openclaw.yaml").read_bytes(), (checkout.path / ".openclaw-token").read_bytes())
     assert (checkout.state / "openclaw.json").stat() == config
     wait_until(lambda: "No changes" in checkout.openclaw("plan").stdout, 10, "nothing left to do")
-    interrupt(checkout, second)
+    interrupt(checkout, second, bounces=True)
 
 
 def test_while_one_runs_another_is_refused_and_the_first_one_named(checkout: Checkout) -> None:

@@ -54,29 +54,47 @@ async def run(session: Session, *, on_exit: str | None) -> int:
 async def _supervise(session: Session, supervisor: Supervisor, log: Log, on_exit: str | None) -> None:
     import trio
 
-    from reconciler.cli.allocator import forget_the_start
     from reconciler.cli.supervisor import on_exit_by_default
 
     with alone(supervisor.lock):
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(supervisor.listen_to_signals)
-                release_signals()
-                await nursery.start(supervisor.server.serve)
-                log.info("starting", document=session.document, state=str(session.host().state.root))
-                # Watching begins once what was found at the start is dealt with: a first step is finished even on Ctrl-C.
-                await nursery.start(supervisor.loop.run)
-                forget_the_start()
-                log.info("watching")
-                await supervisor.stopped.wait()
-                nursery.cancel_scope.cancel()
-        finally:
-            supervisor.engine.close()
-        if supervisor.ousted is not None:
-            # The gateway is another one's to keep by now.
-            raise supervisor.ousted
-        chosen = supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal)
-        await _leave(session, chosen, log)
+        async with trio.open_nursery() as nursery:
+            # To the very end: also while the service is stopped, and while the last words are said.
+            await nursery.start(supervisor.listen_to_signals)
+            release_signals()
+            with supervisor.patience:
+                await _watch(session, supervisor, log)
+                if supervisor.ousted is None:
+                    await _leave(session, supervisor.on_exit or on_exit or on_exit_by_default(supervisor.signal), log)
+            if supervisor.patience.cancelled_caught:
+                left = await _what_is_left(session)
+                log.warning("ended_at_once", hint=left or "no service runs here")
+            nursery.cancel_scope.cancel()
+    if supervisor.patience.cancelled_caught:
+        assert supervisor.cut_short_by is not None
+        raise SystemExit(128 + supervisor.cut_short_by)
+    if supervisor.ousted is not None:
+        # The gateway is another one's to keep by now.
+        raise supervisor.ousted
+
+
+async def _watch(session: Session, supervisor: Supervisor, log: Log) -> None:
+    """Serves and watches until the wish to end comes."""
+    import trio
+
+    from reconciler.cli.allocator import forget_the_start
+
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(supervisor.server.serve)
+            log.info("starting", document=session.document, state=str(session.host().state.root))
+            # Watching begins once what was found at the start is dealt with: a first step is finished even on Ctrl-C.
+            await nursery.start(supervisor.loop.run)
+            forget_the_start()
+            log.info("watching")
+            await supervisor.stopped.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        supervisor.engine.close()
 
 
 def _is_in_force(session: Session) -> bool:
@@ -135,8 +153,19 @@ async def _leave(session: Session, chosen: str, log: Log) -> None:
     if chosen == "stop":
         log.info("stopping", what="everything that was started here")
         # The drain and the grace of the service have their own bounds; this one is for what has none.
-        with trio.move_on_after(120, shield=True):
+        with trio.move_on_after(120):
             await stop_all(session.host())
         log.info("stopped")
     else:
         log.info("left_running", hint="the service goes on; `openclaw service stop` ends it")
+
+
+async def _what_is_left(session: Session) -> str:
+    """What goes on running of the service, and how to end it; empty where nothing does."""
+    from reconciler.errors import OpenClawError
+    from resources.service.control import going_on
+
+    try:
+        return await going_on(session.host())
+    except OpenClawError:
+        return "whether the service goes on cannot be told now; `openclaw service status` tells"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -115,3 +116,31 @@ async def test_a_look_at_a_key_that_there_is_none_of_is_refused_once_it_is_known
             assert caught.value.hint == "there is service/gateway"
             assert await supervisor.reconcile(gateway) == {"queued": "service/gateway"}
             assert await supervisor.reconcile(None) == {"queued": "everything"}
+
+
+@pytest.mark.req("SVC-9")
+@pytest.mark.parametrize(
+    ("again", "pause", "cut_short"),
+    [
+        (signal.SIGINT, 0.0, False),
+        (signal.SIGINT, 0.3, True),
+        (signal.SIGTERM, 0.0, True),
+    ],
+)
+async def test_the_same_signal_within_a_moment_is_one_wish_and_another_or_a_later_one_a_second(
+    state: Path, monkeypatch: pytest.MonkeyPatch, again: signal.Signals, pause: float, cut_short: bool
+) -> None:
+    monkeypatch.setattr(supervisors, "ONE_WISH_SECONDS", 0.2)
+    async with serving(state, Record()) as supervisor, trio.open_nursery() as nursery:
+        await nursery.start(supervisor.listen_to_signals)
+        os.kill(os.getpid(), signal.SIGINT)
+        with trio.fail_after(5):
+            await supervisor.stopped.wait()
+        await trio.sleep(pause)
+        os.kill(os.getpid(), again)
+        await trio.sleep(0.05)
+        await trio.testing.wait_all_tasks_blocked()
+        assert supervisor.patience.cancel_called == cut_short
+        assert supervisor.cut_short_by == (again if cut_short else None)
+        assert supervisor.engine.stopping.is_set()
+        nursery.cancel_scope.cancel()
