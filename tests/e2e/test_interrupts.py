@@ -132,3 +132,13 @@ def test_a_second_one_while_the_service_is_stopped_ends_at_once_and_says_what_is
     os.kill(keeper, signal.SIGCONT)
     assert site.gateway_pid() == pid
     assert "without a word" not in site.run("status").out
+
+
+@pytest.mark.req("SVC-7", "SVC-9")
+def test_one_that_leaves_no_service_behind_says_so(site: Site) -> None:
+    ready(site)
+    assert site.run("service", "stop").code == 0
+    supervisor = site.supervisor()
+    assert supervisor.stop(signal.SIGTERM) == 0
+    last = supervisor.events()[-1]
+    assert (last["event"], last["what"]) == ("stopped", "watching; no service runs here")

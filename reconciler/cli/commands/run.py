@@ -156,8 +156,10 @@ async def _leave(session: Session, chosen: str, log: Log) -> None:
         with trio.move_on_after(120):
             await stop_all(session.host())
         log.info("stopped")
+    elif left := await _what_is_left(session):
+        log.info("left_running", hint=left)
     else:
-        log.info("left_running", hint="the service goes on; `openclaw service stop` ends it")
+        log.info("stopped", what="watching; no service runs here")
 
 
 async def _what_is_left(session: Session) -> str:
