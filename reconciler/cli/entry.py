@@ -93,7 +93,14 @@ def ask_supervisor(arguments: list[str]) -> int | None:
         environ=environ,
         terminal=terminal(),
         uid=uid,
+        document_refused=lambda: _document_refused(file),
     )
+
+
+def _document_refused(file: str | None) -> int | None:
+    from reconciler.cli.main import document_refused
+
+    return document_refused(file)
 
 
 def command_of(arguments: list[str]) -> tuple[str | None, str | None]:

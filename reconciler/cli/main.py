@@ -117,15 +117,24 @@ def main(
     argv: Sequence[str] | None = None, *, kinds: Callable[[], tuple[Kind, ...]] | None = None, prog: str = "openclaw"
 ) -> int:
     """Runs one command line of this process and returns its exit code. `kinds` replaces the kinds (for tests)."""
+    return invoke(_session(kinds or all_kinds), list(sys.argv[1:] if argv is None else argv), prog=prog)
+
+
+def document_refused(file: str | None) -> int | None:
+    """Tells what is wrong with the document (`file` is what `--file` names) and returns the exit code; None where it is valid."""
+    session = _session(all_kinds)
+    session.file = file
+    try:
+        session.load()
+    except OpenClawError as err:
+        return explain(session.console, err)
+    return None
+
+
+def _session(kinds: Callable[[], tuple[Kind, ...]]) -> Session:
     from reconciler.cli.entry import terminal
 
-    session = Session(
-        environ=dict(os.environ),
-        directory=paths.here(),
-        console=Local(terminal()),
-        kinds=kinds if kinds is not None else all_kinds,
-    )
-    return invoke(session, list(sys.argv[1:] if argv is None else argv), prog=prog)
+    return Session(environ=dict(os.environ), directory=paths.here(), console=Local(terminal()), kinds=kinds)
 
 
 def invoke(session: Session, argv: list[str], *, prog: str = "openclaw") -> int:

@@ -14,7 +14,7 @@ from reconciler.streams import failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
 # How long the supervisor may take to accept and to say who it is, before the command goes the long way.
@@ -68,12 +68,14 @@ def ask(
     environ: Mapping[str, str],
     terminal: Mapping[str, Any],
     uid: int,
+    document_refused: Callable[[], int | None],
 ) -> int | None:
     """Has the supervisor at the socket `path` carry out a command line, and prints what it prints.
 
     Returns the exit code, or None when no supervisor serves `document` with the same environment: then nothing was done
     and nothing was printed but, where a person should know it, one line on stderr. A change in another environment is
-    refused: what differs by it the supervisor would take back. A first Ctrl-C asks the supervisor to finish its step, a
+    refused: what differs by it the supervisor would take back; but first an `apply` of a document that is not valid, which
+    `document_refused` tells, with the exit code or None for a valid one. A first Ctrl-C asks the supervisor to finish its step, a
     second one is a KeyboardInterrupt.
     """
     try:
@@ -89,6 +91,8 @@ def ask(
         sys.stderr.write(f"openclaw: the supervisor cannot go on: {err}; going on without it\n")
     except _ElsewhereError:
         if command in _CHANGING:
+            if command == "apply" and (code := document_refused()) is not None:
+                return code
             sys.stderr.write(_REFUSED.format(do=_CHANGING[command]))
             return BLOCKED
         sys.stderr.write("openclaw: the supervisor runs in another environment; going on without it\n")

@@ -112,6 +112,14 @@ def test_a_person_in_another_environment_than_the_supervisor_changes_nothing(sit
         refused = site.run(*argv)
         assert refused.code == 3, refused
         assert "the supervisor that watches this document runs in another environment" in refused.err
+    # What is not valid in any environment is said first, as `plan` says it.
+    valid = site.document.read_text()
+    site.write("version: 1\ngateway: {port: many}\n")
+    wrong = site.run("apply", "--yes")
+    assert (wrong.code, wrong.out) == (78, "")
+    assert wrong.err == site.run("plan").err.partition("going on without it\n")[2]
+    assert "openclaw.yaml:2:17" in wrong.err
+    site.write(valid)
     assert len(site.generations()) == 2
     assert site.level() == "debug"
     # In the same one the supervisor carries it out, as it does an apply.

@@ -32,6 +32,10 @@ def main():
     print("the long way")
     return 42
 whole.main = main
+def document_refused(file):
+    print(f"the document {file}")
+    return 78 if file == "wrong.yaml" else None
+whole.document_refused = document_refused
 sys.modules["reconciler.cli.main"] = whole
 from reconciler.cli.entry import main
 code = main()
@@ -238,8 +242,23 @@ async def test_what_the_supervisor_lacks_the_means_for_is_done_without_it(
 async def test_an_apply_in_another_environment_is_refused(supervisor: FakeSupervisor, state: Path) -> None:
     async with served(supervisor, state):
         done = await openclaw(state, "apply", "--yes", environment=environ(state, CANARY="b"))
-    assert (done.returncode, done.stdout) == (3, b"")
+        back = await openclaw(state, "rollback", "1", "--yes", environment=environ(state, CANARY="b"))
+    assert (done.returncode, done.stdout) == (3, b"the document None\n")
+    # That needs no document of now.
+    assert (back.returncode, back.stdout) == (3, b"")
     assert b"would take back what differs\n  hint: let it apply" in done.stderr
+    assert supervisor.asked == []
+
+
+@pytest.mark.real
+@pytest.mark.req("DOC-1", "PLAN-6")
+async def test_a_document_that_is_not_valid_is_refused_before_the_environment(
+    supervisor: FakeSupervisor, document: Path, state: Path
+) -> None:
+    supervisor.document = str(document.with_name("wrong.yaml"))
+    async with served(supervisor, state):
+        done = await openclaw(state, "apply", "--file=wrong.yaml", environment=environ(state, CANARY="b"))
+    assert (done.returncode, done.stdout, done.stderr) == (78, b"the document wrong.yaml\n", b"")
     assert supervisor.asked == []
 
 
