@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What the scripts themselves call; everything else on PATH is the test's.
-BASICS = ("sh", "dirname", "cksum", "cat", "rm", "tail", "date", "mktemp", "chmod")
+BASICS = ("sh", "dirname", "cksum", "cat", "rm", "tail", "date", "mktemp", "chmod", "mv", "sed")
 
 
 @pytest.fixture
@@ -100,6 +100,28 @@ def test_an_installation_that_failed_is_tried_again(checkout: Path) -> None:
         assert done.returncode == 1
         assert "no such index" in done.stderr
         assert "cannot prepare .venv: pip could not install it" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["two words", 'a "$x" `y` \\z', "n" * 120])
+def test_the_command_starts_where_its_interpreter_has_a_path_that_no_kernel_takes(checkout: Path, name: str) -> None:
+    place = checkout / name
+    place.mkdir()
+    for part in ("tools", "tests", "pyproject.toml", "bin"):
+        shutil.move(checkout / part, place / part)
+    python, command = place / ".venv/bin/python", place / ".venv/bin/openclaw"
+    # As pip does it: the interpreter comes into the first line as it is.
+    stub(
+        python,
+        'case "$*" in *install*) { echo "#!$PWD/.venv/bin/python"; sed 1d tools/openclaw; } >.venv/bin/openclaw; '
+        "chmod +x .venv/bin/openclaw ;; esac",
+    )
+    made = call(place, "tools/environment", "run")
+    assert made.returncode == 0, made.stderr
+    done = call(place, str(command), "plan", "two words")
+    assert done.returncode == 0, done.stderr
+    assert calls(place)[-1] == f"python {command} plan two words"
+    # What the shell reads is nothing to Python.
+    compile(command.read_text(), "openclaw", "exec")
 
 
 @pytest.mark.parametrize(("uid", "installed"), [("1000", False), ("0", True)])

@@ -30,10 +30,13 @@ FOREIGN = ("OPENCLAW_", "MAKE", "MFLAGS", "VIRTUAL_ENV")
 
 
 @pytest.fixture(scope="module")
-def installed() -> Iterator[Path]:
-    """A clone of what is committed here, with its environment really made and installed; nothing was run in it yet."""
+def installed(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A clone of what is committed here, with its environment really made and installed; nothing was run in it yet. The parameter
+    is how the name of its directory begins.
+    """
     needs_programs("git", "make", "curl")
-    path, home = (Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in ("oc-", "oc-home-"))
+    prefixes = (getattr(request, "param", "oc-"), "oc-home-")
+    path, home = (Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp")) for prefix in prefixes)
     try:
         cloned = run(["git", "clone", "--quiet", ROOT, path])
         assert cloned.returncode == 0, cloned.stderr
@@ -151,6 +154,7 @@ def quicken(checkout: Checkout) -> None:
     document.write_text(document.read_text() + "\npolicy: {verify: 500ms}\n")
 
 
+@pytest.mark.parametrize("installed", ["oc-", "oc two words "], indirect=True)
 def test_from_a_clone_to_a_gateway_that_answers_and_back(checkout: Checkout) -> None:
     make = checkout.make_run()
     checkout.wait_healthy(make)
