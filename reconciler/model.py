@@ -179,7 +179,8 @@ class Action:
 class Blocked:
     """Something found in planning that forbids the apply: a held port, a missing program, a missing approval.
 
-    `path` is what of the document is to blame, where it is that; the message begins with its place once that is known.
+    `path` is what of the document is to blame, where it is that; the message begins with its place once that is known. `setting`
+    is what the hint says to declare otherwise: where the environment sets it, the hint names the variable.
     """
 
     key: Key | None
@@ -187,6 +188,7 @@ class Blocked:
     message: str
     hint: str = ""
     path: DocumentPath | None = None
+    setting: DocumentPath | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

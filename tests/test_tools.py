@@ -198,6 +198,21 @@ def test_ctrl_c_is_heard_also_while_the_plan_ends_well(checkout: Path, shell: st
     assert [line for line in calls(checkout) if line.startswith("openclaw")] == ["openclaw plan"]
 
 
+def test_a_trial_heeds_no_variable_of_a_machines_own_openclaw(checkout: Path) -> None:
+    for name in ("python", "openclaw"):
+        stub(checkout / ".venv/bin" / name, 'env | sed -n "s/^OPENCLAW_/env &/p" >>"$CALLS"')
+    (checkout / "bin/env").symlink_to(shutil.which("env") or "")
+    names = ("FILE", "PROFILE", "HOME", "CONFIG_PATH", "STATE_DIR", "GATEWAY_PORT", "GATEWAY_HOST", "GATEWAY_TOKEN")
+    done = call(checkout, "env", *(f"OPENCLAW_{name}=x" for name in names), "tools/run")
+    assert done.returncode == 0, done.stderr
+    _, _, seen = "\n".join(calls(checkout)).partition("openclaw run\n")
+    # A secret is asked for by the document alone.
+    assert sorted(seen.splitlines()) == [
+        "env OPENCLAW_GATEWAY_TOKEN=x",
+        f"env OPENCLAW_STATE_DIR={checkout / '.openclaw'}",
+    ]
+
+
 def test_steps_go_on_after_a_failure_and_the_report_names_it(checkout: Path) -> None:
     script = ". tools/steps.sh; step first sh -c 'exit 3'; step second true; report"
     done = call(checkout, "sh", "-euc", script)

@@ -181,7 +181,7 @@ def located(plan: Plan, locate: Locate) -> Plan:
 
     Composing the document's text costs more than all the rest of a plan without actions: nothing is looked up there.
     """
-    blamed = any(item.path is not None for item in plan.blocked)
+    blamed = any(item.path is not None or item.setting is not None for item in plan.blocked)
     if not plan.actions and not plan.notes and not blamed:
         return plan
     return replace(
@@ -203,6 +203,11 @@ def _located_action(action: Action, locate: Locate) -> Action:
 
 
 def _located_blocked(blocked: Blocked, locate: Locate) -> Blocked:
+    setting = blocked.setting
+    if setting is not None and (position := locate(setting)) is not None and not position.line:
+        name = position.file.removeprefix("environment ")
+        said = f"{name} in the environment sets {join_path(setting)} and wins over the document: change or unset it"
+        blocked = replace(blocked, hint=f"{blocked.hint}; {said}", setting=None)
     position = locate(blocked.path) if blocked.path is not None else None
     if position is None:
         return blocked

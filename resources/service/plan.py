@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from reconciler.kinds import KindPlan, Resource, Step
-from reconciler.model import Action, Because, Blocked, Cause, Consequence, Difference, Impact, Note, Undo
+from reconciler.model import Action, Because, Blocked, Cause, Consequence, Difference, DocumentPath, Impact, Note, Undo
 from resources.gateway_config.fields import DEFAULT_PORT
 from resources.gateway_config.fields import KEY as CONFIG
 from resources.gateway_config.outlived import outlived
@@ -88,7 +88,9 @@ def plan(step: Step) -> KindPlan:
     starts = any(action.verb in ("start", "restart") for action in actions)
     return KindPlan(
         actions=actions,
-        blocked=_collisions(detail, _next_port(step)) if starts else (),
+        blocked=_collisions(detail, _next_port(step), step.resource.origins.get("config.gateway.port"))
+        if starts
+        else (),
         notes=(*_suspended(step, detail), *_waits(step, detail), *_not_held(spec)),
     )
 
@@ -397,14 +399,15 @@ def _not_driven(spec: ServiceSpec) -> tuple[Blocked, ...]:
     return tuple(found)
 
 
-def _collisions(detail: Detail, port: int) -> tuple[Blocked, ...]:
+def _collisions(detail: Detail, port: int, origin: DocumentPath | None) -> tuple[Blocked, ...]:
+    """What keeps the gateway from its start on `port`, which the document declares at `origin`, where it does."""
     found = []
     if port != detail.port:
         if port in detail.taken:
             text = f"cannot listen on port {port}, to which the gateway goes back: another process holds it"
             found.append(Blocked(key=KEY, code="port_held", message=text, hint="stop that process, or declare a port"))
     elif (holder := detail.holder) is not None:
-        found.append(Blocked(key=KEY, code="port_held", message=_held(holder), hint=_offer(holder)))
+        found.append(Blocked(key=KEY, code="port_held", message=_held(holder), hint=_offer(holder), setting=origin))
     for path, why in detail.unreadable:
         found.append(
             Blocked(

@@ -553,6 +553,19 @@ def test_a_value_from_the_environment_is_named_without_a_line(shell: Shell, monk
     assert "because environment OPENCLAW_GATEWAY_PORT: gateway.port is absent" in shell("plan").out
 
 
+@pytest.mark.req("PLAN-17")
+def test_where_the_environment_gives_a_held_port_the_hint_says_so(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shell("init", "--port", "18989").code == 0
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        monkeypatch.setenv("OPENCLAW_GATEWAY_PORT", str(stranger.getsockname()[1]))
+        blocked = shell("plan")
+    assert blocked.code == 3
+    said = "OPENCLAW_GATEWAY_PORT in the environment sets gateway.port and wins over the document: change or unset it"
+    assert said in blocked.err
+
+
 async def test_a_state_directory_that_a_lock_creates_is_private(tmp_path: Path) -> None:
     root = tmp_path / "state"
     lock = WriterLock(root / "reconciler" / "lock", command="openclaw apply", now=lambda: 0.0)

@@ -81,3 +81,18 @@ def test_what_the_document_is_to_blame_for_has_its_place() -> None:
         loaded.locate,
     )
     assert [item.message for item in plan.blocked] == ["openclaw.yaml:3:14: cannot do it", "cannot do it"]
+
+
+@pytest.mark.req("PLAN-17")
+def test_a_hint_to_declare_otherwise_names_the_variable_that_wins_over_the_document() -> None:
+    text = "version: 1\ngateway: {port: 18789}\n"
+    held = Blocked(key=None, code="x", message="cannot", hint="declare another", setting=("gateway", "port"))
+    plan = Plan(generation=0, document_digest="d", state_digest="s", blocked=(held,))
+    (blocked,) = located(plan, load_text(text, {}).locate).blocked
+    assert (blocked.message, blocked.hint) == ("cannot", "declare another")
+    (blocked,) = located(plan, load_text(text, {"OPENCLAW_GATEWAY_PORT": "18790"}).locate).blocked
+    assert blocked.message == "cannot"
+    assert blocked.hint == (
+        "declare another; "
+        "OPENCLAW_GATEWAY_PORT in the environment sets gateway.port and wins over the document: change or unset it"
+    )
