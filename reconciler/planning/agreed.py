@@ -58,13 +58,43 @@ def compare(expected: Plan, found: Plan) -> None:
             f"cannot apply this plan: it is stale: {', '.join(moved)} moved since it was made", hint="plan again"
         )
     if [action.id for action in expected.actions] != [action.id for action in found.actions]:
-        raise StaleError("cannot apply this plan: other actions are needed now", hint="plan again")
+        raise StaleError(
+            f"cannot apply this plan: other actions are needed now: {_exchanged(expected, found)}", hint="plan again"
+        )
+
+
+def _exchanged(expected: Plan, found: Plan) -> str:
+    """Which actions came or went though nothing that is compared moved, with what forbids the plan and is noted since."""
+    went, came = _only_in(expected, found), _only_in(found, expected)
+    blocked, noted = ({item.message for item in each} for each in (expected.blocked, expected.notes))
+    parts = (
+        ("no longer", went),
+        ("but" if went else "now also", came),
+        ("blocked:", [item.message for item in found.blocked if item.message not in blocked]),
+        ("note:", [item.message for item in found.notes if item.message not in noted]),
+    )
+    said = [f"{what} {', '.join(names)}" for what, names in parts if names]
+    return "; ".join(said) or "the same ones in another order"
+
+
+def _only_in(plan: Plan, other: Plan) -> list[str]:
+    """The actions of `plan` that `other` has not, each with the fields that it is for."""
+    ids = {action.id for action in other.actions}
+    return [_named(action) for action in plan.actions if action.id not in ids]
+
+
+def _named(action: Action) -> str:
+    paths = ", ".join(item.path for item in action.differences)
+    return f"{action.key} {action.verb}" + (f" ({paths})" if paths else "")
 
 
 def _with_fields(key: str, expected: Plan, found: Plan) -> str:
     """The key with the fields of it that were seen otherwise, where the two plans tell: what neither of them changes stands in
-    none of them.
+    none of them. Of one that can be seen no more it tells why.
     """
+    blind = {str(item.key): item.reason for item in found.unknown}
+    if key in blind:
+        return f"{key} (cannot be observed: {blind[key]})"
     before, now = _seen(key, expected), _seen(key, found)
     paths = sorted(path for path in before | now if before.get(path, _UNSEEN) != now.get(path, _UNSEEN))
     return f"{key} ({', '.join(paths)})" if paths else key

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.beds.processes import wait_until
 from tests.beds.site import OPENCLAW, TOKEN, Site
 from tests.beds.strace import strace_writes
 
@@ -135,6 +136,33 @@ def test_a_kept_plan_names_what_moved_on_the_host(site: Site) -> None:
     assert stale.code == 4
     assert "stale: gateway-config/gateway (logging.level)" in stale.err
     assert '"warn"' in config.read_text()
+
+
+@pytest.mark.req("PLAN-2")
+def test_a_kept_plan_names_the_actions_that_are_needed_no_longer_and_why(site: Site) -> None:
+    site.write()
+    site.apply()
+    site.edit("level: info", "level: debug")
+    assert site.run("plan", "--out", "p.json").code == 0
+    assert site.run("service", "stop").code == 0
+    held = site.run("apply", "p.json")
+    assert held.code == 4
+    assert (
+        "needed now: no longer gateway-config/gateway reload; note: service/gateway is not running: stopped by"
+        in held.err
+    )
+    assert site.run("service", "start").code == 0
+    config = site.state / "openclaw.json"
+    whole = config.read_text()
+    for broken, why in (("{", "cannot read"), (whole.replace("{", '{"bogus": 1, ', 1), 'Unrecognized key: "bogus"')):
+        config.write_text(broken)
+        # What the running gateway refuses is known once it has read it.
+        wait_until(lambda: site.run("plan").code == 3, 10, "the plan is blocked")
+        stale = site.run("apply", "p.json")
+        assert stale.code == 4
+        assert "no longer gateway-config/gateway write (logging.level), " in stale.err
+        assert why in stale.err.partition("; blocked: ")[2]
+        assert config.read_text() == broken
 
 
 @pytest.mark.req("PLAN-1", "PLAN-2")
