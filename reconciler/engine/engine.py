@@ -475,7 +475,7 @@ class Engine:
         if request.expected is not None:
             digest = request.expected_digest or ""
             if journal is not None and await _thread(partial(journal.plan_used, digest)):
-                raise StaleError("cannot apply this plan: it was applied already", hint="plan again")
+                raise StaleError("cannot apply this plan: it was used already", hint="plan again")
             compare(request.expected, planned.plan)
         restarts = 0
         if journal is not None:

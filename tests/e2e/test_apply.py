@@ -121,7 +121,7 @@ def test_a_kept_plan_is_applied_exactly_and_once(site: Site) -> None:
     assert [item["id"] for item in done.json["actions"]] == [item["id"] for item in kept["plan"]["actions"]]
     again = site.run("apply", "p.json")
     assert again.code == 4
-    assert "applied already" in again.err or "stale" in again.err
+    assert "used already" in again.err or "stale" in again.err
 
 
 @pytest.mark.req("PLAN-2")

@@ -402,7 +402,7 @@ async def test_a_plan_made_earlier_is_applied_exactly_once_or_refused_with_what_
     host.kind.state["b"] = {"v": 0}
     outcome = await host.engine.apply(source, request)
     assert [step.action.id for step in outcome.steps] == ["fake/a:set"]
-    with pytest.raises(StaleError, match="applied already"):
+    with pytest.raises(StaleError, match="used already"):
         await host.engine.apply(source, request)
 
 
@@ -416,6 +416,25 @@ async def test_what_moves_between_plan_and_step_stops_that_step_with_exit_4(host
     outcome = await host.apply({"a": fake(1), "b": fake(2, needs=("a",))})
     assert outcome.exit_code == 4
     assert host.kind.state["b"] == {"v": "somebody was here"}
+
+
+@pytest.mark.req("PLAN-2")
+async def test_a_plan_made_earlier_that_was_refused_at_its_first_effect_was_used(host: Harness) -> None:
+    await host.apply({"a": fake(1)})
+
+    async def move(action: Action) -> None:
+        host.kind.state["a"] = {"v": "somebody was here"}
+
+    source = host.source({"a": fake(2)})
+    kept = (await host.engine.plan(source(b""), reader(host))).plan
+    request = replace(APPLY, expected=kept, expected_digest=plan_digest(kept))
+    host.kind.before_apply = move
+    outcome = await host.engine.apply(source, request)
+    assert (outcome.exit_code, [step.result for step in outcome.steps]) == (4, ["failed"])
+    assert host.kind.state["a"] == {"v": "somebody was here"}
+    # Nothing of it was applied, and it is no good any more.
+    with pytest.raises(StaleError, match="cannot apply this plan: it was used already"):
+        await host.engine.apply(source, request)
 
 
 @pytest.mark.req("PLAN-2")
