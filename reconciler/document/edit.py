@@ -33,6 +33,8 @@ _MARK: Final = "\ufeff"
 _LEAD: Final = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\r|\n))*")
 # Lists in which more pairs would have to be compared are exchanged from the first difference to the last.
 _MOST_COMPARED: Final = 1_000_000
+# The comment at the end of a line, with the blanks in front.
+_TRAILING: Final = re.compile(r"[ \t]+#[^\r\n]*")
 _COMMENT: Final = re.compile(r"(?:^|(?<=\s))#")
 
 
@@ -347,9 +349,12 @@ class _Splice:
         if name is not None and start < self.index(name.line, name.column):
             _refuse((name.value,), "it is an alias of another value")
         if name is not None and not isinstance(node, Scalar) and not node.flow:
-            # A block collection begins below its name; its replacement stands beside it.
+            # A block collection begins below its name; its replacement stands beside it, in front of the comment of the name.
+            # Those of the items go with them, that of the last one too.
             start = self.text.index(":", self.index(name.end_line, name.end_column)) + 1
-            rendered = " " + rendered
+            own = _TRAILING.search(self.text, start, self._line_end(start))
+            rendered = " " + rendered + (own[0] if own else "")
+            end = self._line_end(end)
         elif start == end:
             rendered = " " + rendered
         return self.text[:start] + rendered + self.text[end:]

@@ -259,10 +259,28 @@ def test_a_byte_order_mark_hides_no_comment(tmp_path: Path) -> None:
 
 def test_an_edit_says_how_many_comments_it_takes_along(tmp_path: Path) -> None:
     main = tmp_path / "openclaw.yaml"
-    main.write_text("version: 1\nlogging:  # gone\n  # gone\n  level: info  # kept\n# kept\n")
+    main.write_text("version: 1\nlogging:  # its own\n  # gone\n  level: info  # kept with its line\n# kept\n")
     assert set_in_files(str(main), ("logging", "level"), "warn").lost == 0
     edit = set_in_files(str(main), ("logging",), {"level": "warn"})
-    assert (edit.text, edit.lost) == ("version: 1\nlogging: {level: warn}  # kept\n# kept\n", 2)
+    assert (edit.text, edit.lost) == ("version: 1\nlogging: {level: warn}  # its own\n# kept\n", 2)
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("x:   # list\n  - a   # A\n  - c+   # C\n# after\ny: 1\n", "x: []   # list\n# after\ny: 1\n"),
+        ("x:\n- a\n- c # C", "x: []"),
+        ("x: &all  # list\n- {a: '#'}\n\ny: 1\n", "x: []  # list\n\ny: 1\n"),
+        ("x:  # list\n- |\n  # text\n  more\n# after\n", "x: []  # list\n# after\n"),
+        ("x:\n  # in front\n  - a\n", "x: []\n"),
+        ('"x # y":\n  - a  # A\n', '"x # y": []\n'),
+    ],
+)
+def test_a_list_in_lines_that_is_emptied_keeps_its_own_comment(text: str, wanted: str, newline: str) -> None:
+    name = "x # y" if "x # y" in text else "x"
+    assert set_value(text.replace("\n", newline), (name,), []) == wanted.replace("\n", newline)
 
 
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,6}", fullmatch=True)
