@@ -14,7 +14,7 @@ from reconciler.engine import account
 from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import roll_back
-from reconciler.engine.verify import Verdict, probe_all, verify
+from reconciler.engine.verify import Verdict, probe_all
 from reconciler.engine.window import Window, end_run
 from reconciler.errors import RollbackFailedError
 from reconciler.host import StatePaths
@@ -68,10 +68,15 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     if failed or window.plan.unknown:
         # What was not seen was not led anywhere: that is no generation to go back to.
         return await _end(engine, window, Result.PARTIAL, (failed[0].error or "") if failed else window.plan.unseen)
-    if window.recorded and (unseen := verdict.unseen or await _unseen(engine, window, verdict)):
-        # It may be as sick as any that was never tried: nothing to go back to before it was seen to serve.
-        return await _end(engine, window, Result.UNCONFIRMED, unseen)
-    await _see_the_rest(engine, window, verdict)
+    # What cannot be seen to serve may be as sick as any that was never tried: nothing to go back to before it was.
+    if window.recorded and verdict.unseen:
+        return await _end(engine, window, Result.UNCONFIRMED, verdict.unseen)
+    rest = await _rest(engine, window, verdict)
+    if window.recorded and rest.unseen:
+        return await _end(engine, window, Result.UNCONFIRMED, rest.unseen)
+    # Since when it is so nobody could tell later. On a full disk what room is left is for the end of the run.
+    with suppress(JournalFullError):
+        await _thread(partial(account.record_health, journal, (), rest, window.generation, engine.now()))
     await _thread(partial(journal.release, *window.goal.names))
     await _thread(partial(journal.set_given, window.generation, window.goal.given))
     return await _end(engine, window, Result.CONFIRMED, "")
@@ -180,25 +185,21 @@ def ended_as(found: Outcome, generation: Generation | None, back: Generation | N
     )
 
 
-async def _see_the_rest(engine: Engine, window: Window, verdict: Verdict) -> None:
-    """Writes down how that is which is confirmed and was no gate: since when it is so nobody could tell later."""
-    rest = {key: item for key, item in window.goal.resources.items() if key not in verdict.health}
+async def _rest(engine: Engine, window: Window, verdict: Verdict) -> Verdict:
+    """How that is which is in force and was no gate, by one look: a person may keep it from serving, though the run did not
+    touch it.
+
+    Raises:
+        OSError: this process lacks what it takes to look, and a generation would be confirmed by it; in a group.
+    """
+    others = {key: item for key, item in window.goal.resources.items() if key not in verdict.health}
     health: Mapping[Key, Health] = {}
     try:
-        health = await probe_all(rest, engine.kinds, engine.world(window.goal, window.run))
+        health = await probe_all(others, engine.kinds, engine.world(window.goal, window.run))
     except* OSError:
-        # Without what it takes to look nothing is known of it, and what is confirmed is so all the same.
-        pass
-    found, at = Verdict(health=health, sick=()), engine.now()
-    # On a full disk what room is left is for the end of the run.
-    with suppress(JournalFullError):
-        await _thread(partial(account.record_health, engine.journal(), (), found, window.generation, at))
-
-
-async def _unseen(engine: Engine, window: Window, verdict: Verdict) -> str:
-    """What else of this generation a person keeps from serving, though this run did not touch it."""
-    others = {key: item for key, item in window.goal.resources.items() if key not in verdict.health}
-    return (await verify(others, engine.kinds, engine.world(window.goal, window.run), 0.0)).unseen
+        if window.recorded:
+            raise
+    return Verdict(health=health, sick=())
 
 
 async def _back(engine: Engine, window: Window, reason: str) -> Outcome:
