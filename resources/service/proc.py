@@ -9,11 +9,18 @@ it is gone: whatever reads here raises OSError for that (`shortage`).
 from __future__ import annotations
 
 import os
+import time
 
 from resources.service.listeners import listeners
 from resources.service.shortage import is_shortage
 
 _GONE_STATES = ("Z", "X")
+# How long a process that is within execve(2) is waited for, and how often it is looked at: that takes microseconds, or as long as
+# its program is read from a slow disk.
+_EXEC_SECONDS = 1.0
+_EXEC_POLL_SECONDS = 0.001
+# PF_KTHREAD in field 9 of stat: a thread of the kernel has no environment, ever.
+_KERNEL_THREAD = 0x00200000
 
 
 def read_text(path: str) -> str | None:
@@ -85,14 +92,32 @@ def environ_value(pid: int, name: str) -> str | None:
 
 
 def environ(pid: int) -> dict[str, str]:
-    """The environment that the process was started with; empty where it is not readable."""
-    items = (item.partition("=") for item in (read_text(f"/proc/{pid}/environ") or "").split("\0"))
+    """The environment that the process was started with; empty where it is not readable.
+
+    A process that is just becoming its program is waited for, for a second at most: in the middle of execve(2) its descriptors
+    are closed already, our locks among them, and its environment reads as empty.
+    """
+    text = read_text(f"/proc/{pid}/environ")
+    limit = time.monotonic() + _EXEC_SECONDS
+    while text == "" and _shows_no_environment_yet(pid) and time.monotonic() < limit:
+        time.sleep(_EXEC_POLL_SECONDS)
+        text = read_text(f"/proc/{pid}/environ")
+    items = (item.partition("=") for item in (text or "").split("\0"))
     found: dict[str, str] = {}
     for name, equals, value in items:
         if equals:
             # Of two of one name the first is what getenv(3) gives.
             found.setdefault(name, value)
     return found
+
+
+def _shows_no_environment_yet(pid: int) -> bool:
+    """Whether it is to have an environment and none was seen: fields 50 and 51 of stat are where that begins and ends."""
+    fields = stat_fields(pid)
+    if not fields or fields[0] in _GONE_STATES or int(fields[6]) & _KERNEL_THREAD:
+        return False
+    begins, ends = int(fields[47]), int(fields[48])
+    return ends == 0 or begins < ends
 
 
 def every_pid() -> list[int]:

@@ -60,6 +60,12 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
+def _has_become_its_program(pid: int) -> bool:
+    """Whether execve(2) is behind it (field 51 of stat is where its environment ends), or it has ended already."""
+    fields = _stat(pid)
+    return not fields or fields[0] in "ZX" or fields[48] != "0"
+
+
 def identify(pid: int) -> Process | None:
     """The process that has this pid now; None where there is none, or only a zombie of it."""
     fields = _stat(pid)
@@ -90,7 +96,13 @@ def argv_of(pid: int) -> list[str]:
 
 
 def environ_of(pid: int) -> dict[str, str]:
-    """The environment that `pid` was started with; empty where it is gone or another user's."""
+    """The environment that `pid`, a process of ours, was started with; empty where it is gone."""
+    wait_until(lambda: _has_become_its_program(pid), GRACE_SECONDS, f"exec of {pid}")
+    return _environ(pid)
+
+
+def _environ(pid: int) -> dict[str, str]:
+    """What is readable of the environment of any process at this moment."""
     return dict(item.split("=", 1) for item in _strings(pid, "environ") if "=" in item)
 
 
@@ -114,7 +126,7 @@ def processes_of_state(state: Path) -> list[Process]:
 
 
 def _names_state(pid: int, state: str) -> bool:
-    if environ_of(pid).get("OPENCLAW_STATE_DIR") == state:
+    if _environ(pid).get("OPENCLAW_STATE_DIR") == state:
         return True
     return any(word == state or f"{state}/" in word for word in argv_of(pid))
 
@@ -170,11 +182,15 @@ class Spawned:
         self.end_all()
 
     def start(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
-        """Starts a program as `subprocess.Popen` does (stdin is empty unless given) and remembers it."""
+        """Starts a program as `subprocess.Popen` does (stdin is empty unless given) and remembers it.
+
+        On return it has become its program in full: the kernel shows its environment only a moment after `Popen` returns.
+        """
         options.setdefault("stdin", subprocess.DEVNULL)
         popen = subprocess.Popen([str(part) for part in argv], **options)
         self._started.append(popen)
         self.take(popen.pid)
+        wait_until(lambda: _has_become_its_program(popen.pid), GRACE_SECONDS, f"exec of {argv[0]}")
         return popen
 
     def take(self, pid: int) -> Process | None:

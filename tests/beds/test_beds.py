@@ -69,9 +69,8 @@ def test_whoever_names_a_state_directory_is_found_and_ended(state: Path, spawned
     by_environment = spawned.start(SLEEP, env={"OPENCLAW_STATE_DIR": str(state)})
     by_argument = spawned.start([*SLEEP, f"{state}/reconciler/keeper"])
     stranger = spawned.start([*SLEEP, f"{state}-other"], env={"OPENCLAW_STATE_DIR": f"{state}-other"})
-    wait_until(lambda: "OPENCLAW_STATE_DIR" in environ_of(stranger.pid), 5, "exec")
-    found = wait_until(lambda: len(p := processes_of_state(state)) == 2 and p, 5, "both processes")
-    assert {process.pid for process in found} == {by_environment.pid, by_argument.pid}
+    assert "OPENCLAW_STATE_DIR" in environ_of(stranger.pid)
+    assert {process.pid for process in processes_of_state(state)} == {by_environment.pid, by_argument.pid}
     end_state(state)
     assert processes_of_state(state) == []
     assert pid_alive(stranger.pid)
