@@ -205,8 +205,9 @@ class Kind(Protocol):
     def plan(self, step: Step) -> KindPlan:
         """The actions that end the differences of one key. Pure, deterministic; no differences and nothing owed, no action."""
 
-    async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
-        """Does one action, whole: idempotent, reaches the state in one call or raises.
+    async def apply(self, action: Action, resource: Resource | None, world: World) -> str | None:
+        """Does one action, whole: idempotent, reaches the state in one call or raises. Returns what it left as it is because that
+        moved since the plan, for people; None for nothing.
 
         Also carries out an `Undo` (an action with its verb and arguments). Raises `StaleError` when what it acts on has
         moved since the plan (`Action.precondition`; nobody looks between this and the effect), `TemporaryError` when a later

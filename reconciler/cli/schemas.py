@@ -108,6 +108,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
                 result={"enum": ["done", "failed", "skipped", "stopped"]},
                 seconds=_NUMBER,
                 error=_MAYBE_TEXT,
+                note=_MAYBE_TEXT,
             )
         ),
         rolled_back_to={"type": ["integer", "null"]},
@@ -134,6 +135,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
                 verb=_TEXT,
                 result=_TEXT,
                 error=_MAYBE_TEXT,
+                note=_MAYBE_TEXT,
                 cause=_CAUSE,
                 because=_TEXT,
                 differences=_list(_DIFFERENCE),

@@ -23,7 +23,8 @@ MAX_AT_ONCE = 8
 class StepResult:
     """How one action ended: `result` is done, failed, skipped (something it needs failed) or stopped (by a person).
 
-    `short`: it failed only because there were no more descriptors or memory to do it with.
+    `short`: it failed only because there were no more descriptors or memory to do it with. `note`: what one that is done left as
+    it is because that moved since the plan.
     """
 
     action: Action
@@ -31,6 +32,7 @@ class StepResult:
     seconds: float = 0.0
     error: str | None = None
     hint: str | None = None
+    note: str | None = None
     stale: bool = False
     short: bool = False
 

@@ -88,7 +88,7 @@ class Steps:
         try:
             # The step is shielded from the caller: its own deadline is the bound.
             with trio.fail_after(action.deadline_seconds):
-                await self.kinds[action.key.kind].apply(action, self.resources.get(action.key), self.world)
+                note = await self.kinds[action.key.kind].apply(action, self.resources.get(action.key), self.world)
         except Exception as err:  # the one crash boundary of a resource: whatever its kind raises becomes its condition
             message, hint = described(err, action)
             stale = isinstance(err, StaleError)
@@ -97,8 +97,9 @@ class Steps:
             await self._write(failed, applied=left.fields, forgotten=left.forgotten)
             short = lacking(err) is not None
             return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale, short=short)
-        await self._write(self.journal.done, self.run, action.id, "done", now(), applied=fields, forgotten=forgotten)
-        return StepResult(action=action, result="done")
+        done = partial(self.journal.done, self.run, action.id, "done", now(), note=note)
+        await self._write(done, applied=fields, forgotten=forgotten)
+        return StepResult(action=action, result="done", note=note)
 
     async def left(self, action: Action) -> Aftermath:
         """What is there of an action, found by looking."""
@@ -122,7 +123,8 @@ class Steps:
 def step_of(intent: Intent) -> StepResult:
     """How the step of a run ended that another one leads, by the journal."""
     seconds = max(0.0, intent.ended_at - intent.at) if intent.ended_at is not None else 0.0
-    return StepResult(action=intent.action, result=intent.result or "interrupted", seconds=seconds, error=intent.error)
+    result = intent.result or "interrupted"
+    return StepResult(action=intent.action, result=result, seconds=seconds, error=intent.error, note=intent.note)
 
 
 def frees(action: Action) -> bool:

@@ -112,7 +112,8 @@ class Teller:
         key, values = step.action.key, {"key": str(step.action.key), "verb": step.action.verb, "result": step.result}
         if not step.error:
             self._failing.pop(key, None)
-            self._log.info("step", **values, seconds=round(step.seconds, 3))
+            noted = {"note": step.note} if step.note else {}
+            self._log.info("step", **values, seconds=round(step.seconds, 3), **noted)
             return True
         told = f"{step.action.verb} {step.error}"
         if self._failing.get(key) == told:

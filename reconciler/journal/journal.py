@@ -422,18 +422,19 @@ class Journal:
         at: float,
         *,
         error: str | None = None,
+        note: str | None = None,
         key: Key | None = None,
         applied: Mapping[str, AppliedField] | None = None,
         forgotten: Iterable[str] = (),
     ) -> None:
         """Records how an action ended and, in the same commit, which fields of `key` are ours now and which no longer.
 
-        `key` may be left out: then it is that of the intent.
+        `key` may be left out: then it is that of the intent. `error` is of one that failed, `note` of one that is done.
         """
         with self._store.transaction() as write:
             row = write.execute(
                 "UPDATE actions SET result = ?, ended_at = ?, error = ? WHERE run_id = ? AND action_id = ? RETURNING action",
-                (result, at, error, run_id, action_id),
+                (result, at, error or note, run_id, action_id),
             ).fetchone()
             if row is None:
                 raise KeyError(f"no intent of {action_id!r} in run {run_id!r}")
@@ -516,9 +517,10 @@ class Journal:
                 at=at,
                 result=result,
                 ended_at=ended_at,
-                error=error,
+                error=text if result != "done" else None,
+                note=text if result == "done" else None,
             )
-            for run_id, action, at, result, ended_at, error in rows
+            for run_id, action, at, result, ended_at, text in rows
         )
 
     # What we last wrote

@@ -48,7 +48,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """One action of a run: on disk before its effect. `result` None: its end was never recorded, its effect is unknown."""
+    """One action of a run: on disk before its effect. `result` None: its end was never recorded, its effect is unknown.
+
+    `error` says why one failed, `note` what one that is done left as it was.
+    """
 
     run_id: str
     action: Action
@@ -56,6 +59,7 @@ class Intent:
     result: str | None = None
     ended_at: float | None = None
     error: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

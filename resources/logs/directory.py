@@ -141,32 +141,39 @@ def _same(status: os.stat_result, file: Identity) -> bool:
     return seen == file[1:] and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
-def delete(directory: int, files: Iterable[Identity], checkpoint: Callable[[], None]) -> None:
-    """Deletes those that are unchanged and that nobody has open. Needs no space: it works on a full disk.
+def delete(directory: int, files: Iterable[Identity], checkpoint: Callable[[], None]) -> list[str]:
+    """Deletes those that are unchanged and that nobody has open; returns the names of those that stay for it. Needs no space: it
+    works on a full disk.
 
     In the order of their inodes they go in two thirds of the time: what the kernel needs of them lies side by side.
     `checkpoint` is called now and then, and may raise to end it there.
     """
-    held = held_files()
+    held, left = held_files(), list[str]()
     rest = iter(files)
     while batch := list(islice(rest, TOGETHER)):
         checkpoint()
-        for name in _deletable(directory, batch, held):
+        for name in _deletable(directory, batch, held, left):
             # Not `suppress`: it would cost a twentieth of it all.
             try:
                 os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 continue
     os.fsync(directory)
+    return left
 
 
-def _deletable(directory: int, files: list[Identity], held: frozenset[tuple[int, int]]) -> list[str]:
-    """The names of those that are `unchanged` and not `held`, in one function: it may be about a hundred thousand."""
+def _deletable(directory: int, files: list[Identity], held: frozenset[tuple[int, int]], left: list[str]) -> list[str]:
+    """The names of those that are `unchanged` and not `held`, in one function: it may be about a hundred thousand. Others that
+    are there are added to `left`.
+    """
     lstat, owned, regular = os.lstat, OWNED.fullmatch, stat.S_ISREG
     names = []
     for file in files:
         name = file[0]
-        if (not owned(name) and not LEFTOVER.fullmatch(name)) or (held and file[1:3] in held):
+        if not owned(name) and not LEFTOVER.fullmatch(name):
+            continue
+        if held and file[1:3] in held:
+            left.append(name)
             continue
         try:
             status = lstat(name, dir_fd=directory)
@@ -175,11 +182,14 @@ def _deletable(directory: int, files: list[Identity], held: frozenset[tuple[int,
         seen = (name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if seen == file and regular(status.st_mode) and status.st_nlink == 1:
             names.append(name)
+        else:
+            left.append(name)
     return names
 
 
-def compress(directory: int, files: list[LogFile], checkpoint: Callable[[], None]) -> None:
-    """Puts NAME.zst in the place of each NAME that is unchanged and that nobody has open; keeps mode, owner and time.
+def compress(directory: int, files: list[LogFile], checkpoint: Callable[[], None]) -> list[str]:
+    """Puts NAME.zst in the place of each NAME that is unchanged and that nobody has open; keeps mode, owner and time. Returns the
+    names of those that stay as they are.
 
     Raises:
         TemporaryError: the disk is full; the file at hand is as it was, and no part of a new one is left.
@@ -195,7 +205,7 @@ def compress(directory: int, files: list[LogFile], checkpoint: Callable[[], None
                 checkpoint()
                 writer.write(chunk)
 
-    _transform(directory, files, lambda name: f"{name}.zst", pack, checkpoint)
+    return _transform(directory, files, lambda name: f"{name}.zst", pack, checkpoint)
 
 
 class _Whole:
@@ -213,8 +223,8 @@ class _Whole:
         """Nothing is held back."""
 
 
-def expand(directory: int, files: list[LogFile], checkpoint: Callable[[], None]) -> None:
-    """The way back of `compress`: `files` as they were before it.
+def expand(directory: int, files: list[LogFile], checkpoint: Callable[[], None]) -> list[str]:
+    """The way back of `compress`: `files` as they were before it. Returns the names of the compressed ones that stay.
 
     Raises:
         TemporaryError: the disk is full.
@@ -236,7 +246,7 @@ def expand(directory: int, files: list[LogFile], checkpoint: Callable[[], None])
     owned, _ = listed(directory)
     packed = {file.name: file for file in owned}
     back = [packed[f"{file.name}.zst"] for file in files if f"{file.name}.zst" in packed]
-    _transform(directory, back, lambda name: name.removesuffix(".zst"), unpack, checkpoint)
+    return _transform(directory, back, lambda name: name.removesuffix(".zst"), unpack, checkpoint)
 
 
 _Transform = Callable[[BinaryIO, int], None]
@@ -248,21 +258,32 @@ def _transform(
     rename: Callable[[str], str],
     transform: _Transform,
     checkpoint: Callable[[], None],
-) -> None:
-    busy = in_use(files)
+) -> list[str]:
+    busy, left = in_use(files), []
     for file in files:
         checkpoint()
         target = rename(file.name)
         if file.name in busy or not unchanged(directory, file) or not is_free(directory, target, file):
+            left += [file.name] if _exists(directory, file.name) else []
             continue
         try:
-            _transform_one(directory, file, target, transform)
+            if not _transform_one(directory, file, target, transform):
+                left.append(file.name)
         except OSError as err:
             if err.errno in _FULL:
                 raise TemporaryError(
                     f"cannot write log file {target!r}: {err.strerror}", hint="free some space, or lower the retention"
                 ) from err
             raise TemporaryError(f"cannot write log file {target!r}: {err.strerror}") from err
+    return left
+
+
+def _exists(directory: int, name: str) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def is_free(directory: int, name: str, source: LogFile) -> bool:
@@ -277,7 +298,8 @@ def is_free(directory: int, name: str, source: LogFile) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_mtime_ns == source.mtime_ns
 
 
-def _transform_one(directory: int, file: LogFile, target: str, transform: _Transform) -> None:
+def _transform_one(directory: int, file: LogFile, target: str, transform: _Transform) -> bool:
+    """False where somebody wrote to it meanwhile: then it stays as it is."""
     base = file.name.removesuffix(".zst")
     temporary = f".{base}.zst.tmp"
     with suppress(FileNotFoundError):
@@ -296,7 +318,7 @@ def _transform_one(directory: int, file: LogFile, target: str, transform: _Trans
             # Whoever wrote to it in the meantime keeps the file as it is; the next run looks again.
             if not _same(os.fstat(number), file):
                 os.unlink(temporary, dir_fd=directory)
-                return
+                return False
             os.rename(temporary, target, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(OSError):
@@ -307,6 +329,7 @@ def _transform_one(directory: int, file: LogFile, target: str, transform: _Trans
     if unchanged(directory, file):
         os.unlink(file.name, dir_fd=directory)
     os.fsync(directory)
+    return True
 
 
 def _dress(descriptor: int, like: os.stat_result) -> None:

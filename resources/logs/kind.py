@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -91,9 +91,9 @@ class LogsKind:
         prune = _prune(step, seen)
         return KindPlan(actions=(*prune, *_compress(step, seen, after=prune)))
 
-    async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
+    async def apply(self, action: Action, resource: Resource | None, world: World) -> str | None:
         """See `Kind.apply`. Cancelled, it ends after the file at hand; what is done is done."""
-        await trio.to_thread.run_sync(_apply, action)
+        return await trio.to_thread.run_sync(_apply, action)
 
     async def probe(self, key: Key, resource: Resource, world: World) -> Health:
         look = partial(_observe, Wanted(key=key, resource=resource), world.now(), may_lack=False)
@@ -206,7 +206,9 @@ def _prune(step: Step, seen: Seen) -> tuple[Action, ...]:
             differences=differences,
             consequences=(
                 Consequence(
-                    what="files_deleted", text=f"deletes {_files(len(files))}: {_names(files)}", amount=len(files)
+                    what="files_deleted",
+                    text=f"deletes {_files(len(files))}: {_names([file.name for file in files])}",
+                    amount=len(files),
                 ),
                 Consequence(what="bytes_freed", text=f"frees {_bytes(freed)}", amount=freed),
             ),
@@ -219,6 +221,7 @@ def _prune(step: Step, seen: Seen) -> tuple[Action, ...]:
 
 def _compress(step: Step, seen: Seen, after: tuple[Action, ...]) -> tuple[Action, ...]:
     files = list(seen.decision.compressions)
+    listed = f"{_files(len(files))}, {_bytes(sum(file.size for file in files))}"
     differences = _of(step, "files.uncompressed")
     if not differences:
         return ()
@@ -234,7 +237,7 @@ def _compress(step: Step, seen: Seen, after: tuple[Action, ...]) -> tuple[Action
             consequences=(
                 Consequence(
                     what="note",
-                    text=f"compresses {_files(len(files))}, {_bytes(sum(file.size for file in files))}: {_names(files)}",
+                    text=f"compresses {listed}: {_names([file.name for file in files])}",
                     amount=len(files),
                 ),
             ),
@@ -283,8 +286,8 @@ def _files(number: int) -> str:
     return "1 file" if number == 1 else f"{number} files"
 
 
-def _names(files: list[LogFile]) -> str:
-    names = ", ".join(file.name for file in files[:SHOWN_NAMES])
+def _names(files: Sequence[str]) -> str:
+    names = ", ".join(files[:SHOWN_NAMES])
     more = len(files) - SHOWN_NAMES
     return names if more <= 0 else f"{names} and {more} more"
 
@@ -300,12 +303,17 @@ def _bytes(number: float) -> str:
 _TRANSFORMS = {"compress": compress, "expand": expand}
 
 
-def _apply(action: Action) -> None:
+def _apply(action: Action) -> str | None:
     arguments = action.arguments
     with opened_again(arguments["directory"], arguments["dev"], arguments["inode"]) as directory:
         if action.verb == "prune":
             files = sorted(arguments["files"], key=itemgetter(LogFile._fields.index("inode")))
-            delete(directory, map(tuple, files), trio.from_thread.check_cancelled)
+            left = delete(directory, map(tuple, files), trio.from_thread.check_cancelled)
         else:
             transform = _TRANSFORMS[action.verb]
-            transform(directory, [LogFile(*file) for file in arguments["files"]], trio.from_thread.check_cancelled)
+            listed = [LogFile(*file) for file in arguments["files"]]
+            left = transform(directory, listed, trio.from_thread.check_cancelled)
+    if not left:
+        return None
+    stay = "stays as it is" if len(left) == 1 else "stay as they are"
+    return f"{_files(len(left))} {stay}, opened or changed since the plan: {_names(sorted(left))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -166,6 +167,10 @@ def test_a_kept_plan_deletes_what_it_lists_and_no_file_that_fell_due_since(site:
     assert not listed.exists()
     assert later.exists()
     assert written.read_bytes() == b"somebody wrote to it"
+    prune = prune_of(json.loads(done.out))
+    told = f"1 file stays as it is, opened or changed since the plan: {written.name}"
+    assert (prune["result"], prune["error"], prune["note"]) == ("done", None, told)
+    assert f"note: {told}" in site.run("why", prune["key"]).out
     # What fell due since is another plan.
     assert later.name in prune_of(site.plan())["consequences"][0]["text"]
 

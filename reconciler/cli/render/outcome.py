@@ -36,6 +36,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
                 "result": step.result,
                 "seconds": round(step.seconds, 3),
                 "error": step.error,
+                "note": step.note,
             }
             for step in outcome.steps
         ],
@@ -91,6 +92,8 @@ def progress_text(progress: Progress, *, colour: bool) -> str | None:
         text = f"  {step.action.key} {step.action.verb}: {word} ({seconds(step.seconds)})\n"
         if step.error:
             text += f"    {step.error}\n"
+        if step.note:
+            text += f"    note: {step.note}\n"
         if step.hint:
             text += f"    hint: {step.hint}\n"
         return text

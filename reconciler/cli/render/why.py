@@ -25,6 +25,7 @@ def action_evidence(run: Run, intent: Intent) -> dict[str, Any]:
         "verb": action.verb,
         "result": intent.result or "not recorded",
         "error": intent.error,
+        "note": intent.note,
         "cause": action.cause.value,
         "because": f"{because}{action.because.text}",
         "differences": [difference_json(item) for item in action.differences],
@@ -100,6 +101,8 @@ def _action(action: Mapping[str, Any]) -> list[str]:
     ]
     if action["error"]:
         lines.append(f"      error: {action['error']}")
+    if action["note"]:
+        lines.append(f"      note: {action['note']}")
     if run["result"] in ("applying", "rolling-back"):
         lines.append("      the run goes on, or its writer died: the next run tells")
     elif run["result"] not in ("confirmed", "verifying"):

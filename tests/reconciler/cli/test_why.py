@@ -20,6 +20,7 @@ def evidence(result: str) -> dict[str, Any]:
         "because": "openclaw.yaml:1:1: x",
         "differences": [],
         "error": None,
+        "note": None,
         "run": run,
     }
     return {"actions": [action], "events": []}

@@ -191,9 +191,34 @@ async def test_a_file_that_moved_since_the_plan_is_skipped(
         case _:
             holder = spawned.start(["tail", "-f", path])
             wait_until(lambda: str(path) in _open_files(holder.pid), 5, "tail to open the file")
-    await carry_out(case, seen)
+    (action,) = seen.actions
+    told = await case.kind.apply(action, None, case.world)
+    assert told == "1 file stays as it is, opened or changed since the plan: openclaw-2026-01-01.log"
     assert path.exists()
     assert not other.exists()
+
+
+@pytest.mark.req("LOG-3")
+async def test_a_file_that_is_gone_since_the_plan_is_nothing_to_tell(tmp_path: Path, logs: Path) -> None:
+    gone = write(logs, "openclaw-2026-01-01.log", age=300)
+    write(logs, "openclaw-2026-01-02.log", age=1)
+    case = make_case(tmp_path, logging(logs, age=100))
+    (action,) = (await look(case, case.desired)).actions
+    gone.unlink()
+    assert await case.kind.apply(action, None, case.world) is None
+
+
+@pytest.mark.req("LOG-3")
+async def test_a_compression_tells_what_stays_as_it_is(tmp_path: Path, logs: Path) -> None:
+    written = write(logs, "openclaw-2026-01-01.log", age=300)
+    write(logs, "openclaw-2026-01-02.log", age=250)
+    write(logs, "openclaw-2026-01-03.log", age=1)
+    case = make_case(tmp_path, logging(logs, compress=100))
+    (action,) = (await look(case, case.desired)).actions
+    written.write_text("more")
+    told = await case.kind.apply(action, None, case.world)
+    assert told == "1 file stays as it is, opened or changed since the plan: openclaw-2026-01-01.log"
+    assert names(logs) == {"openclaw-2026-01-01.log", "openclaw-2026-01-02.log.zst", "openclaw-2026-01-03.log"}
 
 
 @pytest.mark.req("LOG-3")
