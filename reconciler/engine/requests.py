@@ -70,7 +70,8 @@ class Outcome:
         if self.stopped or any(step.result == "stopped" for step in self.steps):
             return 130
         good = self.result in (Result.CONFIRMED, Result.UNCONFIRMED, Result.VERIFYING, Result.SUPERSEDED)
-        whole = all(step.result == "done" for step in self.steps)
+        # What is confirmed is as declared, whoever did it after a step had failed.
+        whole = self.result is Result.CONFIRMED or all(step.result == "done" for step in self.steps)
         return 0 if good and self.in_force and whole else 1
 
 

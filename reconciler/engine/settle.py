@@ -65,7 +65,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
         reason = f"{reason}; {nowhere}"
     if reason:
         return await _end(engine, window, Result.FAILED, reason)
-    if failed or window.plan.unknown:
+    if window.plan.unknown or (failed and not await _is_done_by_now(engine, window, verdict)):
         # What was not seen was not led anywhere: that is no generation to go back to.
         return await _end(engine, window, Result.PARTIAL, (failed[0].error or "") if failed else window.plan.unseen)
     # What cannot be seen to serve may be as sick as any that was never tried: nothing to go back to before it was.
@@ -80,6 +80,22 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     await _thread(partial(journal.release, *window.goal.names))
     await _thread(partial(journal.set_given, window.generation, window.goal.given))
     return await _end(engine, window, Result.CONFIRMED, "")
+
+
+async def _is_done_by_now(engine: Engine, window: Window, verdict: Verdict) -> bool:
+    """Whether all is as declared although a step failed, as where what acts by itself on the host has tried it again. What was
+    watched to the end of the window was that, and is ours then.
+    """
+    # What was stale or stopped was not led to by anybody's word, and what lacked descriptors was no gate.
+    if any(step.result != "done" and (step.result != "failed" or step.stale or step.short) for step in window.steps):
+        return False
+    journal = engine.journal()
+    planned = await engine.plan(window.goal, journal)
+    if planned.plan.actions or planned.plan.unknown or planned.plan.blocked:
+        return False
+    await _thread(partial(account.record_applied, journal, window.goal, planned.wanted, planned.observations, ()))
+    await _thread(partial(account.record_health, journal, (), verdict, window.generation, engine.now()))
+    return True
 
 
 def _leads_nowhere(journal: Journal, window: Window) -> str:

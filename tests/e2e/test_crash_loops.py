@@ -129,6 +129,22 @@ def test_the_crash_loop_of_a_change_is_taken_back_and_not_tried_again(bad: Bad) 
     assert supervisor.stop() == 0
 
 
+@pytest.mark.req("PLAN-4", "PLAN-7")
+def test_a_change_whose_first_start_fails_and_whose_next_one_lasts_is_confirmed(bad: Bad) -> None:
+    """The keeper tries it again by itself: nothing is left to do, and nothing is partly applied."""
+    once = bad.site.home / "once"
+    bad.fail(f"if not os.path.exists({str(once)!r}):\n    open({str(once)!r}, 'x')\n    os._exit(3)")
+    changed = DOCUMENT.replace("verify: 300ms", "verify: 5s").replace("environment: {{", 'environment: {{OTHER: "1", ')
+    bad.site.write(changed.format(tricks=bad.tricks, port=bad.site.port))
+    done = bad.site.apply()
+    assert len(bad.times()) == 2
+    assert (done["result"], done["reason"]) == ("confirmed", "")
+    (restart,) = done["actions"]
+    assert restart["result"] == "failed"
+    assert bad.site.generations()[0]["result"] == "confirmed"
+    assert bad.site.plan()["actions"] == []
+
+
 @pytest.mark.req("PLAN-1", "PLAN-9", "PLAN-12")
 def test_between_two_starts_nothing_is_to_be_done_and_nobody_is_told_that_all_is_well(bad: Bad) -> None:
     site = bad.site

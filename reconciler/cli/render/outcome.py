@@ -62,6 +62,8 @@ def outcome_text(outcome: Outcome, *, colour: bool) -> str:
         words = f"partly {words}"
     word = paint(words, "green" if good else "red", colour)
     did = "by another writer" if elsewhere else f"{done} of {plural(len(outcome.steps), 'action')} done"
+    if outcome.result is Result.CONFIRMED and done < len(outcome.steps):
+        did += ", and what failed at first is as declared by now"
     text = f"Generation {outcome.generation}: {word}; {did}.\n"
     if outcome.reason:
         text += f"  reason: {outcome.reason}\n"

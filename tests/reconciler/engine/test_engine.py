@@ -570,6 +570,31 @@ async def test_an_action_that_fails_is_no_sickness_and_is_tried_again_as_the_sam
 
 
 @pytest.mark.req("PLAN-4", "PLAN-7", "PLAN-15")
+async def test_what_failed_at_first_and_is_as_declared_at_the_end_of_the_window_is_confirmed(host: Harness) -> None:
+    await host.apply({"a": fake("old", impact="restart"), "b": fake(1)})
+
+    async def tried_again_by_itself(action: Action) -> None:
+        host.kind.state["a"] = {"v": "new"}
+        raise TemporaryError("cannot start a: it ended at once")
+
+    host.kind.before_apply = tried_again_by_itself
+    outcome = await host.apply({"a": fake("new", impact="restart"), "b": fake(1)})
+    assert (outcome.result, outcome.exit_code, outcome.reason) == (Result.CONFIRMED, 0, "")
+    assert [(step.result, step.error) for step in outcome.steps] == [("failed", "cannot start a: it ended at once")]
+    assert outcome_text(outcome, colour=False) == (
+        "Generation 2: confirmed; 0 of 1 action done, and what failed at first is as declared by now.\n"
+    )
+    journal = reader(host)
+    assert [(item.number, item.result) for item in journal.generations()] == [
+        (2, Result.CONFIRMED),
+        (1, Result.CONFIRMED),
+    ]
+    assert journal.applied()[Key("fake", "a")]["v"].value == "new"
+    synced = {item.type: item.status for item in journal.conditions()[Key("fake", "a")]}
+    assert synced == {"Ready": Status.TRUE, "Synced": Status.TRUE}
+
+
+@pytest.mark.req("PLAN-4", "PLAN-7", "PLAN-15")
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM])
 async def test_what_could_not_be_started_for_want_of_descriptors_is_no_verdict_on_the_document(
     host: Harness, number: int

@@ -307,7 +307,8 @@ class Campaign(RuleBasedStateMachine):
         assert not asleep, f"generation {number} was confirmed, and nobody saw whether {asleep} serves"
         for run in journal.runs():
             if run.generation == number and run.state is Result.CONFIRMED:
-                done = [intent.action for intent in journal.actions_of(run.id) if intent.result == "done"]
+                # All that is confirmed is as declared, so what failed at first was done by somebody after all.
+                done = [intent.action for intent in journal.actions_of(run.id) if intent.result in ("done", "failed")]
                 disturbed = [action for action in done if action.impact is not Impact.NONE]
                 touched = declared.keys() & {action.key.name for action in disturbed or done}
                 ailing = {name for name in touched if self.kind.ails(name)}
