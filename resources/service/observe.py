@@ -82,6 +82,13 @@ class Child:
         exits = self.record["exits"] if self.record is not None else ()
         return exits[-1] if exits else None
 
+    @property
+    def fell_unseen(self) -> bool:
+        """Its process is gone, and no keeper has seen how that ended, or when."""
+        if self.state != "crashed" or self.record is None or self.record["pid"] is None:
+            return False
+        return self.last_exit is None or self.last_exit["pid"] != self.record["pid"]
+
     def suspended(self, spec: ServiceSpec) -> bool:
         """A person stopped it, and the section is the same since."""
         hold = self.record["hold"] if self.record is not None else None
@@ -436,21 +443,30 @@ def limits_not_held(spec: ServiceSpec) -> list[str]:
 def shown(child: Child, spec: ServiceSpec | None) -> dict[str, Any]:
     """What `service status` shows; plain JSON data."""
     record = child.record
-    ended = child.last_exit
+    ended = _last_exit(child)
     return {
         "manager": "embedded",
         "runtime": spec.service.runtime if spec is not None else "builtin",
         "state": _state_for_people(child),
         "pid": child.pid,
         "restarts": record["restarts"] if record is not None else 0,
-        "last_exit": None if ended is None else {**ended, "at": moment(ended["at"])},
-        "since": moment(record["since"]) if record is not None and record["since"] else None,
+        "last_exit": None if ended is None else {**ended, "at": moment(ended["at"]) if ended["at"] else None},
+        "since": moment(record["since"]) if record is not None and record["since"] and not child.fell_unseen else None,
         "limits": _limits_shown(child, spec),
         "keeper": child.seen.keeper_pid,
         "last_keeper": _last_keeper(child.seen.replaced),
         "port": record["spec"]["port"] if record is not None else None,
         "hold": record["hold"] if record is not None else None,
     }
+
+
+def _last_exit(child: Child) -> Mapping[str, Any] | None:
+    """How the last process that is known ended; of one that fell unseen no more is known than that."""
+    if not child.fell_unseen or child.record is None:
+        return child.last_exit
+    unknown = dict.fromkeys(("at", "code", "signal", "ready_seconds", "uptime_seconds"))
+    reason = "ended while no keeper ran"
+    return {**unknown, "reason": reason, "pid": child.record["pid"], "asked": False, "adopted": True}
 
 
 def _last_keeper(replaced: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -95,7 +95,7 @@ def _detail(detail: Mapping[str, Any]) -> str:
 
 def exit_text(last: Mapping[str, Any] | str) -> str:
     """When a process ended and why; of an adopted one no more is known than that it is gone."""
-    return last if isinstance(last, str) else f"{last['reason']} (pid {last['pid']}, {last['at']})"
+    return last if isinstance(last, str) else f"{last['reason']} (pid {last['pid']}, {last['at'] or 'nobody saw when'})"
 
 
 def keeper_text(last: Mapping[str, Any]) -> str:

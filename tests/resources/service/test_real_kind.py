@@ -569,11 +569,17 @@ async def test_with_keeper_and_gateway_dead_the_next_plan_starts_one(
 ) -> None:
     desired = document(free_port())
     await bench.apply(desired)
+    await kill_gateway(bench)
+    await until_ready(bench, desired)
     pid = await pid_of(bench)
     await kill_keeper(bench)
     await trio.to_thread.run_sync(kill, pid)
     observation = await bench.observe(desired)
     assert observation.fields["state"] == "crashed"
+    shown = await bench.shown(desired)
+    # Not the end of the one before it, which its keeper saw.
+    assert (shown["last_exit"]["pid"], shown["last_exit"]["reason"]) == (pid, "ended while no keeper ran")
+    assert (shown["last_exit"]["at"], shown["since"]) == (None, None)
     assert await bench.ready(desired) == "NotHeld"
     (action,) = await bench.apply(desired)
     assert [item.path for item in action.differences] == ["state"]
