@@ -360,7 +360,7 @@ class Loop:
             self._invalid(invalid)
             # It is no document of now: what is valid next was saved, be it the same as before, and is told anew.
             return replace(good, mark=""), "drift"
-        self._teller.over("document_invalid")
+        self._teller.valid()
         if self._first is None:
             self._first = found.mark
         elif self._first != found.mark:

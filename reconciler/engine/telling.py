@@ -95,6 +95,13 @@ class Teller:
         for event in events:
             self._told.pop(event, None)
 
+    def valid(self) -> None:
+        """Tells that the document can be used again, where it was told that it cannot. It may be as before, and so be no run."""
+        if "document_invalid" in self._told:
+            self.over("document_invalid")
+            self._log.info("document_valid")
+            self._tell({"event": "document_valid"})
+
     def history(self, lost: str | None, place: str) -> None:
         """Tells that the history is lost, as long as it is (None: it is not), and where the journal has its place."""
         if lost is None:

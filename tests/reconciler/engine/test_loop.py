@@ -833,9 +833,11 @@ async def test_a_document_that_is_held_back_and_saved_again_after_one_that_is_no
                 loop.poke()
                 await until(lambda looks=looks: document.loads > looks, "it is not valid")  # type: ignore[misc]
             assert len(log.said("document_invalid")) == times
+            assert len(log.said("document_valid")) == times - 1
             document.invalid = False
         loop.poke()
         await until(lambda: len(log.said("held_back")) == 3, "it is said")
+        assert len(log.said("document_valid")) == 2
     assert {line["reason"] for line in log.said("held_back")} == {"the document is held back: it was sick"}
     assert host.kind.state == {"a": {"v": 1}}
 
