@@ -26,16 +26,13 @@ from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf
 from reconciler.engine.settle import ended_as, is_watched, settle
 from reconciler.engine.standing import (
-    hold_back,
-    is_document,
     is_new,
     is_nobodys,
     is_spoilt,
     is_to_release,
     is_unknown,
     is_unproven,
-    release_superseded,
-    release_wanted,
+    settle_holds,
 )
 from reconciler.engine.steps import Steps, frees
 from reconciler.engine.verify import Verdict
@@ -297,37 +294,40 @@ class Engine:
                     return over
                 # This very document may have been taken back just now.
                 goal = source(journal.salt)
-            back = await first() if first is not None else None
-            try:
-                planned = await self.plan(goal, journal)
-                # A plan made before there was a journal has other digests of secrets; it was compared above.
-                await self._refuse(planned, replace(request, expected=None) if compared else request, journal)
-            except OpenClawError:
-                if back is not None:
-                    with trio.CancelScope(shield=True):
-                        await back()
-                raise
+            # A plan made before there was a journal has other digests of secrets; it was compared above.
+            asked = replace(request, expected=None) if compared else request
+            planned = await self._allowed(goal, asked, first)
             await recovery.give_way(self, recovered)
-            if request.approvals.person:
-                # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
-                await _thread(partial(release_wanted, journal, goal))
-            if is_document(goal, request):
-                # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
-                await _thread(partial(release_superseded, journal))
-            if request.holds_back is not None:
-                await _thread(partial(hold_back, journal, *request.holds_back, self.now()))
+            # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
+            await _thread(partial(settle_holds, journal, goal, request, self.now()))
+            return await self._lead_on(planned, request, journal)
+
+    async def _allowed(self, goal: Goal, request: Request, first: First | None) -> Planned:
+        """The plan for `goal` after `first`, which is taken back where something forbids the plan."""
+        back = await first() if first is not None else None
+        try:
+            planned = await self.plan(goal, self.journal())
+            await self._refuse(planned, request, self.journal())
+        except OpenClawError:
+            if back is not None:
+                with trio.CancelScope(shield=True):
+                    await back()
+            raise
+        return planned
+
+    async def _lead_on(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
+        """As `_lead`, and again where what acts by itself (a keeper in a crash loop) came in between: nothing was done then."""
+        outcome, window = await self._lead(planned, request, journal)
+        for _ in range(_TRIES):
+            # A plan that was agreed to holds to the letter.
+            if request.expected is not None or not outcome.outrun:
+                break
+            again = await self.plan(planned.goal, journal)
+            if again.plan.unknown:
+                break
+            planned = again
+            await self._refuse(planned, request, journal)
             outcome, window = await self._lead(planned, request, journal)
-            for _ in range(_TRIES):
-                if request.expected is not None or not outcome.outrun:
-                    break
-                # What acts by itself (a keeper in a crash loop) came in between. Nothing was done, and no plan was agreed to
-                # that would have to hold to the letter.
-                again = await self.plan(goal, journal)
-                if again.plan.unknown:
-                    break
-                planned = again
-                await self._refuse(planned, request, journal)
-                outcome, window = await self._lead(planned, request, journal)
         return replace(outcome, conditions=planned.conditions, ends=planned.ends), window
 
     async def _recover(

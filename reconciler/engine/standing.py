@@ -11,14 +11,6 @@ from reconciler.journal import UNDECIDED, Journal
 from reconciler.model import Result
 
 
-def hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:
-    """Holds a document back by the word of a person. What was seen to fail stays known as that, however often they go back."""
-    failed = {held.digest for held in journal.quarantines() if held.run_id}
-    for name in names:
-        if name not in failed:
-            journal.quarantine(name, reason, "", at)
-
-
 def is_document(goal: Goal, request: Request) -> bool:
     """Whether what is asked for is the document as it is now: neither a generation, nor what is kept while it cannot be had."""
     return goal.document is not None and request.cause != "drift"
@@ -31,15 +23,28 @@ def is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
     return is_document(goal, request) and bool(journal.superseded())
 
 
-def release_wanted(journal: Journal, goal: Goal) -> None:
-    """Ends that what a person wants is held back, whether they ask for it as a document or as a generation."""
-    if names := [held.digest for held in journal.quarantines() if goal.is_named(held.digest)]:
-        journal.release(*names)
+def settle_holds(journal: Journal, goal: Goal, request: Request, at: float) -> None:
+    """What is held back from now on, when `request` leads to `goal`, and what is so no longer."""
+    if request.approvals.person:
+        # They mean it, whether they ask for it as a document or as a generation.
+        _release(journal, [held.digest for held in journal.quarantines() if goal.is_named(held.digest)])
+    if is_document(goal, request):
+        # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
+        _release(journal, [held.digest for held in journal.superseded()])
+    if request.holds_back is not None:
+        _hold_back(journal, *request.holds_back, at)
 
 
-def release_superseded(journal: Journal) -> None:
-    """Ends what is held back by the word of a person who went back."""
-    if names := [held.digest for held in journal.superseded()]:
+def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:
+    """Holds a document back by the word of a person. What was seen to fail stays known as that, however often they go back."""
+    failed = {held.digest for held in journal.quarantines() if held.run_id}
+    for name in names:
+        if name not in failed:
+            journal.quarantine(name, reason, "", at)
+
+
+def _release(journal: Journal, names: Sequence[str]) -> None:
+    if names:
         journal.release(*names)
 
 
