@@ -44,8 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI a test of a real component that skips itself has failed: there every component is there, or must be."""
+    """In CI a test of a real component that skips itself has failed: there every component is there, or must be. One that
+    failed on a host of its own tells what was seen there.
+    """
     report = yield
+    host = getattr(item, "funcargs", {}).get("site")
+    if report.failed and call.when == "call" and host is not None:
+        report.sections.append(("the host", host.evidence()))
     if CI and report.skipped and item.get_closest_marker("real") and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"

@@ -73,6 +73,18 @@ class Site:
             **self.extra,
         }
 
+    def evidence(self) -> str:
+        """What supervisor, keeper and journal say of this host, for whoever reads of a test that failed."""
+        logs = (self.home / "supervisor.log", self.state / "reconciler" / "keeper" / "keeper.log")
+        texts = [f"{path.name}:\n{path.read_text(errors='replace')[-8000:]}" for path in logs if path.exists()]
+        for verb in ("status", "history"):
+            try:
+                answer = self.run(verb, timeout=20)
+                texts.append(f"{verb}:\n{answer.out}{answer.err}")
+            except subprocess.TimeoutExpired as err:
+                texts.append(str(err))
+        return "\n".join(texts)
+
     def write(self, text: str | None = None, *, verify: str = "1s", **values: Any) -> str:
         """Writes the document: `text`, or the usual one with these values. Returns it."""
         text = text if text is not None else DOCUMENT.format(port=values.pop("port", self.port), verify=verify)
