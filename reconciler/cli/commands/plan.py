@@ -346,14 +346,17 @@ def read_kept(session: Session, path: str) -> tuple[Plan, str]:
     import time
 
     from reconciler.errors import StaleError, UsageError
+    from reconciler.files import open_regular
     from reconciler.serial import plan_from_json
     from reconciler.values import digest, parse_json, rfc3339
 
     try:
-        with open(os.path.join(session.directory, path), "rb") as file:
-            text = file.read()
+        with open_regular(os.path.join(session.directory, path)) as file:
+            text = file.read(PLAN_FILE_MAX_BYTES + 1)
     except OSError as err:
         raise UsageError(f'cannot read the plan "{path}": {(err.strerror or "").lower()}') from err
+    if len(text) > PLAN_FILE_MAX_BYTES:
+        raise UsageError(f'cannot read the plan "{path}": it is larger than {PLAN_FILE_MAX_BYTES >> 20} MiB')
     try:
         data = parse_json(text)
     except ValueError as err:

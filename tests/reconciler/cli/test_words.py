@@ -7,6 +7,7 @@ import os
 import pwd
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,30 @@ def test_a_width_that_is_none_is_not_believed(shell: Shell, monkeypatch: pytest.
     shell("init", "--port", "18989")
     monkeypatch.setenv("COLUMNS", "9" * 5000)
     assert shell("validate").code == 0
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+
+
+@pytest.mark.req("PLAN-2")
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "not a regular file"),
+        (Path.mkdir, "not a regular file"),
+        (partial(os.symlink, "/dev/zero"), "not a regular file"),
+        (sparse, "it is larger than 64 MiB"),
+    ],
+)
+def test_what_is_no_file_of_the_size_of_a_plan_is_never_read_as_one(
+    shell: Shell, tmp_path: Path, make: Callable[[Path], object], why: str
+) -> None:
+    shell("init", "--port", "18989")
+    make(tmp_path / "kept")
+    applied = shell("apply", "kept", "--yes")
+    assert (applied.code, applied.out, applied.err) == (64, "", f'openclaw: cannot read the plan "kept": {why}\n')
 
 
 @pytest.mark.parametrize("deep", ["[" * 100_000, "[" * 400 + "]" * 400, '{"a":' * 400 + "1" + "}" * 400])
