@@ -381,10 +381,22 @@ def ends_of(child: Child) -> tuple[End, ...]:
     if record["state"] == "waiting" and record["next_boot"] is None and exits and "restart_after" not in exits[-1]:
         # What follows is not decided yet: its configuration is looked at first.
         exits = exits[:-1]
-    return tuple(End(at=ended["at"], text=_end_text(ended)) for ended in exits if not ended["asked"])
+    return tuple(
+        End(at=ended["at"], text=_end_text(ended, _started_again(child, ended)))
+        for ended in exits
+        if not ended["asked"]
+    )
 
 
-def _end_text(ended: Mapping[str, Any]) -> str:
+def _started_again(child: Child, ended: Mapping[str, Any]) -> float | None:
+    """After how many seconds what runs now was started, where it is what came after this end; None where that is not so."""
+    record = child.record
+    if record is None or child.pid is None or ended is not record["exits"][-1] or record["spawned_at"] is None:
+        return None
+    return max(0.0, float(record["spawned_at"] - ended["at"]))
+
+
+def _end_text(ended: Mapping[str, Any], again: float | None) -> str:
     # One that was never started has no process, and what a keeper of an earlier version did next it did not write down.
     pid = f" (pid {ended['pid']})" if ended["pid"] is not None else ""
     after = ended.get("restart_after", math.nan)
@@ -392,6 +404,9 @@ def _end_text(ended: Mapping[str, Any]) -> str:
         follows = "; it is not started again"
     elif math.isnan(after):
         follows = ""
+    elif again is not None and again < after / 2:
+        # Somebody else was quicker.
+        follows = f"; it was started again after {again:.1f} s"
     else:
         follows = f"; its keeper starts it again {f'after {after:g} s' if after else 'at once'}"
     return f"{ended['reason']}{pid}{follows}"

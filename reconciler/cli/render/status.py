@@ -86,8 +86,10 @@ def _detail(detail: Mapping[str, Any]) -> str:
         for name in ("state", "pid", "restarts", "files", "bytes")
         if detail.get(name) is not None
     ]
-    if detail.get("restarts") and detail.get("last_exit"):
-        shown.append(f"last exit: {exit_text(detail['last_exit'])}")
+    ended = detail.get("last_exit")
+    # One that nobody asked for is told also where it was no restart, because what started it again was no keeper.
+    if ended and (detail.get("restarts") or not ended["asked"]):
+        shown.append(f"last exit: {exit_text(ended)}")
     if detail.get("last_keeper"):
         shown.append(f"last keeper: {keeper_text(detail['last_keeper'])}")
     return f"  ({', '.join(shown)})" if shown else ""

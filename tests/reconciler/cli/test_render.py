@@ -8,7 +8,7 @@ import pytest
 
 from reconciler.cli.render.outcome import outcome_json, outcome_text
 from reconciler.cli.render.plan import drift_json, drift_text, plan_text
-from reconciler.cli.render.status import status_json
+from reconciler.cli.render.status import ResourceStatus, status_json, status_text
 from reconciler.engine.requests import Outcome
 from reconciler.engine.settle import ended_as
 from reconciler.model import ABSENT, Blocked, Cause, Difference, Key, Note, Plan, Result
@@ -71,6 +71,16 @@ def test_what_was_so_before_a_run_or_a_window_is_not_told_at_its_end() -> None:
     assert outcome_json(outcome)["notes"] == []
     assert "not running" not in outcome_text(outcome, colour=False)
     assert ended_as(replace(outcome, run="", result=Result.VERIFYING), None, None).plan.notes == ()
+
+
+@pytest.mark.req("PLAN-12", "SVC-7")
+def test_an_end_that_nobody_asked_for_is_told_though_no_keeper_started_it_again() -> None:
+    ended = {"reason": "unknown (adopted)", "pid": 7, "at": "2026-01-01T00:00:00Z", "asked": False}
+    for changes, told in (({}, True), ({"asked": True}, False), ({"asked": True, "restarts": 1}, True)):
+        detail = {"state": "ready", "restarts": changes.get("restarts", 0), "last_exit": {**ended, **changes}}
+        service = ResourceStatus(key=Key("service", "gateway"), conditions=(), detail=detail)
+        text = status_text(1, (service,), (), None, colour=False)
+        assert ("last exit: unknown (adopted) (pid 7, 2026-01-01T00:00:00Z)" in text) is told
 
 
 def test_the_supervisor_is_told_in_words_and_by_its_number() -> None:

@@ -61,6 +61,11 @@ def test_each_end_that_nobody_asked_for_is_told_with_what_its_keeper_does_next()
         (4.0, "cannot run it; its keeper starts it again after 2 s"),
         (5.0, "exit code 3 (pid 7); it is not started again"),
     ]
+    # Whoever cured it was quicker than its keeper.
+    started = child(7, state="ready", next_boot=None, exits=[{**first, "restart_after": 5.0}], spawned_at=1.25)
+    assert [end.text for end in ends_of(started)] == ["exit code 3 (pid 7); it was started again after 0.2 s"]
+    started = child(7, state="ready", next_boot=None, exits=[{**first, "restart_after": 5.0}], spawned_at=6.0)
+    assert [end.text for end in ends_of(started)] == ["exit code 3 (pid 7); its keeper starts it again after 5 s"]
     # Whether it is started again hangs on its configuration, which is looked at first.
     assert ends_of(child(None, state="waiting", next_boot=None, exits=[first])) == ()
     assert len(ends_of(child(None, state="waiting", next_boot=9.0, exits=[first]))) == 1
