@@ -341,6 +341,7 @@ class Engine:
             return recovered, (recovered.stopped, None)
         if recovered.taken_back is not None and request.approvals.person and first is None:
             # What was just seen to fail is not tried again by the very word that found it open.
+            await recovery.give_way(self, recovered)
             return recovered, (recovered.taken_back, None)
         if recovered.window is None or recovered.planned is None:
             return recovered, None

@@ -17,13 +17,14 @@ from reconciler.engine.aftermath import NOTHING, aftermath
 from reconciler.engine.execute import StepResult, unless_stopping
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
-from reconciler.engine.rollback import resume_roll_back
+from reconciler.engine.rollback import resume_roll_back, way_back_from
 from reconciler.engine.settle import is_watched, settle
 from reconciler.engine.window import Window, begin_anew, boot_id, seconds_left
 from reconciler.errors import OpenClawError
 from reconciler.journal import Intent, OpenRun, Run
 from reconciler.kinds import Applied
 from reconciler.model import Generation, Result
+from reconciler.planning.agreed import without
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine, Planned
@@ -37,7 +38,7 @@ DIED = "its writer died before its end was recorded"
 class Recovered:
     """What became of open runs. `stopped`: a person wished to stop while a window was waited out, which is left open again.
 
-    `taken_back`: the very document that is wanted now was just seen to fail, and was taken back. `window`: it is in force, and
+    `taken_back`: the very document that is wanted now was seen to fail, and was just taken back. `window`: it is in force, and
     its window is not over, which needs no lock to be watched; `planned` is what was seen of the host. `overtaken` are runs, with
     the reason, that stay open until something takes their place (`give_way`).
     """
@@ -52,31 +53,36 @@ class Recovered:
 async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun], *, hands_over: bool) -> Recovered:
     """Ends the runs that their writers left open. The caller holds the writer lock and is about to lead to `goal`.
 
-    A window that nobody watches any more is waited out and confirmed or rolled back, unless the caller brings another
-    document, or the host has moved since: then the run that comes now takes its place. The rollback target stays the last
-    confirmed generation. Who wants nothing but `goal` gets the window of the newest run to watch (`hands_over`): nobody else is
-    kept from the lock by it.
+    A window that nobody watches any more is waited out and confirmed or rolled back, unless another run came after it, the caller
+    brings another document, or the host has moved since: then what came, or comes now, takes its place. The rollback target stays
+    the last confirmed generation. Who wants nothing but `goal` gets the window to watch (`hands_over`): nobody else is kept from
+    the lock by it.
     """
     # All accounts first: what is done below changes the world that they are settled by.
     for found in left_open:
         for intent in found.intents:
             await _settle(engine, goal, intent)
     overtaken, back = [], None
-    newest = await _thread(partial(engine.journal().runs, 1))
+    (newest,) = await _thread(partial(engine.journal().runs, 1))
+    ways_back = {found.run.cause: found.run for found in left_open if found.run.state is Result.APPLYING}
     for found in left_open:
         if found.run.state is Result.APPLYING:
             overtaken.append((found.run, f"{DIED}; the next run went on from there"))
         elif found.run.state is Result.ROLLING_BACK:
-            await resume_roll_back(engine, found.run)
+            ended = await resume_roll_back(engine, found.run, ways_back.get(way_back_from(found.run.id)), goal)
+            back = ended if found.run.document_digest == goal.digest else back
         elif is_watched(found.run, engine.host.state, engine.now()):
             continue
+        elif found.run.id != newest.id:
+            # As for whoever watches one beside it: what came after it has, or has had, a window for what it did as well.
+            kept = newest.document_digest == found.run.document_digest
+            overtaken.append((found.run, account.BY_RUN if kept else account.BY_DOCUMENT))
         else:
             stands = await _left_of(engine, found, goal)
             if isinstance(stands, tuple):
                 window, planned = stands
                 # What was not done is still to be done after it.
-                done = all(step.result == "done" for step in window.steps)
-                if hands_over and done and found.run.id == newest[0].id:
+                if hands_over and all(step.result == "done" for step in window.steps):
                     return Recovered(window=window, planned=planned, overtaken=tuple(overtaken))
                 stands = await _go_on_watching(engine, window)
             if isinstance(stands, str):
@@ -91,9 +97,14 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun], *, h
 async def give_way(engine: Engine, recovered: Recovered) -> None:
     """Ends what is overtaken, now that nothing forbids what takes its place."""
     journal = engine.journal()
+    goes_on = recovered.window.generation if recovered.window is not None else None
     for run, reason in recovered.overtaken:
+        current = await _thread(partial(journal.run, run.id))
+        if current is None or current.ended_at is not None:
+            # A way back that was gone on with.
+            continue
         generation = await _thread(partial(journal.generation, run.generation or 0))
-        if generation is not None and generation.result is Result.VERIFYING:
+        if generation is not None and generation.result is Result.VERIFYING and generation.number != goes_on:
             await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
         await _end(engine, run, Result.INTERRUPTED if run.state is Result.APPLYING else Result.SUPERSEDED, reason)
 
@@ -126,7 +137,7 @@ async def _left_of(engine: Engine, found: OpenRun, goal: Goal) -> Outcome | str 
     if generation.digest != goal.digest:
         return await _seen_late(engine, run, generation)
     planned = await engine.plan(goal, journal)
-    if planned.plan.actions:
+    if without(planned.plan, planned.retried).actions:
         # The machine went down, or somebody stopped what this run had started: that says nothing about its document.
         # The run that comes now leads there again, and opens a window of its own.
         return f"{account.BY_RUN}: the host had moved, and nobody watched its window"

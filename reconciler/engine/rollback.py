@@ -59,23 +59,32 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
         raise
     except OpenClawError as err:
         failure = err.message
-    result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED
-    told = reason if failure is None else f"{reason}; going back failed too: {failure}"
-    await _thread(partial(_record, engine, window, result, told, number))
+    result, told = _verdict(reason, failure)
+    await _thread(partial(_record, engine, window.run, tuple(window.gates), result, told, number))
     await end_run(engine, window, result, told)
     engine.report(Progress(what=result.value, text=told))
     return window.outcome(result, told, rolled_back_to=number if failure is None else None)
 
 
-async def resume_roll_back(engine: Engine, run: Run) -> None:
-    """Goes on with a rollback whose writer died in it. The caller holds the writer lock."""
+def way_back_from(run: str) -> str:
+    """The cause of the run that leads back from the run with this id."""
+    return f"rollback of {run}"
+
+
+async def resume_roll_back(engine: Engine, run: Run, way_back: Run | None, wanted: Goal) -> Outcome:
+    """Goes on with a rollback whose writer died in it, and with its `way_back` where that was begun. The caller holds the writer
+    lock, and wants to lead to `wanted`.
+    """
     journal = engine.journal()
-    target = await _thread(partial(journal.generation, run.target_generation or 0))
+    number = run.target_generation or 0
+    target = await _thread(partial(journal.generation, number))
     intents = await _thread(partial(journal.actions_of, run.id))
+    touched = tuple(dict.fromkeys(intent.action.key for intent in intents))
+    where = f"generation {number}" if target is not None else "what was there before"
+    engine.report(Progress(what="rolling_back", text=f"{run.reason}; going on with the way back to {where}"))
     try:
         if target is not None:
-            touched = dict.fromkeys(intent.action.key for intent in intents)
-            failure = await _restore(engine, run.id, touched, target, run.reason)
+            failure = await _restore(engine, run.id, touched, target, run.reason, begun=way_back)
         else:
             failure = await _undo_document(engine, run.id, left_of(intents))
     except JournalError:
@@ -83,17 +92,40 @@ async def resume_roll_back(engine: Engine, run: Run) -> None:
         raise
     except OpenClawError as err:
         failure = err.message
-    result = Result.ROLLED_BACK if failure is None else Result.ROLLBACK_FAILED
-    reason = run.reason if failure is None else f"{run.reason}; going back failed too: {failure}"
+    result, told = _verdict(run.reason, failure)
+    await _thread(partial(_record, engine, run.id, touched, result, told, number))
     if run.generation is not None:
-        await _thread(partial(journal.set_generation_result, run.generation, result, reason))
-    await _thread(partial(journal.set_run, run.id, result, engine.now(), reason=reason))
+        await _thread(partial(journal.set_generation_result, run.generation, result, told))
+    await _thread(partial(journal.set_run, run.id, result, engine.now(), reason=told))
+    engine.report(Progress(what=result.value, text=told))
+    return Outcome(
+        run=run.id,
+        cause=run.cause,
+        result=result,
+        plan=(await engine.plan(wanted, journal)).plan,
+        generation=run.generation or 0,
+        rolled_back_to=number if failure is None else None,
+        reason=told,
+    )
+
+
+def _verdict(reason: str, failure: str | None) -> tuple[Result, str]:
+    if failure is None:
+        return Result.ROLLED_BACK, reason
+    return Result.ROLLBACK_FAILED, f"{reason}; going back failed too: {failure}"
 
 
 async def _restore(
-    engine: Engine, rejected: str, gate_keys: Iterable[Key], target: Generation, reason: str
+    engine: Engine,
+    rejected: str,
+    gate_keys: Iterable[Key],
+    target: Generation,
+    reason: str,
+    begun: Run | None = None,
 ) -> str | None:
-    """Applies `target`; returns why that did not work, or None."""
+    """Applies `target`; returns why that did not work, or None. `begun`: the run that another process did that by, and that died
+    before its end.
+    """
     journal, now = engine.journal(), engine.now
     goal, notes = await _thread(partial(engine.goal_of, target))
     planned = await engine.plan(goal, journal, notes)
@@ -102,13 +134,21 @@ async def _restore(
     if not planned.plan.actions:
         if planned.plan.unknown:
             return planned.plan.unseen
-        # Nothing of the rejected generation is left to take back; what is sick is sick for another reason.
-        gates = {key: goal.resources[key] for key in gate_keys if key in goal.resources}
-        verdict = await verify(gates, engine.kinds, engine.world(goal), 0.0, undone=gates)
+        # Nothing of the rejected generation is left to take back; what is sick is sick for another reason. What another process
+        # put back has its window here: that it is well at this moment shows as little as for anything else that was done.
+        keys, seconds = [*gate_keys], 0.0
+        if begun is not None:
+            keys += [intent.action.key for intent in await _thread(partial(journal.actions_of, begun.id))]
+            seconds = goal.desired.policy.verify_seconds
+        gates = {key: goal.resources[key] for key in keys if key in goal.resources}
+        verdict = await verify(gates, engine.kinds, engine.world(goal), seconds, undone=gates)
         if verdict.healthy:
             await _thread(partial(journal.set_given, target.number, goal.given))
+        if begun is not None:
+            ended = Result.CONFIRMED if verdict.healthy else Result.FAILED
+            await _thread(partial(journal.set_run, begun.id, ended, now(), reason=verdict.reason or reason))
         return None if verdict.healthy else verdict.reason
-    steps = await engine.start_run(planned, cause=f"rollback of {rejected}", target=target.number)
+    steps = await engine.start_run(planned, cause=way_back_from(rejected), target=target.number)
     results = await execute(planned.plan.actions, steps.perform)
     # What could not be seen is not back, whatever became of the rest.
     failed = next((step.error for step in results if step.result != "done"), planned.plan.unseen or None)
@@ -200,12 +240,12 @@ async def _undo_all(
     return failures
 
 
-def _record(engine: Engine, window: Window, result: Result, reason: str, number: int) -> None:
+def _record(engine: Engine, run: str, keys: Iterable[Key], result: Result, reason: str, number: int) -> None:
     journal = engine.journal()
     # In one commit, and so one flush, and as few pages of a disk that may be full.
     with journal.transaction():
-        for key in window.gates:
-            journal.record_event(engine.now(), key, result.value, reason, run_id=window.run)
+        for key in keys:
+            journal.record_event(engine.now(), key, result.value, reason, run_id=run)
             kept = [item for item in journal.conditions().get(key, ()) if item.type not in ("RolledBack", "Degraded")]
             back = result is Result.ROLLED_BACK
             outcome = Condition(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from reconciler.journal import Journal, Run
 from tests.beds.processes import environ_of, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.e2e.test_kills import keeper_pid, kill
@@ -226,9 +227,17 @@ def test_what_was_taken_back_is_not_confirmed_by_a_look_after_its_second_try_was
 
 
 @pytest.mark.req("SVC-7", "PLAN-3")
-def test_in_a_window_that_another_process_left_a_supervisor_cures_and_applies(site: Site) -> None:
+@pytest.mark.parametrize("runs", [1, 2])
+def test_in_a_window_that_another_process_left_a_supervisor_cures_and_applies(site: Site, runs: int) -> None:
     text = site.write(verify="25s")
     site.apply("--no-wait")
+    if runs > 1:
+        # What somebody else edits in it is led back by a run of its own, whose window is open beside the first one.
+        first = site.supervisor()
+        config = site.state / "openclaw.json"
+        config.write_text(config.read_text().replace('"info"', '"trace"'))
+        wait_until(lambda: site.level() == "info" and len(open_runs(site)) == 2, 10, "the cure")
+        first.kill()
     supervisor = site.supervisor("--on-exit", "stop")
     assert site.standing() == (1, "verifying")
     for victim in (keeper_pid(site), site.gateway_pid()):
@@ -240,3 +249,10 @@ def test_in_a_window_that_another_process_left_a_supervisor_cures_and_applies(si
     wait_until(lambda: site.level() == "debug", 10, "what is saved in it is applied")
     assert site.generations()[1]["result"] == "superseded"
     supervisor.stop()
+
+
+def open_runs(site: Site) -> list[Run]:
+    journal = Journal.open_reader(site.state / "reconciler" / "journal.sqlite")
+    assert journal is not None
+    with journal:
+        return [found.run for found in journal.open_runs()]

@@ -275,6 +275,108 @@ async def test_a_window_that_another_process_left_keeps_nobody_from_the_lock(hos
     assert [item.result for item in reader(host).generations()] == [Result.CONFIRMED, Result.SUPERSEDED]
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_of_two_windows_of_one_document_that_a_process_left_the_newer_one_goes_on(host: Harness) -> None:
+    host.verify_seconds = 30.0
+    document = {"a": fake(1, impact="restart"), "b": fake(1)}
+    _outcome, older = await host.engine.begin(host.source(document), APPLY)
+    host.kind.state["b"] = {"v": "moved"}
+    async with host.engine.watching():
+        _outcome, newer = await host.engine.begin(host.source(document), APPLY)
+    assert older is not None
+    assert newer is not None
+    with trio.fail_after(10):
+        outcome, window = await host.fresh().begin(host.source(document), APPLY)
+    assert window is not None
+    assert (outcome.result, window.run, window.generation) == (Result.VERIFYING, newer.run, 1)
+    assert [found.run.id for found in reader(host).open_runs()] == [newer.run]
+    superseded = reader(host).run(older.run)
+    assert superseded is not None
+    assert (superseded.state, superseded.reason) == (Result.SUPERSEDED, "another run took its place")
+    assert reader(host).generations()[0].result is Result.VERIFYING
+    ended = await host.engine.finish(replace(window, left_seconds=0.0, whole_seconds=0.0))
+    assert (ended.result, reader(host).generations()[0].result) == (Result.CONFIRMED, Result.CONFIRMED)
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_of_the_windows_of_three_saves_that_a_process_left_the_last_one_goes_on(host: Harness) -> None:
+    host.verify_seconds = 30.0
+    async with host.engine.watching():
+        for value in (1, 2, 1):
+            await host.engine.begin(host.source({"a": fake(value, impact="restart")}), APPLY)
+    with trio.fail_after(10):
+        _outcome, window = await host.fresh().begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    assert window is not None
+    assert window.generation == 3
+    await host.engine.finish(replace(window, left_seconds=0.0, whole_seconds=0.0))
+    assert [(item.number, item.result) for item in reader(host).generations()] == [
+        (3, Result.CONFIRMED),
+        (2, Result.SUPERSEDED),
+        (1, Result.SUPERSEDED),
+    ]
+    # What is told of a run and of its generation is the same.
+    told = {run.generation: run.state for run in reader(host).runs()}
+    assert told == {3: Result.CONFIRMED, 2: Result.SUPERSEDED, 1: Result.SUPERSEDED}
+
+
+async def die_on_the_way_back(host: Harness) -> None:
+    """Applies a good document, then a bad one, by a process that dies right after it has put the good one back."""
+    await host.apply({"a": fake("good", impact="restart")})
+
+    async def die(action: Action) -> None:
+        if host.kind.state["a"]["v"] == "good":
+            host.kind.health["a"] = Health(ready=True)
+            raise KeyboardInterrupt
+        host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+
+    host.kind.after_apply = die
+    with pytest.raises(BaseException) as died:
+        await host.apply({"a": fake("bad", impact="restart")})
+    assert died.group_contains(KeyboardInterrupt) or died.type is KeyboardInterrupt
+    host.engine.close()
+    host.kind.after_apply = None
+    host.fresh()
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-15")
+async def test_a_way_back_that_another_process_finishes_is_told_and_its_document_not_tried_again(host: Harness) -> None:
+    await die_on_the_way_back(host)
+    host.told.clear()
+    ended = await host.apply({"a": fake("bad", impact="restart")})
+    assert (ended.result, ended.exit_code, ended.rolled_back_to) == (Result.ROLLED_BACK, 5, 1)
+    assert ("rolling_back", "fake/a is not ready: no answer; going on with the way back to generation 1") in [
+        (progress.what, progress.text) for progress in host.told
+    ]
+    journal = reader(host)
+    assert journal.open_runs() == ()
+    assert [item.result for item in journal.generations()] == [Result.ROLLED_BACK, Result.CONFIRMED]
+    assert [run.state for run in journal.runs()] == [Result.CONFIRMED, Result.ROLLED_BACK, Result.CONFIRMED]
+    conditions = {item.type: item.reason for item in journal.conditions()[Key("fake", "a")]}
+    assert conditions["RolledBack"] == "NotHealthy"
+    assert [event.what for event in journal.events(Key("fake", "a"), 10)] == ["rolled-back"]
+    # A person's next word is another one.
+    assert (await host.apply({"a": fake("bad", impact="restart")})).result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-15")
+async def test_a_way_back_that_another_process_finishes_is_watched_to_the_end_of_its_window(host: Harness) -> None:
+    host.verify_seconds = 0.5
+    await die_on_the_way_back(host)
+
+    async def fall() -> None:
+        await trio.sleep(0.1)
+        host.kind.health["a"] = Health(ready=False, reason="Sick", message="it ended again", final=True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fall)
+        ended = await host.apply({"a": fake("bad", impact="restart")})
+    assert (ended.result, ended.exit_code) == (Result.ROLLBACK_FAILED, 6)
+    assert ended.reason.endswith("going back failed too: fake/a is not ready: it ended again")
+    assert [run.state for run in reader(host).runs()] == [Result.FAILED, Result.ROLLBACK_FAILED, Result.CONFIRMED]
+    conditions = {item.type: item.reason for item in reader(host).conditions()[Key("fake", "a")]}
+    assert conditions["Degraded"] == "RollbackFailed"
+
+
 @pytest.mark.req("PLAN-5", "PLAN-13")
 async def test_a_run_that_died_stays_open_where_what_comes_next_is_refused(host: Harness) -> None:
     async def die(action: Action) -> None:

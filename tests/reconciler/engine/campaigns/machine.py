@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -374,7 +375,12 @@ class Campaign(RuleBasedStateMachine):
         assert all((name, path) in self.kind.theirs for name, found in self.kind.state.items() for path in found)
 
     def _converge(self, document: Fakes) -> None:
+        with Journal.open_reader(self.host.world.host.state.journal) or nullcontext() as journal:
+            left_open = [found.run.state for found in journal.open_runs()] if journal is not None else []
         self.apply(document=document)
+        if Result.ROLLING_BACK in left_open:
+            # What was seen to fail is not tried again by the very word that finds its way back open.
+            self.apply(document=document)
         assert as_declared(self.kind.state, document)
         with self._reader() as journal:
             assert journal.open_runs() == ()
