@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from reconciler.journal import Journal, Run
+from reconciler.model import Result
 from tests.beds.processes import environ_of, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.e2e.test_kills import keeper_pid, kill
@@ -223,6 +224,27 @@ def test_what_was_taken_back_is_not_confirmed_by_a_look_after_its_second_try_was
     wait_until(lambda: {each["result"] for each in site.generations()[:-1]} == {"rolled-back"}, 60, "the way back")
     wait_until(lambda: "AFTER" not in (site.state / "reconciler/run/gateway.env").read_text(), 20, "the good one")
     assert site.generations()[-1]["result"] == "confirmed"
+    site.wait_healthy()
+
+
+@pytest.mark.req("PLAN-1", "PLAN-5", "PLAN-7")
+def test_a_way_back_that_is_not_finished_is_what_is_planned(site: Site) -> None:
+    good = site.write(verify="2s")
+    site.apply()
+    site.write(with_an_end(site, good, 0.5))
+    bad = site.start("apply", "--yes")
+    wait_until(lambda: Result.ROLLING_BACK in [run.state for run in open_runs(site)], 30, "the way back")
+    bad.kill()
+    bad.wait()
+    planned = site.run("plan", "--detailed-exitcode")
+    assert planned.code == 2, planned
+    assert "No changes: " not in planned.out
+    assert "to generation 1 is not finished: it goes on first" in planned.err
+    ended = site.run("apply", "--yes")
+    assert (ended.code, "going on with the way back to generation 1" in ended.err) == (5, True)
+    assert site.standing() == (2, "rolled-back")
+    assert site.run("plan", "--detailed-exitcode").out.startswith("service/gateway")
+    assert open_runs(site) == []
     site.wait_healthy()
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from reconciler.cli.render.plan import Moved
     from reconciler.engine.engine import Planned
+    from reconciler.engine.goal import Goal
     from reconciler.journal import Journal, Run
     from reconciler.model import Blocked, Cause, Key, Note, Plan
 
@@ -41,7 +42,7 @@ def plan_command(session: Session, as_json: bool, out: str | None, detailed_exit
 
 async def plan(session: Session, *, as_json: bool, out: str | None, detailed_exitcode: bool) -> int:
     """Plans, prints, and returns the exit code."""
-    from reconciler.cli.render.plan import diagnostics_text, plan_json, plan_text
+    from reconciler.cli.render.plan import diagnostics_text, plan_json, plan_text, unfinished
     from reconciler.cli.render.text import json_text
 
     planned, blocked = await make(session)
@@ -59,7 +60,7 @@ async def plan(session: Session, *, as_json: bool, out: str | None, detailed_exi
         return BLOCKED
     if not found.complete:
         return INCOMPLETE
-    return DIFFERENCES if detailed_exitcode and found.actions else 0
+    return DIFFERENCES if detailed_exitcode and (found.actions or unfinished(found)) else 0
 
 
 @click.command("drift")
@@ -139,8 +140,10 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
         source = await trio.to_thread.run_sync(runtime.source, loaded)
         goal = source(journal.salt if journal is not None else PROVISIONAL_SALT)
         notes = (*notes_of(session, journal), *(held_back(journal, *goal.names) if journal is not None else ()))
-        planned = await engine.plan(goal, journal, notes=notes)
-        blocked = forbidden(planned, journal, engine.now())
+        back = await trio.to_thread.run_sync(_goal_back, session, journal, goal) if journal is not None else None
+        planned = await engine.plan(back or goal, journal, notes=notes)
+        # No policy keeps a way back from its end.
+        blocked = planned.plan.blocked if back is not None else forbidden(planned, journal, engine.now())
         last = journal.in_force() if journal is not None else None
     finally:
         if journal is not None:
@@ -152,6 +155,22 @@ async def make(session: Session) -> tuple[Planned, tuple[Blocked, ...]]:
         found = replace(found, generation=last.number)
     planned = replace(planned, plan=replace(found, notes=(*found.notes, *waits_for_person(found, policy))))
     return planned, blocked
+
+
+def _goal_back(session: Session, journal: Journal, goal: Goal) -> Goal | None:
+    """Where an apply of `goal` leads instead: its document is being taken back, and whoever did that has died."""
+    from reconciler.engine.lock import holder
+    from reconciler.errors import OpenClawError
+    from reconciler.model import Result
+
+    runs = [found.run for found in journal.open_runs() if found.run.state is Result.ROLLING_BACK]
+    if holder(session.host().state.lock) is not None or not any(run.document_digest == goal.digest for run in runs):
+        return None
+    target = journal.generation(runs[-1].target_generation or 0)
+    # What cannot be had now is said by the run itself.
+    with suppress(OpenClawError):
+        return session.runtime().goal_back(target)[0] if target is not None else None
+    return None
 
 
 def forbidden(planned: Planned, journal: Journal | None, now: float) -> tuple[Blocked, ...]:
@@ -206,9 +225,10 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
             )
             text = f"run {run.id} is being {doing} now, by {writer}"
         elif run.state is Result.ROLLING_BACK:
-            text = (
-                f"the rollback of run {run.id} to generation {run.target_generation} is not finished: it goes on first"
-            )
+            to = f"to generation {run.target_generation}" if run.target_generation else "to what was there before"
+            text = f"the rollback of run {run.id} {to} is not finished: it goes on first"
+            notes.append(Note(code="way_back", message=text))
+            continue
         else:
             text = f"run {run.id} did not come to its end; what it left is dealt with by the next one"
         notes.append(Note(code="open_run", message=text))

@@ -24,6 +24,8 @@ def plan_text(
             return f"No actions planned: {plural(len(plan.unknown), 'resource')} could not be observed.\n"
         if plan.blocked:
             return f"No actions planned: {document} asks for something that cannot be done.\n"
+        if unfinished(plan):
+            return "No changes planned: a rollback is not finished, and goes on first.\n"
         where = f"generation {plan.generation}" if plan.generation else "nothing to do"
         if down_text(plan):
             return f"No changes, but nobody is served at this moment ({where}).\n"
@@ -52,6 +54,11 @@ def drift_text(plan: Plan, moved: Moved, *, document: str, colour: bool) -> str:
     if down_text(plan):
         return "No drift, but nobody is served at this moment.\n"
     return "No drift: nothing moved on the host since it was applied.\n"
+
+
+def unfinished(plan: Plan) -> bool:
+    """Whether a way back is still to be finished, whose writer has died."""
+    return any(note.code == "way_back" for note in plan.notes)
 
 
 def down_text(plan: Plan) -> str:
