@@ -136,9 +136,9 @@ class Health:
     did nothing to it, because its action failed, has not made it sick. `moved`: it is lagging because somebody else
     changed it after it was applied. `excused`: by a person's word it does not serve.
     `life` tells what runs now, well or not, from what ran before an end that nobody asked for: empty where nothing runs, None
-    where that is not known or there is no such thing. `began`: when that life began, seconds since the epoch; `since`:
-    when what this tells of did, where the kind knows it; `due_seconds`: how long until it is started again by itself, where it
-    is down.
+    where that is not known or there is no such thing. `began`: when what runs now began, seconds since the epoch, also where
+    somebody asked for that; `fell`: when the last end came that nobody asked for, where the kind knows of one; `since`: when what
+    this tells of began, where the kind knows it; `due_seconds`: how long until it is started again by itself, where it is down.
     """
 
     ready: bool
@@ -150,6 +150,7 @@ class Health:
     excused: bool = False
     life: str | None = None
     began: float | None = None
+    fell: float | None = None
     since: float | None = None
     due_seconds: float = 0.0
 

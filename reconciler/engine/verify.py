@@ -78,7 +78,7 @@ async def verify(
 
     A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
 
-    `since` is when somebody else began the window (seconds since the epoch): a life that began later has come after a fall.
+    `since` is when somebody else began the window (seconds since the epoch): what fell later fell in this window.
 
     `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick.
 
@@ -134,7 +134,7 @@ class Steady:
         for key, found in health.items():
             if found.life is None or found.excused:
                 continue
-            late = self._since is not None and found.began is not None and found.began > self._since
+            late = self._since is not None and found.fell is not None and found.fell > self._since
             if self._lives.get(key, "") not in ("", found.life) or (key not in self._lives and late):
                 fallen = key
                 self.falls.append((key, found.message or "it ended, and was started again"))

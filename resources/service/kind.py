@@ -27,6 +27,7 @@ from resources.service.observe import (
     down_text,
     due_seconds,
     effective_port,
+    fell,
     observe,
     unheld_text,
 )
@@ -89,7 +90,8 @@ class ServiceKind:
             began = child.record["spawned_at"] if child.record is not None and child.pid is not None else None
             health = await _health(resource.spec, child, world)
             since = _since(child) if health.ready or child.pid is None else None
-            return replace(health, life=_life(child), began=began, since=since, due_seconds=due_seconds(child))
+            due = due_seconds(child)
+            return replace(health, life=_life(child), began=began, fell=fell(child), since=since, due_seconds=due)
         except (OSError, OpenClawError) as err:
             if (short := lacking(err)) is not None:
                 raise short from None

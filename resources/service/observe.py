@@ -396,6 +396,12 @@ def _started_again(child: Child, ended: Mapping[str, Any]) -> float | None:
     return max(0.0, float(record["spawned_at"] - ended["at"]))
 
 
+def fell(child: Child) -> float | None:
+    """When it ended last without being asked to, seconds since the epoch; None where its record tells of no such end."""
+    exits = child.record["exits"] if child.record is not None else ()
+    return next((ended["at"] for ended in reversed(exits) if not ended["asked"]), None)
+
+
 def _end_text(ended: Mapping[str, Any], again: float | None) -> str:
     # One that was never started has no process, and what a keeper of an earlier version did next it did not write down.
     pid = f" (pid {ended['pid']})" if ended["pid"] is not None else ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
 
+from reconciler.engine.lock import holder
 from reconciler.journal import Journal, Run
 from reconciler.model import Result
 from tests.beds.processes import environ_of, processes_of_state, wait_until
@@ -59,6 +61,35 @@ def test_one_crash_by_somebody_else_takes_nothing_back(site: Site) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 30, "confirmed all the same")
     assert site.service()["restarts"] == 1
+
+
+def watcher(site: Site) -> int | None:
+    """The process that watches a window."""
+    found = holder(site.state / "reconciler/verify.lock")
+    return found.pid if found is not None else None
+
+
+@pytest.mark.parametrize("accidents", [1, 2])
+def test_a_restart_by_hand_in_a_window_that_another_process_left_is_no_fall(site: Site, accidents: int) -> None:
+    site.write(verify="6s")
+    site.apply()
+    first = site.supervisor("--on-exit", "leave")
+    site.edit("level: info", "level: debug")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "window")
+    first.kill()
+    assert site.run("service", "restart").code == 0
+    second = site.supervisor("--on-exit", "stop")
+    wait_until(lambda: watcher(site) == second.process.pid, 20, "the rest of the window")
+    for _ in range(accidents):
+        site.wait_healthy()
+        pid = site.gateway_pid()
+        assert pid is not None
+        kill(pid)
+        # Two between two looks would be one.
+        seen = time.monotonic() + 3
+        wait_until(lambda seen=seen: time.monotonic() > seen, 4, "looks")  # type: ignore[misc]
+    wait_until(lambda: site.standing()[1] != "verifying", 40, "the verdict")
+    assert site.standing()[1] == ("confirmed" if accidents == 1 else "rolled-back")
 
 
 @pytest.mark.req("PLAN-7", "PLAN-8")

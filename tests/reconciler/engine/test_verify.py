@@ -42,7 +42,7 @@ class Scripted:
 
 
 async def watched(
-    tmp_path: Path, seconds: float, *script: tuple[float, Health], whole: float = 0.0
+    tmp_path: Path, seconds: float, *script: tuple[float, Health], whole: float = 0.0, since: float | None = None
 ) -> tuple[Verdict, float, list[float]]:
     """The verdict, when it came, and what the window was put off by."""
     told: list[float] = []
@@ -55,7 +55,8 @@ async def watched(
     began = trio.current_time()
     gates: Any = {GATE: None}
     kinds = (cast(Kind, kind),)
-    verdict = await verify(gates, kinds, make_world(tmp_path), seconds, whole_seconds=whole, prolong=prolong)
+    world = make_world(tmp_path)
+    verdict = await verify(gates, kinds, world, seconds, whole_seconds=whole, since=since, prolong=prolong)
     return verdict, trio.current_time() - began, told
 
 
@@ -148,20 +149,30 @@ async def test_what_only_lags_or_is_slow_now_and_then_has_not_fallen(
     assert seconds == pytest.approx(16, abs=0.3)
 
 
-async def test_a_life_that_began_inside_of_a_window_that_nobody_watched_has_come_after_a_fall(
-    tmp_path: Path, autojump_clock: MockClock
+@pytest.mark.req("PLAN-7", "SVC-9")
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (replace(WELL, began=99.0), []),
+        (replace(WELL, began=99.0, fell=98.0), []),
+        (replace(WELL, began=101.0, fell=101.0), [10]),
+        (replace(DOWN, fell=101.0), [10]),
+        # A person had it started anew: that is no fall.
+        (replace(WELL, began=101.0), []),
+        (replace(WELL, began=101.0, fell=98.0), []),
+    ],
+)
+async def test_what_fell_inside_of_a_window_that_nobody_watched_has_fallen_once(
+    tmp_path: Path, autojump_clock: MockClock, found: Health, told: list[float]
 ) -> None:
-    for began, told in ((99.0, []), (101.0, [10])):
-        kind = cast(Kind, Scripted([(0, replace(WELL, began=began))]))
-        gates: Any = {GATE: None}
-        found: list[float] = []
-
-        async def prolong(more: float, found: list[float] = found) -> None:
-            await trio.lowlevel.checkpoint()
-            found.append(more)
-
-        verdict = await verify(gates, (kind,), make_world(tmp_path), 3, whole_seconds=10, since=100.0, prolong=prolong)
-        assert (verdict.healthy, found[:1]) == (True, told)
+    up = replace(found, ready=True, life="1")
+    verdict, _seconds, prolonged = await watched(tmp_path, 3, (0, found), (0.5, up), whole=10, since=100.0)
+    assert (verdict.healthy, prolonged[:1]) == (True, told)
+    again = ((0, found), (0.5, up), (2, DOWN), (3, replace(up, life="2")))
+    verdict, _seconds, _prolonged = await watched(tmp_path, 3, *again, whole=10, since=100.0)
+    assert verdict.healthy != bool(told)
+    if told:
+        assert "it fell 2 times in its window" in verdict.reason
 
 
 async def test_what_a_successor_watches_to_its_end_begins_anew_whole(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from resources.service import observe
 from resources.service.keeper_client import Seen
-from resources.service.observe import Child, digest_of, ends_of, waits_text
+from resources.service.observe import Child, digest_of, ends_of, fell, waits_text
 from resources.testing import make_world
 
 
@@ -69,6 +69,15 @@ def test_each_end_that_nobody_asked_for_is_told_with_what_its_keeper_does_next()
     # Whether it is started again hangs on its configuration, which is looked at first.
     assert ends_of(child(None, state="waiting", next_boot=None, exits=[first])) == ()
     assert len(ends_of(child(None, state="waiting", next_boot=9.0, exits=[first]))) == 1
+
+
+@pytest.mark.req("PLAN-7", "SVC-9")
+def test_an_end_that_was_asked_for_is_no_fall() -> None:
+    accident, asked = {**EXIT, "at": 1.0, "pid": 7}, {**EXIT, "at": 2.0, "pid": 8, "asked": True}
+    assert fell(child(9, state="ready", exits=[])) is None
+    assert fell(child(9, state="ready", exits=[asked])) is None
+    assert fell(child(9, state="ready", exits=[accident, asked])) == 1.0
+    assert fell(child(9, state="ready", exits=[asked, {**accident, "at": 3.0}])) == 3.0
 
 
 @pytest.mark.req("SVC-12", "PLAN-12")
