@@ -20,7 +20,7 @@ from reconciler.engine import account, recovery, unchanged
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal, gone_sections, located, unmanaged_notes
-from reconciler.engine.lock import WriterLock
+from reconciler.engine.lock import WriterLock, holder
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf
@@ -193,6 +193,11 @@ class Engine:
     def watching_now(self) -> bool:
         """True while a window is watched: then stopping loses nothing but the verdict."""
         return self._watchers > 0
+
+    @property
+    def watched_elsewhere(self) -> bool:
+        """True while somebody else watches a window: who may end, or be killed, without a word."""
+        return not self._watch_lock.held and holder(self._watch_lock.path) is not None
 
     async def let_go(self, names: Sequence[str], before: Sequence[Quarantined]) -> None:
         """Holds a document back as it was `before`, or no longer: what was to take its place did not."""

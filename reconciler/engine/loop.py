@@ -50,6 +50,8 @@ EVERYTHING = Key("host", "everything")
 ASTRAY_SECONDS = 30.0
 # How long another writer is waited for, before the look is put off.
 LOCK_SECONDS = 1.0
+# How often it is looked whether somebody else still watches a window; only while there is one.
+OUTLAST_SECONDS = 0.5
 UNKNOWN_SECONDS = 5.0
 # What this host has none of now may be there again at any moment, and nothing tells.
 SHORT_SECONDS = 5.0
@@ -133,6 +135,7 @@ class Loop:
         # What did not serve when it was probed last.
         self._silent: frozenset[Key] = frozenset()
         self._windows: trio.Nursery | None = None
+        self._outlasting = False
         self._applied = trio.Event()
 
     def poke(self, key: Key = EVERYTHING) -> None:
@@ -200,9 +203,22 @@ class Loop:
         finally:
             for key in keys:
                 self.queue.done(key)
+        if self._windows is not None and not self._outlasting and self.engine.watched_elsewhere:
+            self._outlasting = True
+            self._windows.start_soon(self._outlast)
         await self._tell_loss()
         if await trio.to_thread.run_sync(watch_points, self._files) != self._points:
             self._points_moved.set()
+
+    async def _outlast(self) -> None:
+        """Has another look come once nobody else watches a window, or after a while: that one was killed, or is frozen, is in no
+        event.
+        """
+        with trio.move_on_after(OVERDUE_SECONDS):
+            while self.engine.watched_elsewhere:  # noqa: ASYNC110 - nor that it has ended
+                await trio.sleep(OUTLAST_SECONDS)
+        self._outlasting = False
+        self.queue.add(EVERYTHING)
 
     async def _tell_loss(self) -> None:
         if self.engine.is_open:
@@ -303,9 +319,6 @@ class Loop:
         self._settle(outcome, waiting)
         if window is not None:
             self.watch_window(window)
-        elif outcome.result is Result.VERIFYING:
-            # Another process watches, and may be frozen: that it does not end its window is in no event.
-            self.queue.add_after(EVERYTHING, OVERDUE_SECONDS)
 
     def _keeps(self, source: Source) -> None:
         self.kept = source

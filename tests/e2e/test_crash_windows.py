@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from reconciler.engine.lock import holder
 from reconciler.journal import Journal, Run
 from reconciler.model import Result
 from tests.beds.processes import environ_of, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.e2e.test_kills import keeper_pid, kill
+from tests.e2e.test_windows import watcher
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-7", "SVC-12")]
 
@@ -61,12 +61,6 @@ def test_one_crash_by_somebody_else_takes_nothing_back(site: Site) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: site.generations()[0]["result"] == "confirmed", 30, "confirmed all the same")
     assert site.service()["restarts"] == 1
-
-
-def watcher(site: Site) -> int | None:
-    """The process that watches a window."""
-    found = holder(site.state / "reconciler/verify.lock")
-    return found.pid if found is not None else None
 
 
 @pytest.mark.parametrize("accidents", [1, 2])

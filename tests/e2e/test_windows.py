@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.engine.lock import holder
 from tests.beds.processes import wait_until
 from tests.beds.site import OPENCLAW, TOKEN, Site
 from tests.beds.tls import mismatch, with_tls
@@ -328,3 +329,39 @@ def test_a_setting_that_somebody_changes_in_the_window_condemns_no_document(site
     assert "held" not in site.run("plan").out
     site.apply()
     assert (site.standing(), site.level()) == ((2, "confirmed"), "debug")
+
+
+def watcher(site: Site) -> int | None:
+    """The process that watches a window."""
+    found = holder(site.state / "reconciler/verify.lock")
+    return found.pid if found is not None else None
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-13")
+@pytest.mark.parametrize("argv", [("apply", "--yes"), ("service", "start")])
+def test_the_window_of_a_command_that_is_killed_is_gone_on_with_by_the_supervisor_beside_it(
+    site: Site, argv: tuple[str, ...]
+) -> None:
+    site.write(verify="6s")
+    site.apply("--no-wait")
+    if argv[0] == "service":
+        site.apply()
+        site.run("service", "stop")
+        site.edit("level: info", "level: debug")
+        site.apply()
+        supervisor = site.supervisor("--on-exit", "stop")
+    command = site.start(*argv)
+    wait_until(lambda: watcher(site) == command.pid, 20, "its window")
+    if argv[0] == "apply":
+        supervisor = site.supervisor("--on-exit", "stop")
+    # Until all that the supervisor looks at by itself has been looked at.
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 2, 3, "rest")
+    assert watcher(site) == command.pid
+    kill(command.pid)
+    command.wait()
+    told = site.run("plan").err
+    if "nobody watches it now" in told:
+        assert f"supervisor pid {supervisor.process.pid} goes on with that in a moment" in told
+    wait_until(lambda: watcher(site) == supervisor.process.pid, 3, "the supervisor goes on with it")
+    wait_until(lambda: newest(site)["result"] == "confirmed", 20, "its end")

@@ -252,8 +252,9 @@ def _nobody(session: Session) -> str:
 
     if (pid := supervisor_of(session)) is None:
         return "; nobody watches it: the next `openclaw apply`, or a supervisor, goes on with that"
-    by = f"supervisor pid {pid}"
-    return f"; nobody watches it now: {by} goes on with that once nothing hinders it, and its log says what does"
+    return (
+        f"; nobody watches it now: supervisor pid {pid} goes on with that in a moment, or its log says what hinders it"
+    )
 
 
 def present_runs(journal: Journal) -> tuple[Run, ...]:

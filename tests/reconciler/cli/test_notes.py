@@ -112,7 +112,9 @@ def test_of_a_window_that_nobody_watches_it_is_told_who_goes_on_with_it(session:
             (note,) = notes_of(session, journal)
         finally:
             lock.release()
-    expected = f"supervisor pid {os.getpid()} goes on with that once" if supervised else "or a supervisor, goes on"
+    expected = (
+        f"supervisor pid {os.getpid()} goes on with that in a moment" if supervised else "or a supervisor, goes on"
+    )
     assert expected in note.message
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from reconciler.document.problems import Problem
 from reconciler.engine import loop as loops
 from reconciler.engine.engine import Engine, Kept
 from reconciler.engine.goal import Goal
+from reconciler.engine.lock import WriterLock
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.verify import probe
 from reconciler.errors import BlockedError, DocumentError, TemporaryError, TerminalError
@@ -178,6 +180,41 @@ async def test_a_run_of_another_process_is_told_once_with_its_steps_and_its_caus
     # A look may have come into its window.
     assert log.said("run") in ([told], [{**told, "result": "verifying"}, told])
     assert [(line["key"], line["result"]) for line in log.said("step")] == [("fake/a", "done")]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize("confirmed", [True, False])
+async def test_a_window_whose_watcher_is_killed_beside_it_is_gone_on_with_within_a_second(
+    host: Harness, confirmed: bool
+) -> None:
+    """Nothing tells of that, be it the window of a new document or of a cure of drift."""
+    log = Record()
+    host.verify_seconds = 5.0
+    document = Document(host, {"a": fake(1, impact="restart")})
+    if confirmed:
+        host.verify_seconds = 0.02
+        await host.apply(document.fakes)
+        host.kind.state["a"] = {"v": "moved"}
+        host.verify_seconds = 5.0
+    _outcome, window = await host.engine.begin(host.source(document.fakes), APPLY)
+    assert window is not None
+    watcher = WriterLock(host.world.host.state.ours / "verify.lock", command="openclaw apply", now=time.time)
+    assert watcher.acquire_nowait()
+    host.engine.close()
+    host.fresh()
+    async with running(document, log) as loop:
+        await trio.sleep(1.0)
+        looks = document.loads
+        await trio.sleep(1.0)
+        # It only waits meanwhile.
+        assert (document.loads, host.engine.watching_now) == (looks, False)
+        watcher.release()
+        with trio.fail_after(1):
+            await until(lambda: host.engine.watching_now, "its watch of the window")
+        # It is its own now: nobody is waited for.
+        assert not host.engine.watched_elsewhere
+        await until(lambda: not loop._outlasting, "rest")
+    host.engine.close()
 
 
 @pytest.mark.req("PLAN-8", "PLAN-15")
