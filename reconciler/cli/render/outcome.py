@@ -61,10 +61,13 @@ def outcome_text(outcome: Outcome, *, colour: bool) -> str:
     if outcome.result is Result.VERIFYING and done < len(outcome.steps):
         words = f"partly {words}"
     word = paint(words, "green" if good else "red", colour)
-    did = "by another writer" if elsewhere else f"{done} of {plural(len(outcome.steps), 'action')} done"
+    did = "; by another writer" if elsewhere else ""
+    if outcome.steps:
+        did = f"; {done} of {plural(len(outcome.steps), 'action')} done"
     if outcome.result is Result.CONFIRMED and done < len(outcome.steps):
         did += ", and what failed at first is as declared by now"
-    text = f"Generation {outcome.generation}: {word}; {did}.\n"
+    # Of a window that another process left, its steps were told by that one.
+    text = f"Generation {outcome.generation}: {word}{did}.\n"
     if outcome.reason:
         text += f"  reason: {outcome.reason}\n"
     if outcome.stopped:

@@ -65,6 +65,22 @@ def test_what_moved_is_shown_where_no_action_can_be_planned() -> None:
     assert (data["applyable"], data["moved"][0]["differences"][0]["path"]) == (False, "gateway.port")
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (Result.CONFIRMED, "Generation 3: confirmed.\n"),
+        (Result.VERIFYING, "Generation 3: applied, not confirmed yet.\n"),
+        (Result.SUPERSEDED, "Generation 3: applied, and superseded before it was confirmed.\n"),
+        (Result.ROLLED_BACK, "Generation 3: not healthy, rolled back.\n"),
+    ],
+)
+def test_a_window_that_was_taken_over_ends_without_a_word_of_actions(result: Result, told: str) -> None:
+    """Whoever died has done them, and this one none of them."""
+    outcome = Outcome(run="r1", result=result, plan=plan(), generation=3)
+    assert outcome_text(outcome, colour=False) == told
+
+
 @pytest.mark.req("PLAN-12")
 def test_what_was_so_before_a_run_or_a_window_is_not_told_at_its_end() -> None:
     outcome = Outcome(run="r1", result=Result.CONFIRMED, plan=plan(Note(code="waiting", message=WAITING)), generation=3)
