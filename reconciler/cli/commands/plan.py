@@ -210,8 +210,13 @@ def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:
             Note(code="history_lost", message=f"the earlier history is lost: {lost}; nothing is withdrawn in this run")
         )
     writer = holder(session.host().state.lock)
-    for run in present_runs(journal):
+    runs = present_runs(journal)
+    # The newest run to a generation decides it: what an earlier one left is no second thing to tell.
+    deciding = {run.generation: run.id for run in runs if run.state is Result.VERIFYING}
+    for run in runs:
         if run.state is Result.VERIFYING:
+            if deciding[run.generation] != run.id:
+                continue
             watched = holder(session.host().state.ours / "verify.lock") is not None
             nobody = "" if watched else _nobody(session)
             generation = journal.generation(run.generation or 0)

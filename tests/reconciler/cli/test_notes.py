@@ -118,6 +118,17 @@ def test_of_a_window_that_nobody_watches_it_is_told_who_goes_on_with_it(session:
     assert expected in note.message
 
 
+def test_a_generation_that_two_open_runs_led_to_is_told_once(session: Session) -> None:
+    """As where the cure of drift inside its window died as well."""
+    with journal_of(session, (Result.CONFIRMED, ""), (Result.VERIFYING, "")) as journal:
+        for number, run in enumerate(("r2", "r1")):
+            at = 1.0 + number
+            journal.begin_run(run, cause="save", plan_digest="p", document_digest="1", at=at, first_intent=action())
+            journal.set_run(run, Result.VERIFYING, at, verify_since=at, verify_window=10.0, generation=2)
+        (note,) = notes_of(session, journal)
+    assert note.message.startswith("generation 2 is applied and not confirmed yet (run r1)")
+
+
 def test_a_run_at_work_is_told_whatever_its_generation_is(session: Session) -> None:
     with journal_of(session, (Result.CONFIRMED, ""), (Result.CONFIRMED, "")) as journal:
         step = action()
