@@ -16,7 +16,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
-from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, compose, find, plain, walk
+from reconciler.document.compose import compose
+from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, find, plain, walk
 from reconciler.document.problems import named, safe
 from reconciler.document.sources import read_document
 from reconciler.errors import DocumentError, UsageError

@@ -98,8 +98,8 @@ class Loaded:
 
     def _main(self) -> MappingNode:
         """The tree of the main file alone, with its `include`; empty for a text that is no file, which includes nothing."""
+        from reconciler.document.compose import compose
         from reconciler.document.nodes import Mapping as MappingNode
-        from reconciler.document.nodes import compose
         from reconciler.document.sources import decode
 
         source, _ = decode(next(iter(self.contents.values()), b""), self.name, "")
@@ -109,13 +109,11 @@ class Loaded:
     def _root(self) -> MappingNode:
         if not self._tree:
             from reconciler.document.sources import read_document
-            from reconciler.document.validate import mark_secrets
 
             with _LOADING:
                 root = read_document(self.path, self.contents, name=self.name).root
             assert root is not None, "these very bytes were valid before"
             _override(root, self.overrides)
-            mark_secrets(root)
             self._tree.append(root)
         return self._tree[0]
 

@@ -1,12 +1,13 @@
 """Which names hold secrets, and how a line of a document is shown without any. Pure.
 
-Two layers: a document that could be read is masked by position (`sources.mask_tree` marks the spans), and every line that is
-ever quoted goes through `mask_line` besides, which must work on lines that are no YAML at all.
+Two layers: what could be read is masked by position (`marks` has the spans), and a text that could not be goes through `Guess`
+besides, which must work on lines that are no YAML at all.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from reconciler.model import MASK
@@ -39,10 +40,24 @@ _VARIABLE: Final = re.compile(
 # Names that are secrets only in our own sections (`auth.profiles.*.key`), where a quoted line must still hide them.
 _OWN: Final = frozenset({"key", "access", "refresh"})
 
+# The same where nobody could read in what section they are, and the name of what holds secrets by names of their own.
+_UNREAD: Final = frozenset({"url"})
+_OVER_SECRETS: Final = frozenset({"headers"})
+
 # Where a block text begins there is nothing behind the mark but its indicators.
 _BLOCK_OPENS: Final = re.compile(r"[|>][-+1-9]{0,2}\s*(?:#|$)")
-_REFERENCE_OPENS: Final = re.compile(r"\{\s*(?:$|[\"']?(?:env|file|exec)\b)")
-_PAIR: Final = re.compile(r"""(["']?)([A-Za-z_][\w.\-]*)\1\s*[:=]\s*""")
+_NAME: Final = r"""["']?[A-Za-z_]\w*["']?\s*"""
+_REFERENCE_OPENS: Final = re.compile(rf"""\{{\s*(?:$|["']?(?:env["']?\s*:\s*{_NAME}(?:[,}}#]|$)|(?:file|exec)\b))""")
+# What says to be the name of a variable and is none.
+_NO_NAME: Final = re.compile(rf"""\s*["']?env["']?\s*:\s+(?!{_NAME}(?:\#|$))\S""")
+# A quote in front may be missing, and one behind too many; an address is no pair.
+_PAIR: Final = re.compile(r"""(?<![\w.\-])([\w.\-]+)["']?\s*[:=](?!//)\s*""")
+_BEGINS: Final = re.compile(rf"""[\s\-{{}}\[\],?"']*{_PAIR.pattern}""")
+_COMPLEX: Final = re.compile(r"""\s*\?\s+["']?([\w.\-]+)["']?\s*$""")
+_QUOTES: Final = {'"': re.compile(r'"(?:[^"\\]|\\.)*"'), "'": re.compile(r"'(?:[^']|'')*'")}
+# A quoted text that goes on in the next line, whatever its indentation.
+_UNCLOSED: Final = re.compile(r"""[:=,{\[]\s*(["'])(?:(?!\1).)*$""")
+_AFTER: Final = re.compile(r"\s*(?:[,}\]#]|$)")
 # Shapes of well-known keys, wherever they stand.
 _SHAPES: Final = re.compile(
     r"\b(?:sk-|sk_|pk_|rk_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[a-z]-|xapp-|gsk_|AIza|AKIA|pplx-|npm_|hf_)[\w.\-]{6,}"
@@ -93,67 +108,177 @@ def looks_secret(value: Any) -> bool:
     return _SHAPES.search(head) is not None or ("@" in head and _URL_SECRET.search(head) is not None)
 
 
+def is_secret_place(path: tuple[str, ...]) -> bool:
+    """True when the schema has a secret at `path`, or its last name says that it is one; lists have no part in `path`."""
+    match path:
+        case ("auth", "profiles", _, "key" | "token" | "access" | "refresh"):
+            return True
+        case ("notifications", "channels", _, "url") | ("diagnostics", "otel", "headers", _):
+            return True
+        case ("service", "environment", name):
+            return is_sensitive_variable(name)
+    return is_sensitive(path[-1])
+
+
+def is_below_secret(path: tuple[str, ...]) -> bool:
+    """True when `path` is the place of a secret, or leads through one."""
+    return any(is_secret_place(path[:count]) for count in range(1, len(path) + 1))
+
+
+def is_harmless(path: tuple[str, ...], value: Any) -> bool:
+    """True when `value`, at the place of a secret or below it, is none: a reference, or nothing."""
+    if value is None or isinstance(value, bool):
+        return True
+    if not isinstance(value, str):
+        return False
+    if path and path[-1] == "env":
+        return value.isidentifier() and value.isascii() and not looks_secret(value)
+    if path and path[-1] in {"file", "exec"}:
+        return not looks_secret(value)
+    return REFERENCE.fullmatch(value) is not None or is_reference_text(value) or value == ""
+
+
 def mask_text(text: str) -> str:
     """`text` with everything that has the shape of a secret masked."""
     return _URL_SECRET.sub(rf"\g<1>{MASK}\g<3>", _SHAPES.sub(MASK, text))
 
 
-def mask_line(line: str, before: str = "", *, near: bool = False) -> str:
-    """One line as it may be shown: what follows a sensitive name is masked unless it is a reference.
+class Guess:
+    """Shows the lines of one text, each after the one before it, without what may be a secret, as far as their looks tell.
 
-    `before` is the line above: a text may go on from there. `near`: a name counts that may be a mistyped one of these, too.
+    For a text that could not be read: too much is masked rather than a secret shown. `read` says that its secrets are known and
+    masked already, so that only names tell of others; `near` has names count that may be mistyped ones of secrets.
     """
-    hidden = hides_nearly if near else hides
-    found = False
-    at = 0
-    while match := _PAIR.search(line, at):
-        found = True
-        if not hidden(match[2]):
-            at = match.end()
-            continue
-        rest = line[match.end() :]
-        end = _value_end(rest)
-        if not rest[:end].strip() or _harmless(rest[:end]):
+
+    def __init__(self, *, near: bool = False, read: bool = False) -> None:
+        self._hidden = hides_nearly if near else hides
+        self._read = read
+        # The indentation of a name below which a secret may go on for any number of lines, and whether nothing else can.
+        self._below: int | None = None
+        self._is_text = False
+        # The quote that ends a secret, the brackets that are open around some, and whether the next line may be more of one.
+        self._until = ""
+        self._depth = 0
+        self._goes_on = False
+
+    def show(self, line: str) -> str:
+        """The next line as it may be shown."""
+        bare = line.lstrip()
+        if not bare:
+            return line
+        indent = len(line) - len(bare)
+        if self._inside(line, bare, indent):
+            return line[:indent] + MASK
+        return mask_text(self._scan(line, indent))
+
+    def _inside(self, line: str, bare: str, indent: int) -> bool:
+        """Whether the line is taken for a part of a secret that began above it."""
+        if self._until:
+            _, quote, after = line.partition(self._until)
+            if quote:
+                self._until = ""
+                self._scan(after, indent)
+            return True
+        if self._depth:
+            self._depth = max(0, self._depth + _brackets(line))
+            return True
+        if self._below is not None and not bare.startswith(MASK):
+            in_list = bare.startswith("- ") and indent == self._below
+            if indent < self._below or (indent == self._below and not in_list):
+                self._below = None
+        if bare == MASK:
+            self._goes_on = True
+            return True
+        begins = _BEGINS.match(line) is not None
+        if self._below is not None and self._is_text:
+            if not self._read and (match := _UNCLOSED.search(line)) is not None:
+                self._until = match[1]
+            return True
+        if bare[0] == "#":
+            return False
+        if self._below is not None and (not begins or _NO_NAME.match(line) is not None):
+            # What began as a text goes on as one.
+            self._is_text = True
+            return True
+        return self._goes_on and not begins and bare.strip("]}, ") != ""
+
+    def _scan(self, line: str, indent: int) -> str:
+        """The line without the values of hidden names; remembers what may go on below it."""
+        if bare := line.lstrip():
+            self._goes_on = self._goes_on and bare[0] == "#"
+        if not self._read and (match := _COMPLEX.match(line)) is not None:
+            if match[1] in _OVER_SECRETS or self._hides(match[1], ""):
+                self._open(indent - 1, is_text=True)
+            return line
+        at = 0
+        while match := _PAIR.search(line, at):
+            rest = line[match.end() :]
+            if not self._read and match[1].rpartition(".")[2] in _OVER_SECRETS:
+                self._open(indent, is_text=True)
+                self._depth = max(0, _brackets(rest))
+                return line if _is_nothing(rest) else line[: match.end()] + MASK
+            if not self._hides(match[1], rest):
+                at = match.end()
+                continue
+            end = _value_end(rest)
+            if _is_nothing(rest[:end]):
+                self._open(indent, is_text=False)
+            elif _BLOCK_OPENS.match(rest) is not None:
+                self._open(indent, is_text=True)
+            elif not _harmless(rest[:end]):
+                closed = rest[0] in _QUOTES and _QUOTES[rest[0]].match(rest) is not None
+                self._until = "" if closed or rest[0] not in _QUOTES else rest[0]
+                self._goes_on = not closed
+                if not closed and not self._read and not rest.rstrip().endswith(","):
+                    self._open(indent, is_text=True)
+                # Where a quote is closed may be the very mistake.
+                end = end if self._read else len(rest)
+                line = line[: match.end()] + MASK + rest[end:]
+                end = len(MASK)
+            elif end == 1:
+                self._goes_on = True
             at = match.end() + max(end, 1)
-        else:
-            line = line[: match.end()] + MASK + rest[end:]
-            at = match.end() + len(MASK)
-    if not found and line.strip() and not line.lstrip().startswith("#"):
-        previous = [match[2] for match in _PAIR.finditer(before[:10_000])]
-        if previous and hidden(previous[-1]):
-            return line[: len(line) - len(line.lstrip())] + MASK
-    return mask_text(line)
+        return line
+
+    def _open(self, indent: int, *, is_text: bool) -> None:
+        self._below, self._is_text, self._goes_on = indent, is_text, True
+
+    def _hides(self, name: str, rest: str) -> bool:
+        if self._hidden(name):
+            return True
+        last = name.rpartition(".")[2]
+        return not self._read and (
+            last in _UNREAD or (is_sensitive_list(last) and (_is_nothing(rest) or rest[0] == "["))
+        )
 
 
-def opens_hidden_text(line: str) -> bool | None:
-    """Whether the lines below this one, indented further, may be a secret: True where they are its text, whatever they look
-    like, False where they may be a mapping as well, None where they are none.
-    """
-    pairs = list(_PAIR.finditer(line[:10_000]))
-    if not pairs or not hides_nearly(pairs[-1][2]):
-        return None
-    rest = line[pairs[-1].end() :]
-    if _BLOCK_OPENS.match(rest) is not None:
-        return True
-    return None if rest.strip() else False
-
-
+@lru_cache(4096)
 def hides_nearly(name: str) -> bool:
     """As `hides`, or a name that may be a mistyped one of those."""
     return hides(name) or resembles_secret(name.rpartition(".")[2])
 
 
+@lru_cache(4096)
 def hides(name: str) -> bool:
     """True when what follows `name` in a line of any section may be a secret; too often rather than too rarely."""
     last = name.rpartition(".")[2]
     return is_sensitive(last) or is_sensitive_variable(last) or last in _OWN
 
 
+def _brackets(text: str) -> int:
+    """How many brackets `text` leaves open."""
+    return text.count("{") + text.count("[") - text.count("}") - text.count("]")
+
+
+def _is_nothing(rest: str) -> bool:
+    return not (bare := rest.strip()) or bare[0] == "#"
+
+
 def _value_end(rest: str) -> int:
     """Where the value that `rest` begins with may end; too far rather than too near."""
-    if rest[:1] in "\"'" and rest:
-        end = rest.find(rest[0], 1)
-        return len(rest) if end < 0 else end + 1
+    if rest[:1] in _QUOTES:
+        match = _QUOTES[rest[0]].match(rest)
+        return match.end() if match is not None and _AFTER.match(rest, match.end()) is not None else len(rest)
     return 1 if _REFERENCE_OPENS.match(rest) else len(rest)
 
 

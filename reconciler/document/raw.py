@@ -13,12 +13,10 @@ from itertools import zip_longest
 from typing import Final
 
 from reconciler.document.files import ReadError, read_file
-from reconciler.document.masking import mask_line, opens_hidden_text
+from reconciler.document.masking import Guess
 from reconciler.document.nodes import Source
 from reconciler.document.problems import quote
 from reconciler.document.sources import Reading, read_document
-from reconciler.document.validate import mark_secrets
-from reconciler.model import MASK
 
 _BREAKS: Final = re.compile("\r\n|\r|\n")
 
@@ -35,8 +33,6 @@ def texts_beside(path: str, known: Mapping[str, str], *, name: str) -> dict[str,
     main = os.path.abspath(path)
     if main not in reading.contents:
         return None
-    if reading.root is not None:
-        mark_secrets(reading.root)
     directory = os.path.dirname(main)
     sources = {source.key: source for source in reading.sources}
     texts = {}
@@ -58,24 +54,11 @@ def _contents(reading: Reading, directory: str, known: Mapping[str, str]) -> dic
 
 
 def _shown(source: Source, known: frozenset[str]) -> str:
+    # The marks know texts of many lines, the guess what may be the mistyped name of a secret.
+    guess = Guess(near=True, read=source.mapped)
     shown = []
-    # The indentation of a name below which a secret may go on for any number of lines, and whether nothing else can stand there.
-    below: int | None = None
-    is_text = False
     for number in range(1, source.line_count + 1):
-        line = source.line(number)
-        indent = len(line) - len(line.lstrip())
-        if below is not None and line.strip() and indent <= below:
-            below = None
-        inside = below is not None and bool(line.strip()) and (is_text or ":" not in line)
-        if below is None and (opened := opens_hidden_text(line)) is not None:
-            below, is_text = indent, opened
-        if line in known:
-            shown.append(line)
-        elif inside:
-            shown.append(line[:indent] + MASK)
-        else:
-            # The marks know texts of many lines, the guess from the line alone what another file has overlaid.
-            shown.append(mask_line(quote(*source.shown(number, 1))[0], source.line(number - 1), near=True))
+        line, guessed = source.line(number), guess.show(source.marked(number))
+        shown.append(line if line in known else quote(guessed, 1)[0])
     ends = _BREAKS.findall(source.text)
     return "".join(line + end for line, end in zip_longest(shown, ends, fillvalue=""))

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
 
+from reconciler.document.compose import MAX_NODES, compose
 from reconciler.document.fast import shape_data
 from reconciler.document.files import MAX_BYTES, ReadError, read_file
-from reconciler.document.nodes import MAX_NODES, Mapping, Node, Scalar, Sequence, Source, compose
+from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source
 from reconciler.document.problems import Problem, named
 from reconciler.document.units import kind_of
 

@@ -1,7 +1,7 @@
 """From the merged tree to the canonical document, or to everything that is wrong with it, each with its place.
 
 Runs the schema section by section (`fast` spares the valid ones the models), translates pydantic's words into ours, asks
-`rules` for contradictions, and marks what no message may show. Opens nothing but the schema's own data.
+`rules` for contradictions, and marks what else no message may show. Opens nothing but the schema's own data.
 """
 
 from __future__ import annotations
@@ -13,16 +13,9 @@ from typing import Any, get_args
 
 from reconciler.document.checked import check_version
 from reconciler.document.fast import canonical_section
-from reconciler.document.masking import (
-    REFERENCE,
-    is_reference_text,
-    is_sensitive,
-    is_sensitive_list,
-    is_sensitive_variable,
-    looks_secret,
-    resembles_secret,
-)
-from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, find, is_unusable, plain
+from reconciler.document.marks import mark_below
+from reconciler.document.masking import is_sensitive, resembles_secret
+from reconciler.document.nodes import Mapping, Node, Scalar, find, is_unusable, plain
 from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
 from reconciler.document.units import BadValue, kind_of
@@ -51,7 +44,6 @@ class Validated:
 
 def validate(root: Mapping) -> Validated:
     """Checks a merged tree against the schema and the rules."""
-    mark_secrets(root)
     data: dict[str, Any] = plain(root)
     issues: list[Issue] = []
     suggestions = Suggestions()
@@ -65,7 +57,7 @@ def validate(root: Mapping) -> Validated:
     for _, issue in shown:
         if issue.code == "unknown_key" and (issue.beside_secret or resembles_secret(str(issue.path[-1]))):
             # A mistyped name beside a secret's own may well stand before a secret.
-            _mark_below(find(root, issue.path)[0])
+            mark_below(find(root, issue.path)[0])
     return Validated(
         canonical=canonical,
         declared=frozenset(_declared(root)),
@@ -317,76 +309,3 @@ def _declared(root: Mapping) -> Iterator[DocumentPath]:
             yield below
             if isinstance(node, Mapping) and not str(below[0]).startswith("x-"):
                 waiting.append((below, node))
-
-
-# -- secrets --
-
-
-def mark_secrets(root: Mapping) -> None:
-    """Marks the spans of all literals that stand where a secret may stand, so that no quoted line shows them."""
-    waiting: list[tuple[tuple[str, ...], Node, bool]] = [((), root, False)]
-    seen: set[int] = set()
-    while waiting:
-        path, node, hidden = waiting.pop()
-        if id(node.source) not in seen:
-            seen.add(id(node.source))
-            node.source.mapped = True
-        if isinstance(node, Scalar):
-            if (hidden or looks_secret(node.value)) and not _harmless(path, node.value):
-                _mark(node)
-        elif isinstance(node, Sequence):
-            hidden = hidden or (bool(path) and is_sensitive_list(path[-1]))
-            # A name or a path is no list: whatever stands in one is not taken for either.
-            below = path[:-1] if path and path[-1] in {"env", "file"} else path
-            waiting.extend((below, item, hidden) for item in node.items)
-        else:
-            for name, (_, item) in node.entries.items():
-                below = (*path, name)
-                waiting.append((below, item, hidden or _is_secret_place(below)))
-
-
-def _is_secret_place(path: tuple[str, ...]) -> bool:
-    match path:
-        case ("auth", "profiles", _, "key" | "token" | "access" | "refresh"):
-            return True
-        case ("notifications", "channels", _, "url") | ("diagnostics", "otel", "headers", _):
-            return True
-        case ("service", "environment", name):
-            return is_sensitive_variable(name)
-    return is_sensitive(path[-1])
-
-
-def _harmless(path: tuple[str, ...], value: Any) -> bool:
-    if value is None or isinstance(value, bool):
-        return True
-    if not isinstance(value, str):
-        return False
-    if path and path[-1] == "env":
-        return value.isidentifier() and value.isascii() and not looks_secret(value)
-    if path and path[-1] in {"file", "exec"}:
-        return not looks_secret(value)
-    return REFERENCE.fullmatch(value) is not None or is_reference_text(value) or value == ""
-
-
-def _mark_below(node: Node) -> None:
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, Mapping):
-            waiting.extend(item for _, item in each.entries.values())
-        elif isinstance(each, Sequence):
-            waiting.extend(each.items)
-        elif isinstance(each.value, (str, int, float)) and not isinstance(each.value, bool):
-            _mark(each)
-
-
-def _mark(node: Scalar) -> None:
-    masked = node.source.masked
-    if node.line == node.end_line:
-        masked.setdefault(node.line, set()).add((node.column, node.end_column))
-        return
-    masked.setdefault(node.line, set()).add((node.column, None))
-    for line in range(node.line + 1, node.end_line):
-        masked.setdefault(line, set()).add((1, None))
-    if node.end_column > 1:
-        masked.setdefault(node.end_line, set()).add((1, node.end_column))

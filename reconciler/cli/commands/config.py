@@ -152,7 +152,8 @@ def yaml_value(text: str) -> Any:
     Raises:
         DocumentError: it is none.
     """
-    from reconciler.document.nodes import Source, compose, plain
+    from reconciler.document.compose import compose
+    from reconciler.document.nodes import Source, plain
 
     node, problems = compose(Source("VALUE", "VALUE", text))
     if problems:

@@ -23,7 +23,8 @@ from reconciler.cli.session import Session
 from reconciler.cli.supervisor import Silent
 from reconciler.control.calls import apply_call
 from reconciler.document import load
-from reconciler.document.nodes import Scalar, Source, compose, walk
+from reconciler.document.compose import compose
+from reconciler.document.nodes import Scalar, Source, walk
 from reconciler.document.schema import SECTIONS
 from reconciler.engine.lock import WriterLock
 from reconciler.errors import UsageError

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reconciler.document.compose import compose
 from reconciler.document.edit import comments, get_value, set_in_files, set_value
 from reconciler.document.load import load_edited, load_text
-from reconciler.document.nodes import Source, compose, plain
+from reconciler.document.nodes import Source, plain
 from reconciler.errors import DocumentError, UsageError
 from reconciler.model import DocumentPath
 from reconciler.values import same

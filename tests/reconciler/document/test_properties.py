@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.document.load import load, load_text
-from reconciler.document.masking import mask_line
+from reconciler.document.masking import Guess
 from reconciler.document.problems import Problem, problem_json, quote, render_problem, render_problems, sort_problems
 from reconciler.errors import DocumentError
 
@@ -138,4 +138,4 @@ def test_a_caret_stands_below_its_place_after_wide_characters() -> None:
     ],
 )
 def test_lines_that_are_no_yaml_are_masked_too(line: str, shown: str) -> None:
-    assert mask_line(line) == shown
+    assert Guess(read=True).show(line) == shown

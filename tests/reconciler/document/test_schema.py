@@ -10,9 +10,10 @@ import jsonschema
 import pytest
 
 from reconciler.desired import SecretRef, from_canonical
+from reconciler.document.compose import compose
 from reconciler.document.jsonschema import document_schema
 from reconciler.document.load import load, load_text
-from reconciler.document.nodes import Mapping, Source, compose, plain
+from reconciler.document.nodes import Mapping, Source, plain
 from reconciler.document.references import references
 from reconciler.document.schema import SECTIONS
 from reconciler.document.template import init_text

@@ -1,0 +1,54 @@
+"""Marks in a text what no message may show, by what its values mean. Knows the tree, and of the schema what `masking` knows."""
+
+from __future__ import annotations
+
+from reconciler.document.masking import is_below_secret, is_harmless, is_secret_place, is_sensitive_list, looks_secret
+from reconciler.document.nodes import Mapping, Node, Scalar, Sequence
+
+
+def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
+    """Marks the spans of all literals that stand where a secret may stand, so that no quoted line shows them.
+
+    `above` are the names that lead to `root`, without the numbers of lists.
+    """
+    hidden = is_below_secret(above) or any(map(is_sensitive_list, above))
+    waiting: list[tuple[tuple[str, ...], Node, bool]] = [(above, root, hidden)]
+    while waiting:
+        path, node, hidden = waiting.pop()
+        if isinstance(node, Scalar):
+            if (hidden or looks_secret(node.value)) and not is_harmless(path, node.value):
+                _mark(node)
+        elif isinstance(node, Sequence):
+            hidden = hidden or (bool(path) and is_sensitive_list(path[-1]))
+            # A name or a path is no list: whatever stands in one is not taken for either.
+            below = path[:-1] if path and path[-1] in {"env", "file"} else path
+            waiting.extend((below, item, hidden) for item in node.items)
+        else:
+            for name, (_, item) in node.entries.items():
+                below = (*path, name)
+                waiting.append((below, item, hidden or is_secret_place(below)))
+
+
+def mark_below(node: Node) -> None:
+    """Marks every value that is `node` or stands below it."""
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Mapping):
+            waiting.extend(item for _, item in each.entries.values())
+        elif isinstance(each, Sequence):
+            waiting.extend(each.items)
+        elif isinstance(each.value, (str, int, float)) and not isinstance(each.value, bool):
+            _mark(each)
+
+
+def _mark(node: Scalar) -> None:
+    masked = node.source.masked
+    if node.line == node.end_line:
+        masked.setdefault(node.line, set()).add((node.column, node.end_column))
+        return
+    masked.setdefault(node.line, set()).add((node.column, None))
+    for line in range(node.line + 1, node.end_line):
+        masked.setdefault(line, set()).add((1, None))
+    if node.end_column > 1:
+        masked.setdefault(node.end_line, set()).add((1, node.end_column))

@@ -1,0 +1,216 @@
+"""No secret is shown of a document that is broken as YAML, wherever the schema has one, and whatever is broken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reconciler.document.compose import compose
+from reconciler.document.fast import shape_data
+from reconciler.document.load import load_text
+from reconciler.document.masking import Guess, is_secret_place
+from reconciler.document.nodes import Source
+from reconciler.document.problems import render_problems
+from reconciler.document.raw import texts_beside
+from reconciler.errors import DocumentError
+from tests.beds.pace import slowness
+
+pytestmark = pytest.mark.req("DOC-4")
+
+
+def refused(text: str) -> str:
+    with pytest.raises(DocumentError) as caught:
+        load_text(text, {})
+    return render_problems(caught.value.problems)  # type: ignore[arg-type]
+
+
+def diffed(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "openclaw.yaml"
+    path.write_text(text)
+    found = texts_beside(str(path), {}, name="openclaw.yaml")
+    assert found is not None
+    return found["openclaw.yaml"]
+
+
+def secret_places(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    match node:
+        case {"check": ["secret" | "or_null", *_]} if "secret" in repr(node["check"]):
+            yield path
+        case {"map": below}:
+            yield from secret_places(below, (*path, "some"))
+        case {"list": below}:
+            yield from secret_places(below, path)
+        case {"model": name}:
+            for field, below in shape_data()["models"][name].items():
+                yield from secret_places(below, (*path, field))
+        case {"tag": _, "models": names}:
+            for name in names.values():
+                yield from secret_places({"model": name}, path)
+
+
+PLACES = sorted({each for name, node in shape_data()["sections"].items() for each in secret_places(node, (name,))})
+
+
+def test_every_secret_of_the_schema_is_one_by_its_place() -> None:
+    assert ("notifications", "channels", "some", "url") in PLACES
+    assert ("diagnostics", "otel", "headers", "some") in PLACES
+    assert len(PLACES) >= 9
+    assert all(map(is_secret_place, PLACES))
+
+
+def block(path: tuple[str, ...], value: str) -> str:
+    lines = [f"{'  ' * depth}{name}:" for depth, name in enumerate(path)]
+    return "\n".join(lines) + f"{value}\n"
+
+
+def flow(path: tuple[str, ...], value: str) -> str:
+    return f"{path[0]}: " + "".join(f"{{{name}: " for name in path[1:]) + value.strip() + "}" * (len(path) - 1) + "\n"
+
+
+VALUES = (
+    " https://hooks/kanari",
+    ' "https://hooks/kanari"',
+    ' "https://hooks/\\"kanari"',
+    " 'https://hooks/kanari\n    kanari: x'",
+    "\n          https://hooks/kanari\n          kanari: x",
+    "\n\n          # why\n          https://u:p@hooks/kanari",
+    " |\n          one\n\n          two: kanari",
+    " https://hooks/\n          one\n          kanari",
+)
+BREAKS = (
+    "{}x: 'unclosed\n",
+    "x: [\n{}",
+    "x: 'unclosed\n{}",
+    "x: \"unclosed\n{}y: 'unclosed\n",
+    "x-a: {{\n{}",
+    "{}  }}\n",
+    "{}\tx: 1\n",
+)
+
+
+@pytest.mark.parametrize("path", PLACES, ids=".".join)
+@pytest.mark.parametrize("write", [block, flow])
+def test_where_nothing_can_be_read(tmp_path: Path, path: tuple[str, ...], write: Any) -> None:
+    for value in VALUES:
+        for broken in BREAKS:
+            text = broken.format("version: 1\n" + write(path, value))
+            assert "kanari" not in refused(text), text
+            assert "kanari" not in diffed(tmp_path, text), text
+
+
+@pytest.mark.parametrize("path", PLACES, ids=".".join)
+@pytest.mark.parametrize(
+    "line",
+    [
+        " https://hooks/kanari: x",
+        ' "https://hooks/kanari',
+        ' "https://hooks/"kanari"',
+        " [https://hooks/kanari",
+        " {https://hooks/kanari",
+        " {env: https://hooks/kanari",
+        " @https://hooks/kanari",
+        ' "https://hooks/\\kanari"',
+        " !kanari https://hooks/kanari",
+        " &kanari &x https://hooks/kanari",
+        " *kanari",
+    ],
+)
+def test_where_its_own_line_is_broken(tmp_path: Path, path: tuple[str, ...], line: str) -> None:
+    for text in (block(path, line), f"{path[0]}: " + "".join(f"{{{name}: " for name in path[1:]) + line + "\n"):
+        assert "kanari" not in refused("version: 1\n" + text), text
+        assert "kanari" not in diffed(tmp_path, "version: 1\n" + text), text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "notifications:\n  channels:\n    ops:\n      url: https://hooks/kanari\n      url: https://hooks/kanariNEW\n",
+        "notifications: {channels: {ops: {url: https://hooks/kanari, url: https://hooks/kanariNEW}}}\n",
+        "diagnostics: {otel: {endpoint: http://x, headers: {X-Auth: kanariA, X-Auth: kanariB}}}\n",
+        "diagnostics: {otel: {headers: {X-Auth: a}, headers: {X-Auth: kanari}}}\n",
+        "diagnostics: {otel: {headers: {1: kanari, ? [x] : kanari, <<: kanari}}}\n",
+        "notifications: {channels: {ops: {<<: {url: kanari}}}}\n",
+        "notifications: {}\nnotifications:\n  channels: {ops: {url: kanari}}\n",
+        "gateway: {auth: {token: {a: kanari, a: kanari}}}\n",
+        "gateway: {settings: {cookies: [{a: {env: x}, x: {}, x: [kanari]}]}}\n",
+        "gateway: {auth: {token: !kanari {a: kanari}}}\n",
+        "notifications: {channels: {ops: {url: !kanari x}}}\n",
+        "notifications: {channels: {ops: {url: &kanari }}}\n",
+    ],
+)
+def test_what_the_tree_has_no_place_for(tmp_path: Path, text: str) -> None:
+    assert "kanari" not in refused("version: 1\n" + text)
+    assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
+
+
+def test_what_another_file_has_overlaid(tmp_path: Path) -> None:
+    (tmp_path / "common.yaml").write_text("notifications: {channels: {ops: {url: kanari}}, rotues: []}\n")
+    text = "version: 1\ninclude: common.yaml\nnotifications: {channels: {ops: {url: {env: URL}}}}\n"
+    (tmp_path / "openclaw.yaml").write_text(text)
+    found = texts_beside(str(tmp_path / "openclaw.yaml"), {}, name="openclaw.yaml")
+    assert found is not None
+    assert "kanari" not in found["common.yaml"]
+    assert found["openclaw.yaml"] == text
+
+
+def test_what_is_none_is_shown_while_nothing_can_be_read(tmp_path: Path) -> None:
+    text = """version: 1
+service:
+  environment: {MY_KEY: shown, LANG: C}
+gateway:
+  port: 18789
+  auth:
+    token: {env: OPENCLAW_GATEWAY_TOKEN}
+    password:
+      exec:
+        - pass
+  settings: {webhook: https://shown/here}
+notifications:
+  channels:
+    ops: {url: {env: OPS_URL}}
+    other: {url: "${OTHER_URL}"}
+policy: {verify: 15s}
+x: 'unclosed
+"""
+    assert diffed(tmp_path, text) == text.replace("- pass", "********")
+
+
+@pytest.mark.parametrize(
+    "piece", ["url: a\n", "headers: {\n", "a: b, ", "url: 'a', ", "token:\n", "x" * 40, "- -a.", "[{"]
+)
+def test_it_takes_no_longer_than_a_second(piece: str) -> None:
+    source = Source("f", "f", piece * (4 * 1024 * 1024 // len(piece)))
+    began = time.thread_time()
+    for _ in range(1000):
+        source.shown(1, 1)
+        source.shown(source.line_count, 1)
+    assert time.thread_time() - began < slowness()
+
+
+def test_spans_that_lie_over_each_other_are_one() -> None:
+    source = Source("f", "f", "a: one two three", mapped=True)
+    source.masked[1] = {(4, None), (4, 7), (8, 11)}
+    assert source.shown(1, 1)[0] == "a: ********"
+    source.masked[1] = {(4, 11), (4, 7), (8, 11)}
+    assert source.shown(1, 1)[0] == "a: ******** three"
+
+
+def test_the_lines_of_a_broken_text_are_shown_in_their_order() -> None:
+    guess = Guess()
+    assert [guess.show(line) for line in ("url:", "  https://a/b", "  c: d", "port: 1")] == [
+        "url:",
+        "  ********",
+        "  ********",
+        "port: 1",
+    ]
+
+
+def test_a_text_that_could_be_read_is_known_and_another_is_not() -> None:
+    for text, known in (("a: 1\na: 2", True), ("a: [", False)):
+        source = Source("f", "f", text)
+        compose(source)
+        assert source.mapped is known
