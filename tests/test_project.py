@@ -121,6 +121,32 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
         assert (page.parent / link).exists(), f"{page.relative_to(ROOT)} links to {link}"
 
 
+def test_the_places_that_the_pages_for_a_start_name_are_those_of_the_first_document() -> None:
+    from reconciler.document.load import load_text
+    from reconciler.document.template import init_text
+
+    text = init_text(".openclaw-token")
+    first = load_text(text, {})
+    places = {}
+    for name in ("gateway.port", "logging.level"):
+        for value in (False, True):
+            position = first.locate(tuple(name.split(".")), value=value)
+            assert position is not None
+            places[position.line, position.column] = name
+    seen = 0
+    for page in [ROOT / "README.md", *(ROOT / "docs/tutorial").glob("*.md"), *(ROOT / "docs/how-to").glob("*.md")]:
+        for line in page.read_text().splitlines():
+            for match in re.finditer(r"openclaw\.yaml:(\d+):(\d+)(?:: (?:config\.)?([a-z]+\.[a-z]+) )?", line):
+                named = places.get((int(match[1]), int(match[2])))
+                # A section that is not managed is shown of a longer document.
+                assert named is not None or "not managed" in line, f"{page.name}: {line}"
+                assert match[3] in {None, named}, f"{page.name}: {line}"
+                seen += 1
+            if quoted := re.match(r" *(\d+) \| ( *[a-z]+: )", line):
+                assert text.splitlines()[int(quoted[1]) - 1].startswith(quoted[2]), f"{page.name}: {line}"
+    assert seen > 10
+
+
 def test_every_page_can_be_reached_from_the_index() -> None:
     seen: set[Path] = set()
     waiting = [ROOT / "README.md", ROOT / "docs/README.md"]
