@@ -118,21 +118,36 @@ def _declared_at(resource: Resource | None, keys: Path) -> DocumentPath | None:
 
 
 def blamed(resource: Resource | None, wrong: Collection[Issue]) -> tuple[DocumentPath | None, str]:
-    """What of the document is to blame for what is wrong with the file, and what to do; nothing where it is not the document."""
+    """What of the document is to blame for what is wrong with the file, the first of it, and what to do, with everything that is
+    wrong where that is several; nothing where it is not the document.
+    """
+    first: DocumentPath | None = None
+    hints: dict[str, None] = {}
+    for issue in wrong:
+        place = tuple(key for key in (*issue.path.split("."), issue.key) if key)
+        path = _declared_at(resource, place)
+        if path is None:
+            found = (
+                "it stands in the file only, take it out there" if issue.key else "declare it, or repair it in the file"
+            )
+            hints[f"{join_path(place)}: {found}"] = None
+            continue
+        first = path if first is None else first
+        hint = _mended(path, issue)
+        hints[hint if len(wrong) == 1 else f"{join_path(path)}: {hint}"] = None
+    return (first, "; ".join(hints)) if first is not None else (None, "")
+
+
+def _mended(path: DocumentPath, issue: Issue) -> str:
+    """What to do with what the document has at `path`."""
     from difflib import get_close_matches
 
     from gateway.config import known_below
 
-    for issue in wrong:
-        place = (*issue.path.split("."), issue.key) if issue.path else (issue.key,)
-        path = _declared_at(resource, tuple(key for key in place if key))
-        if path is None:
-            continue
-        if not issue.key:
-            return path, f"mend {join_path(path)} in the document"
-        near = get_close_matches(issue.key[:64], sorted(known_below(issue.path)), n=1)
-        return path, f"did you mean '{near[0]}'?" if near else "take it out of the document: no gateway knows it"
-    return None, ""
+    if not issue.key:
+        return f"mend {join_path(path)} in the document"
+    near = get_close_matches(issue.key[:64], sorted(known_below(issue.path)), n=1)
+    return f"did you mean '{near[0]}'?" if near else "take it out of the document: no gateway knows it"
 
 
 def impact(paths: Iterator[str] | list[str], runtime: str) -> Impact:

@@ -406,6 +406,21 @@ async def test_what_the_document_asks_for_is_to_blame_where_it_stands(
     assert blocked.hint.startswith(hint)
 
 
+@pytest.mark.req("PLAN-6", "DOC-2")
+def test_of_several_keys_it_is_said_where_each_comes_from(tmp_path: Path) -> None:
+    settings = {"nonsense": 1, "gateway": {"controlUI": {"enabled": True}}}
+    document = make_desired(gateway=gateway(settings, port=9))
+    text = '{"foreign": 1, "logging": {"consoleLevel": "CONSOLE"}}'
+    (blocked,) = GatewayConfigKind().plan(step(tmp_path, document, loaded=None, planned="start", text=text)).blocked
+    assert blocked.path in {("gateway", "settings", "nonsense"), ("gateway", "settings", "gateway", "controlUI")}
+    assert set(blocked.hint.split("; ")) == {
+        "gateway.settings.nonsense: take it out of the document: no gateway knows it",
+        "gateway.settings.gateway.controlUI: did you mean 'controlUi'?",
+        "foreign: it stands in the file only, take it out there",
+        "logging.consoleLevel: declare it, or repair it in the file",
+    }
+
+
 @pytest.mark.req("PLAN-10")
 async def test_a_file_that_we_made_is_left_without_a_key_and_not_taken_from_a_gateway_that_runs_by_it(
     tmp_path: Path,
