@@ -94,6 +94,7 @@ class _Composer:
         self.open_anchors: dict[str, int] = {}
         self.frame_anchors: list[str | None] = []
         self.count = 0
+        self.by_aliases = 0
 
     def check_characters(self) -> None:
         """Refuses what libyaml would refuse without a line, read as a line break, or spend quadratic time on."""
@@ -251,6 +252,7 @@ class _Composer:
                 self.stack[-1].size += target.size
                 self.stack[-1].height = max(self.stack[-1].height, target.height + 1)
             self.count += target.size - 1
+            self.by_aliases += target.size - 1
         self._add(target, None, line, column)
 
     def _add(self, node: Node, key_text: str | None, line: int = 0, column: int = 0) -> None:
@@ -263,7 +265,7 @@ class _Composer:
                 column,
                 "too_large",
                 f"read more than {MAX_NODES:,} values",
-                hint="aliases count as what they stand for",
+                hint="aliases count as what they stand for" if self.by_aliases else "",
             )
         if not self.stack:
             self.root = node

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from reconciler.document.load import load
-from reconciler.document.problems import problem_json, render_problems
+from reconciler.document.problems import Problem, problem_json, render_problems
 from reconciler.document.secrets import resolve
 from reconciler.errors import DocumentError
 from tests.beds.pace import slowness
@@ -248,6 +248,20 @@ def test_memory_is_bounded(name: str, tmp_path: Path) -> None:
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True, timeout=30
     )
     assert int(done.stdout) < 200 * 1024
+
+
+@pytest.mark.req("DOC-2")
+def test_too_many_values_are_refused_where_they_stand_and_aliases_blamed_where_there_are_any(tmp_path: Path) -> None:
+    path = tmp_path / "openclaw.yaml"
+    tunnels = "".join(f"  t{number}: {{}}\n" for number in range(30_000))
+    path.write_text(f"version: 1\ntunnels:\n{tunnels}")
+    (problem,) = refuse(str(path), {}).problems
+    assert isinstance(problem, Problem)
+    assert (problem.path, problem.hint) == ("tunnels.t24997", "")
+    path.write_text("version: 1\nx-a: &a [1, 2]\nx-b: [" + "*a, " * 20_000 + "]\n")
+    (problem,) = refuse(str(path), {}).problems
+    assert isinstance(problem, Problem)
+    assert problem.hint == "aliases count as what they stand for"
 
 
 @pytest.mark.req("DOC-9")
