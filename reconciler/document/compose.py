@@ -15,10 +15,10 @@ import gc
 import re
 from typing import Any, Final, NoReturn
 
-from reconciler.document.marks import mark_secrets
-from reconciler.document.masking import hides, is_below_secret
+from reconciler.document.marks import mark_below, mark_secrets
+from reconciler.document.masking import hides, is_below_secret, resembles_secret
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, is_unusable
-from reconciler.document.problems import Problem, safe
+from reconciler.document.problems import MAX_PROBLEMS, Problem, safe
 from reconciler.model import MASK
 from reconciler.values import join_path
 
@@ -81,6 +81,9 @@ class _Composer:
         # What `Source.problem` takes. A line is quoted when all its secrets are known: some come after the place of the problem.
         self.reports: list[tuple[tuple[int, int, str, str], dict[str, Any]]] = []
         self.syntax: Any = None
+        # The first values of names that came again and may be mistyped ones of secrets: nobody knows their place.
+        self.doubtful: dict[int, Node] = {}
+        self.again = False
         # The values that the tree has no place for, with the names above them.
         self.lost: list[tuple[tuple[str, ...], Node]] = []
         self.root: Node | None = None
@@ -165,6 +168,8 @@ class _Composer:
             mark_secrets(self.root)
         for path, node in self.lost:
             mark_secrets(node, path)
+        for node in self.doubtful.values():
+            mark_below(node)
 
     def problems(self) -> tuple[Problem, ...]:
         """All that was reported, in that order."""
@@ -284,6 +289,9 @@ class _Composer:
                 parent.entries[name.value] = (name, node)
             else:
                 self._lose(node, name.value)
+                if self.again:
+                    self.doubtful[id(node)] = node
+                    self.again = False
                 if not name.value:
                     # The names below a merge key are those of the mapping that it stands in.
                     self._lose(node)
@@ -321,7 +329,10 @@ class _Composer:
             )
             return ignored, True
         if node.value in parent.entries:
-            first = parent.entries[node.value][0]
+            first, value = parent.entries[node.value]
+            self.again = len(self.reports) < MAX_PROBLEMS and resembles_secret(node.value)
+            if self.again:
+                self.doubtful[id(value)] = value
             self._report(
                 line,
                 column,

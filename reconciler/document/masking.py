@@ -42,7 +42,7 @@ _OWN: Final = frozenset({"key", "access", "refresh"})
 
 # The same where nobody could read in what section they are, and the name of what holds secrets by names of their own.
 _UNREAD: Final = frozenset({"url"})
-_OVER_SECRETS: Final = frozenset({"headers"})
+OVER_SECRETS: Final = frozenset({"headers"})
 
 # Where a block text begins there is nothing behind the mark but its indicators.
 _BLOCK_OPENS: Final = re.compile(r"[|>][-+1-9]{0,2}\s*(?:#|$)")
@@ -87,12 +87,21 @@ def is_sensitive_variable(name: str) -> bool:
     return _VARIABLE.search(name) is not None
 
 
+@lru_cache(4096)
 def resembles_secret(name: str) -> bool:
-    """True when `name` may be a mistyped name of a secret."""
+    """True when `name` may be a mistyped name of a secret, or of what holds some."""
     from difflib import get_close_matches
 
     folded = name.replace("_", "").replace("-", "").lower()[:64]
-    return is_sensitive(name) or bool(get_close_matches(folded, _ENDINGS, n=1, cutoff=0.75))
+    return is_sensitive(name) or bool(get_close_matches(folded, _ENDINGS, n=1, cutoff=0.75)) or resembles_holder(name)
+
+
+@lru_cache(4096)
+def resembles_holder(name: str) -> bool:
+    """True when `name` may be a mistyped name of what holds secrets by names of their own."""
+    from difflib import get_close_matches
+
+    return bool(get_close_matches(name.lower()[:64], OVER_SECRETS, n=1, cutoff=0.75))
 
 
 def is_reference_text(text: str) -> bool:
@@ -152,6 +161,7 @@ class Guess:
 
     def __init__(self, *, near: bool = False, read: bool = False) -> None:
         self._hidden = hides_nearly if near else hides
+        self._near = near
         self._read = read
         # The indentation of a name below which a secret may go on for any number of lines, and whether nothing else can.
         self._below: int | None = None
@@ -207,13 +217,13 @@ class Guess:
         if bare := line.lstrip():
             self._goes_on = self._goes_on and bare[0] == "#"
         if not self._read and (match := _COMPLEX.match(line)) is not None:
-            if match[1] in _OVER_SECRETS or self._hides(match[1], ""):
+            if self._holds(match[1]) or self._hides(match[1], ""):
                 self._open(indent - 1, is_text=True)
             return line
         at = 0
         while match := _PAIR.search(line, at):
             rest = line[match.end() :]
-            if not self._read and match[1].rpartition(".")[2] in _OVER_SECRETS:
+            if self._holds(match[1]):
                 self._open(indent, is_text=True)
                 self._depth = max(0, _brackets(rest))
                 return line if _is_nothing(rest) else line[: match.end()] + MASK
@@ -243,6 +253,11 @@ class Guess:
     def _open(self, indent: int, *, is_text: bool) -> None:
         self._below, self._is_text, self._goes_on = indent, is_text, True
 
+    def _holds(self, name: str) -> bool:
+        """Whether everything below `name` may be a secret."""
+        last = name.rpartition(".")[2]
+        return not self._read if last in OVER_SECRETS else self._near and resembles_holder(last)
+
     def _hides(self, name: str, rest: str) -> bool:
         if self._hidden(name):
             return True
@@ -255,7 +270,8 @@ class Guess:
 @lru_cache(4096)
 def hides_nearly(name: str) -> bool:
     """As `hides`, or a name that may be a mistyped one of those."""
-    return hides(name) or resembles_secret(name.rpartition(".")[2])
+    last = name.rpartition(".")[2]
+    return hides(name) or (last not in OVER_SECRETS and resembles_secret(last))
 
 
 @lru_cache(4096)

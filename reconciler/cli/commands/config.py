@@ -87,7 +87,7 @@ def set_command(session: Session, path: str, value: str) -> int:
     from reconciler.values import join_path
 
     where = parsed(path)
-    edit, loaded = edited(session, where, yaml_value(value))
+    edit, loaded = edited(session, where, yaml_value(value, where))
     console = session.console
     included = "" if edit.name == session.named else f", which {session.named} includes"
     console.out(f"{edit.name}{included}: {path} is set; a running supervisor applies it, else `openclaw apply` does\n")
@@ -146,18 +146,24 @@ def directory_of(file: str) -> str:
     return os.path.dirname(os.path.realpath(file))
 
 
-def yaml_value(text: str) -> Any:
-    """What `text` means as YAML.
+def yaml_value(text: str, where: tuple[Any, ...] = ()) -> Any:
+    """What `text`, meant for the place `where` of a document, means as YAML.
 
     Raises:
-        DocumentError: it is none.
+        DocumentError: it is none; what may be a secret by its place is not quoted.
     """
+    from dataclasses import replace
+
     from reconciler.document.compose import compose
+    from reconciler.document.masking import is_below_secret
     from reconciler.document.nodes import Source, plain
 
     node, problems = compose(Source("VALUE", "VALUE", text))
     if problems:
-        raise DocumentError(f"cannot use the value {text!r}", tuple(problems))
+        names = tuple(part for part in where if isinstance(part, str))
+        if is_below_secret(names) or is_below_secret((*names, "")):
+            problems = tuple(replace(problem, text="", caret=-1) for problem in problems)
+        raise DocumentError("cannot use the value: it cannot be read as YAML", problems)
     return plain(node) if node is not None else None
 
 

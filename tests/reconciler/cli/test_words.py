@@ -25,9 +25,10 @@ from reconciler.control.calls import apply_call
 from reconciler.document import load
 from reconciler.document.compose import compose
 from reconciler.document.nodes import Scalar, Source, walk
+from reconciler.document.problems import render_problems
 from reconciler.document.schema import SECTIONS
 from reconciler.engine.lock import WriterLock
-from reconciler.errors import UsageError
+from reconciler.errors import DocumentError, UsageError
 from reconciler.values import join_path, split_path
 from tests.reconciler.cli.conftest import Shell
 
@@ -354,6 +355,22 @@ def test_every_setting_that_is_listed_or_offered_is_known_whatever_the_document_
         for loaded in (empty, whole):
             found = loaded.explain(split_path(path))
             assert found.value is not None or found.origin != "default", path
+
+
+@pytest.mark.req("DOC-4")
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("notifications.channels.ops.url", '"https://hooks/canary'),
+        ("diagnostics.otel.headers", "{X-Auth: canary"),
+        ("notifications.channels", "{ops: {url: canary"),
+        ("gateway.auth.token", "[canary"),
+    ],
+)
+def test_a_secret_that_is_no_yaml_is_not_quoted(where: str, value: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        yaml_value(value, split_path(where))
+    assert "canary" not in render_problems(caught.value.problems) + caught.value.message  # type: ignore[arg-type]
 
 
 @pytest.mark.req("DOC-3", "DOC-8")

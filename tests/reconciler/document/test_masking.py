@@ -140,6 +140,13 @@ def test_where_its_own_line_is_broken(tmp_path: Path, path: tuple[str, ...], lin
         "gateway: {auth: {token: !kanari {a: kanari}}}\n",
         "notifications: {channels: {ops: {url: !kanari x}}}\n",
         "notifications: {channels: {ops: {url: &kanari }}}\n",
+        "gateway: {auth: {tokne: kanari, tokne: kanari}}\n",
+        "gateway: {auth: {tokne: {a: kanari}, tokne: [kanari]}}\n",
+        'gateway: {auth: {tokne: kanari, b: "\n',
+        "diagnostics: {otel: {endpoint: http://x, haeders: {X-Auth: kanari}}}\n",
+        'diagnostics: {otel: {haeders: {X-Auth: kanari}, b: "\n',
+        "diagnostics:\n  otel:\n    endpoint: http://x\n    haeders:\n      X-Auth: kanari\n      Other: kanari\n",
+        "diagnostics:\n  otel:\n    haeders:\n      X-Auth: kanari\n      Other: kanari\n    x: [\n",
     ],
 )
 def test_what_the_tree_has_no_place_for(tmp_path: Path, text: str) -> None:
