@@ -1,12 +1,14 @@
 """Room that is kept for the worst day: a small file that is given up when a full disk keeps the journal from being written.
 
-A prune makes room, but its intent has to be on disk before anything is deleted. Knows neither actions nor the journal: what
-needs the room is handed in. Blocking; every call is made by the holder of the writer lock.
+A prune makes room, but its intent has to be on disk before anything is deleted; and a run whose disk fills up has to be ended
+and taken back. Knows neither actions nor the journal: what needs the room is handed in. Blocking; every call is made by the
+holder of the writer lock, by several of its threads at once.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +35,16 @@ class Ballast:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spent = False
+        self._lock = threading.Lock()
+
+    @property
+    def is_short(self) -> bool:
+        """True when there is too little room for an ordinary run: less than the way back from it may take.
+
+        What the ballast still has to take is no room: it is there before the first effect of such a run.
+        """
+        free = free_bytes(self.path.parent)
+        return free is not None and free - max(0, SIZE_BYTES - self._size()) < SIZE_BYTES
 
     @property
     def wanting(self) -> bool:
@@ -80,11 +92,14 @@ class Ballast:
         Raises:
             JournalFullError: there is no ballast, or its room was not enough.
         """
+        spent = self.spent
         try:
             return call()
         except JournalFullError:
-            if not self.give_up():
-                raise
+            with self._lock:
+                # Another thread may have given it up just now.
+                if not self.give_up() and (spent or not self.spent):
+                    raise
         return call()
 
     def _size(self) -> int:

@@ -34,10 +34,10 @@ from reconciler.engine.standing import (
     is_unproven,
     settle_holds,
 )
-from reconciler.engine.steps import Steps, frees
+from reconciler.engine.steps import Steps, makes_room
 from reconciler.engine.verify import Verdict
 from reconciler.engine.window import Window, begin_anew, begin_window, end_run
-from reconciler.errors import BlockedError, OpenClawError, StaleError
+from reconciler.errors import BlockedError, OpenClawError, RollbackFailedError, StaleError, innermost
 from reconciler.files import place_of
 from reconciler.host import Host
 from reconciler.journal import PROVISIONAL_SALT, UNDECIDED, Journal, JournalFullError, OpenRun, Quarantined, Run
@@ -313,6 +313,7 @@ class Engine:
         try:
             planned = await self.plan(goal, self.journal())
             await self._refuse(planned, request, self.journal())
+            await self._keep_room(await self._to_do(planned, request, self.journal()))
         except OpenClawError:
             if back is not None:
                 with trio.CancelScope(shield=True):
@@ -360,15 +361,19 @@ class Engine:
 
     async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
         """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""
-        tried = request.approvals.person or await _thread(partial(is_unknown, journal, planned.goal.digest))
-        waiting = request.waiting if tried else request.waiting | planned.retried
-        plan = without(as_agreed(planned.plan, request.expected), waiting)
+        plan = await self._to_do(planned, request, journal)
         if plan.actions:
-            self._keep_room(plan)
+            await self._keep_room(plan)
             return await self._effects(replace(planned, plan=plan), request, journal)
         if (window := await unchanged.unfinished(self, planned, request, journal)) is not None:
             return window.outcome(Result.VERIFYING, ""), window
         return await unchanged.accept(self, planned, request, journal), None
+
+    async def _to_do(self, planned: Planned, request: Request, journal: Journal) -> Plan:
+        """What of a plan is to be done now: no more than was agreed to, and nothing that waits."""
+        tried = request.approvals.person or await _thread(partial(is_unknown, journal, planned.goal.digest))
+        waiting = request.waiting if tried else request.waiting | planned.retried
+        return without(as_agreed(planned.plan, request.expected), waiting)
 
     async def finish(self, window: Window) -> Outcome:
         """Watches the window of a run to its end, then confirms it or goes back.
@@ -465,17 +470,24 @@ class Engine:
         """True where this process keeps the journal open and the ballast that it once gave up has room again."""
         return self._journal is not None and await _thread(lambda: self.ballast.wanting)
 
-    def _keep_room(self, plan: Plan) -> None:
-        """Refuses on a full disk whatever makes no room: the ballast is for what does.
+    async def _keep_room(self, plan: Plan) -> None:
+        """Refuses on a disk that is full, or nearly, whatever makes no room: the ballast is for what does, and for a way back.
+        What is let pass has it.
 
         Raises:
-            JournalFullError: there was no room but the ballast's.
+            JournalFullError: there is too little room beside the ballast's.
         """
-        if not self.ballast.spent or any(frees(action) for action in plan.actions):
+        if not plan.actions or makes_room(plan.actions):
             return
+        short = await _thread(lambda: self.ballast.is_short)
         # What was given up once says nothing of today: where its own room is there again, the disk is full no longer.
-        if not self.ballast.take_on(0):
+        if short or (not await _thread(partial(self.ballast.take_on, 0)) and self.ballast.spent):
             raise JournalFullError("cannot apply: the disk is full", hint="free some space, then try again")
+
+    def make_room(self) -> None:
+        """Gives up the ballast for a way back, where there is little room beside it."""
+        if self.ballast.is_short and self.ballast.give_up():
+            self.journal().fold()
 
     async def _refuse(self, planned: Planned, request: Request, journal: Journal | None) -> None:
         if request.expected is not None:
@@ -551,8 +563,8 @@ class Engine:
             first_intent=plan.actions[0],
             target_generation=target,
         )
-        makes_room = any(frees(action) for action in plan.actions)
-        await _thread(partial(self.ballast.spend_on, begin) if makes_room else begin)
+        spends = target is not None or makes_room(plan.actions)
+        await _thread(partial(self.ballast.spend_on, begin) if spends else begin)
         return Steps(
             run=run,
             journal=journal,
@@ -563,6 +575,7 @@ class Engine:
             report=self.report,
             begun={plan.actions[0].id},
             ballast=self.ballast,
+            spends=spends,
         )
 
     async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
@@ -573,10 +586,18 @@ class Engine:
             commit=request.commit,
             digest=request.expected_digest,
         )
-        if request.expected_digest is not None:
-            await _thread(partial(journal.mark_plan_used, request.expected_digest, self.now()))
-        results = await execute(planned.plan.actions, steps.perform, stopping=self.stopping)
-        return await self._applied(planned, request, journal, steps, results)
+        try:
+            if request.expected_digest is not None:
+                await steps.record(partial(journal.mark_plan_used, request.expected_digest, self.now()))
+            results = await execute(planned.plan.actions, steps.perform, stopping=self.stopping)
+            return await self._applied(planned, request, journal, steps, results)
+        except (JournalFullError, ExceptionGroup) as err:
+            if not isinstance(innermost(err), JournalFullError):
+                raise
+            raise RollbackFailedError(
+                "cannot go on, nor back: the disk is full, and what was done of this run so far is on the host",
+                hint="free some space: the next run goes on from there",
+            ) from err
 
     async def _applied(
         self,
@@ -591,11 +612,11 @@ class Engine:
         if (first := results[0]).result == "stopped":
             # Its intent went to disk with the head of the run.
             stopped = partial(journal.done, steps.run, first.action.id, "stopped", self.now(), error=first.error)
-            await _thread(stopped)
+            await steps.record(stopped)
         if not touched:
             reason = next((step.error for step in results if step.error), "") or "stopped"
             ended = Result.INTERRUPTED if any(step.result == "stopped" for step in results) else Result.FAILED
-            await _thread(partial(journal.set_run, steps.run, ended, self.now(), reason=reason))
+            await steps.record(partial(journal.set_run, steps.run, ended, self.now(), reason=reason))
             return Outcome(
                 run=steps.run, cause=request.cause, result=ended, plan=planned.plan, steps=results, reason=reason,
                 generation=planned.plan.generation,
@@ -604,7 +625,8 @@ class Engine:
         # after a rollback that failed wants it to be what is in force, and to be told that it is.
         again = request.approvals.person and await _thread(partial(is_spoilt, journal))
         recorded = again or await _thread(partial(is_new, journal, goal.digest))
-        await _thread(partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results))
+        record = partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results)
+        await steps.record(record)
         whole = recorded and await _thread(partial(is_unproven, journal, steps.run))
         gates, left = await _thread(partial(account.window_of, journal, goal, touched, whole=whole))
         # Whoever lacked descriptors or memory to do it can say nothing of the document by what it was not done to.
@@ -621,7 +643,10 @@ class Engine:
             gates=gates,
             left_seconds=left,
         )
-        window = await _thread(partial(begin_window, window, request, journal, self.now()))
+        window = await steps.record(partial(begin_window, window, request, journal, self.now()))
+        if steps.ran_full and not steps.spends:
+            # There is nothing to wait for, and nobody may be waiting.
+            return await settle(self, window, Verdict(health={}, sick=()), ran_full=True), None
         return window.outcome(Result.VERIFYING, ""), window
 
 

@@ -470,6 +470,9 @@ class Loop:
             self.queue.add_after(EVERYTHING, until - now if until > now else self._cap_seconds(key))
         for key in self._backoff.keys() - failures - left:
             self._backoff[key] = held(self._backoff[key], now=now)
+        if outcome.result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED):
+            # It did not come to its window: what is in force is looked after from now on.
+            self.queue.add(EVERYTHING)
         if outcome.plan.unknown:
             self.queue.add_after(EVERYTHING, UNKNOWN_SECONDS)
             self._teller.say("unknown", "; ".join(f"{item.key}: {item.reason}" for item in outcome.plan.unknown))

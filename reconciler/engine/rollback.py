@@ -44,6 +44,7 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     number = target.number if target is not None else 0
     where = f"generation {number}" if number else "what was there before"
     engine.report(Progress(what="rolling_back", text=f"{reason}; going back to {where}"))
+    await _thread(engine.make_room)
     await _thread(partial(journal.quarantine, window.goal.digest, reason, window.run, now()))
     await _thread(
         partial(journal.set_run, window.run, Result.ROLLING_BACK, now(), reason=reason, target_generation=number)
@@ -82,6 +83,7 @@ async def resume_roll_back(engine: Engine, run: Run, way_back: Run | None, wante
     touched = tuple(dict.fromkeys(intent.action.key for intent in intents))
     where = f"generation {number}" if target is not None else "what was there before"
     engine.report(Progress(what="rolling_back", text=f"{run.reason}; going on with the way back to {where}"))
+    await _thread(engine.make_room)
     try:
         if target is not None:
             failure = await _restore(engine, run.id, touched, target, run.reason, begun=way_back)

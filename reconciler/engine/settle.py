@@ -14,6 +14,7 @@ from reconciler.engine import account
 from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import roll_back
+from reconciler.engine.steps import makes_room
 from reconciler.engine.verify import Verdict, probe_all
 from reconciler.engine.window import Window, end_run
 from reconciler.errors import RollbackFailedError
@@ -36,20 +37,24 @@ LOST = "the history is lost: there is nothing to go back to"
 NOTHING_ELSE = "there is nothing else to go back to"
 
 
-async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
-    """Confirms a run or goes back, by what its window showed. The caller holds the writer lock.
+async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: bool = False) -> Outcome:
+    """Confirms a run or goes back, by what its window showed, or because the disk `ran_full` in its steps. The caller holds the
+    writer lock.
 
     Raises:
         RollbackFailedError: it has to go back, and the journal cannot be written; the run stays open.
         JournalError: its end cannot be written; the run stays open.
     """
     journal, reason, moved = engine.journal(), verdict.reason, verdict.moved
+    own = window.left_seconds > 0 or not (window.inherited or makes_room(window.plan.actions))
     try:
         await _thread(partial(account.record_health, journal, window.steps, verdict, window.generation, engine.now()))
     except JournalFullError:
-        # Whatever filled the disk came with this run or during its window: as good as sick.
-        if not (window.left_seconds > 0 and engine.ballast.give_up()):
+        if not (own and engine.ballast.give_up()):
             raise
+        ran_full = True
+    if ran_full:
+        # Whatever filled the disk came with this run or during its window: as good as sick.
         await _thread(journal.fold)
         moved = False
         reason = "; ".join(filter(None, (reason, "the disk of the state directory ran full meanwhile")))
@@ -77,8 +82,10 @@ async def settle(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
     # Since when it is so nobody could tell later. On a full disk what room is left is for the end of the run.
     with suppress(JournalFullError):
         await _thread(partial(account.record_health, journal, (), rest, window.generation, engine.now()))
-    await _thread(partial(journal.release, *window.goal.names))
-    await _thread(partial(journal.set_given, window.generation, window.goal.given))
+    # It is seen to serve: what is missing is only the word for it.
+    spend_on = engine.ballast.spend_on
+    await _thread(partial(spend_on, partial(journal.release, *window.goal.names)))
+    await _thread(partial(spend_on, partial(journal.set_given, window.generation, window.goal.given)))
     return await _end(engine, window, Result.CONFIRMED, "")
 
 

@@ -6,10 +6,10 @@ next writer compares with the world (`engine.recovery`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import trio
 
@@ -18,15 +18,22 @@ from reconciler.engine.ballast import Ballast
 from reconciler.engine.execute import StepResult
 from reconciler.engine.requests import Progress, Report
 from reconciler.errors import OpenClawError, StaleError, lacking
-from reconciler.journal import Intent, Journal
+from reconciler.journal import Intent, Journal, JournalFullError
 from reconciler.kinds import Applied, AppliedField, Kind, Resource, World
 from reconciler.model import Action, Difference, Key
+
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
 class Steps:
     """The steps of one run. `applied` is what the journal says we applied before it; `begun` names intents that are already
     on disk with the head of the run.
+
+    Attributes:
+        spends: its intents are worth the ballast, because it makes room or goes back. Any other run begins no step more once the
+            disk is full.
+        ran_full: the disk did, while it was at work.
     """
 
     run: str
@@ -38,6 +45,8 @@ class Steps:
     report: Report
     begun: set[str] = field(default_factory=set)
     ballast: Ballast | None = None
+    spends: bool = False
+    ran_full: bool = False
 
     async def perform(self, action: Action) -> StepResult:
         """Does one action and tells how it ended; never raises for an action that fails.
@@ -94,11 +103,11 @@ class Steps:
             stale = isinstance(err, StaleError)
             left = NOTHING if stale else await self.left(action)
             failed = partial(self.journal.done, self.run, action.id, "failed", now(), error=message)
-            await self._write(failed, applied=left.fields, forgotten=left.forgotten)
+            await self.record(partial(failed, applied=left.fields, forgotten=left.forgotten))
             short = lacking(err) is not None
             return StepResult(action=action, result="failed", error=message, hint=hint, stale=stale, short=short)
         done = partial(self.journal.done, self.run, action.id, "done", now(), note=note)
-        await self._write(done, applied=fields, forgotten=forgotten)
+        await self.record(partial(done, applied=fields, forgotten=forgotten))
         return StepResult(action=action, result="done", note=note)
 
     async def left(self, action: Action) -> Aftermath:
@@ -112,12 +121,30 @@ class Steps:
         if action.id in self.begun:
             return
         call = partial(self.journal.intend, self.run, action, self.world.now())
-        if self.ballast is not None and frees(action):
-            call = partial(self.ballast.spend_on, call)
-        await self._write(call)
+        if self.spends:
+            await self.record(call)
+            return
+        if self.ran_full:
+            raise JournalFullError(f"cannot {action.verb} {action.key}: the disk ran full")
+        try:
+            await trio.to_thread.run_sync(call)
+        except JournalFullError:
+            self.ran_full = True
+            raise
 
-    async def _write(self, method: Any, *arguments: Any, **named: Any) -> None:
-        await trio.to_thread.run_sync(partial(method, *arguments, **named))
+    async def record(self, call: Callable[[], T]) -> T:
+        """What `call` returns, which writes down what is so already: on a full disk at the price of the ballast.
+
+        Raises:
+            JournalFullError: there is no ballast, or its room was not enough.
+        """
+        try:
+            return await trio.to_thread.run_sync(call)
+        except JournalFullError:
+            if self.ballast is None:
+                raise
+        self.ran_full = True
+        return await trio.to_thread.run_sync(partial(self.ballast.spend_on, call))
 
 
 def step_of(intent: Intent) -> StepResult:
@@ -130,6 +157,11 @@ def step_of(intent: Intent) -> StepResult:
 def frees(action: Action) -> bool:
     """Whether the action makes room on the disk."""
     return any(consequence.what == "bytes_freed" for consequence in action.consequences)
+
+
+def makes_room(actions: Iterable[Action]) -> bool:
+    """Whether a run of these actions does."""
+    return any(frees(action) for action in actions)
 
 
 def account(

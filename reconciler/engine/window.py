@@ -99,11 +99,12 @@ def begin_window(window: Window, request: Request, journal: Journal, now: float)
 async def begin_anew(engine: Engine, run: str, seconds: float) -> None:
     """Writes down that the window of a run begins now, and is so long. The caller holds the writer lock."""
     write = partial(engine.journal().set_run, run, Result.VERIFYING, engine.now())
-    await _thread(partial(write, verify_since=engine.now(), verify_window=seconds, verify_boot=boot_id()))
+    anew = partial(write, verify_since=engine.now(), verify_window=seconds, verify_boot=boot_id())
+    await _thread(partial(engine.ballast.spend_on, anew))
 
 
 async def end_run(engine: Engine, window: Window, result: Result, reason: str) -> None:
-    """Writes the end of a run and of its generation into the journal, in one commit."""
+    """Writes the end of a run and of its generation into the journal, in one commit; where the disk is full the ballast pays."""
     journal, at = engine.journal(), engine.now()
 
     def write() -> None:
@@ -114,7 +115,7 @@ async def end_run(engine: Engine, window: Window, result: Result, reason: str) -
             if result is Result.CONFIRMED:
                 account.end_loss(journal, window.gates, window.generation, window.run, at)
 
-    await _thread(write)
+    await _thread(partial(engine.ballast.spend_on, write))
 
 
 def boot_id() -> str:

@@ -78,9 +78,9 @@ class SmallDisk:
         return found.f_bavail * found.f_frsize
 
 
-def fill(directory: Path) -> Path:
-    """Takes the last free byte of the file system of `directory`; returns the file that did it."""
-    path = directory / "filler"
+def fill(directory: Path, name: str = "filler") -> Path:
+    """Takes the last free byte of the file system of `directory`; returns the file, called `name`, that did it."""
+    path = directory / name
     with open(path, "wb", buffering=0) as file:
         # A page at a time in the end: a refused big write may still leave room for a small one.
         for size in (1 << 20, 1 << 12, 1):

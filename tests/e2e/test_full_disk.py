@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from reconciler.engine.ballast import SIZE_BYTES
+from tests.beds.ports import free_port
 from tests.beds.processes import Spawned, identify, pid_alive, processes_of_state, wait_until
 from tests.beds.site import Site
 from tests.beds.small_disk import SmallDisk, fill
@@ -46,6 +47,15 @@ class Cramped:
     @property
     def ballast(self) -> Path:
         return self.path / "reconciler" / "ballast"
+
+    @contextmanager
+    def nearly_full(self, free_kib: int) -> Iterator[None]:
+        """So much and no more is free at the beginning; at the end what filled the disk is gone."""
+        kept = self.path / "kept"
+        kept.write_bytes(b"x" * (free_kib << 10))
+        with self.full():
+            kept.unlink()
+            yield
 
     @contextmanager
     def full(self) -> Iterator[None]:
@@ -188,6 +198,69 @@ def test_an_apply_on_a_full_disk_says_so_changes_nothing_and_works_once_there_is
     assert site.apply()["result"] == "confirmed"
     assert site.config()["logging"]["level"] == "debug"
     assert site.gateway_pid() == pid
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+def test_on_a_disk_that_is_nearly_full_an_apply_is_whole_or_nothing_and_plan_says_which(cramped: Cramped) -> None:
+    site = cramped.site
+    site.edit("verify: 500ms", "verify: 100ms")
+    site.apply()
+    ports = [site.port, free_port()]
+    ended: dict[int, int] = {}
+    for free_kib in (0, 40, 76, 100, 130, 200, 248, 264, 300, 400):
+        before, number = cramped.config, site.generations()[0]["number"]
+        old, new = ports
+        site.edit(f"port: {old}", f"port: {new}")
+        with cramped.nearly_full(free_kib):
+            refusal = "only what makes room is applied" in str(site.plan()["notes"])
+            answer = site.run("apply", "--yes")
+            told = (free_kib, answer)
+            assert answer.code == (1 if refusal else 0), told
+            newest = site.generations()[0]
+            assert newest["result"] == "confirmed", told
+            left = site.run("plan").out
+            status = site.run("status").out
+            if refusal:
+                assert "the disk is full" in answer.err, told
+                assert "done" not in answer.out + answer.err, told
+                assert (cramped.config, newest["number"]) == (before, number), told
+                assert "No changes" not in left, told
+                assert "open_run" not in str(site.plan()["notes"]), told
+            else:
+                assert newest["number"] == number + 1, told
+                assert "No changes" in left, told
+                ports = [new, old]
+            assert f"generation {newest['number']}" in status.lower(), (told, status)
+            assert [site.health(port)[0] for port in ports] == [200, 0], told
+            assert cramped.leftovers() == []
+            assert cramped.ballast.exists(), told
+        ended[free_kib] = answer.code
+        if refusal:
+            site.edit(f"port: {new}", f"port: {old}")
+    assert ended == {kib: int(kib < 256) for kib in ended}
+    assert not [item for item in site.generations() if item["result"] != "confirmed"]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-8")
+def test_a_disk_that_fills_up_between_two_steps_takes_the_change_back(cramped: Cramped) -> None:
+    site = cramped.site
+    before, port = cramped.config, free_port()
+    site.edit(f"port: {site.port}", f"port: {port}")
+    with cramped.nearly_full(300):
+        apply = site.start("apply", "--yes", "--no-wait")
+        assert apply.stderr is not None
+        lines = iter(apply.stderr.readline, "")
+        assert any("write: done" in line for line in lines)
+        filler = fill(cramped.path, "filler2")
+        out, err = apply.communicate(timeout=60)
+        assert apply.returncode == 5, (out, err)
+        assert "ran full" in out + err
+        assert cramped.config == before
+        assert [site.health(each)[0] for each in (site.port, port)] == [200, 0]
+        newest, first = site.generations()
+        assert (newest["result"], first["result"]) == ("rolled-back", "confirmed")
+        assert "open_run" not in str(site.plan()["notes"])
+        filler.unlink()
 
 
 @pytest.mark.req("PLAN-5", "PLAN-7")

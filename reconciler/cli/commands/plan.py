@@ -284,10 +284,10 @@ def present_runs(journal: Journal) -> tuple[Run, ...]:
 
 
 def _no_room(root: Path) -> list[Note]:
-    """That nothing can be applied, where nothing can be written or there is less room than a first commit takes."""
+    """That nothing can be applied, where nothing can be written or there is too little room for a run."""
     import os
 
-    from reconciler.engine.ballast import SIZE_BYTES, free_bytes
+    from reconciler.engine.ballast import Ballast, free_bytes
     from reconciler.files import remedy_of_refusal
     from reconciler.model import Note
 
@@ -300,7 +300,7 @@ def _no_room(root: Path) -> list[Note]:
             text = f'this user cannot write to "{each}": nothing can be applied; {remedy_of_refusal(each)}'
             return [Note(code="state_not_writable", message=text)]
     free = free_bytes(root)
-    if free is None or free >= SIZE_BYTES:
+    if free is None or not Ballast(root / "reconciler" / "ballast").is_short:
         return []
     text = f'the disk of the state directory "{root}" is full ({free >> 10} KiB free): only what makes room is applied'
     return [Note(code="disk_full", message=text)]

@@ -55,6 +55,12 @@ def test_a_full_disk_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(ballast, "free_bytes", lambda _directory: 4096)
         (note,) = notes_of(session, journal)
         assert (note.code, "is full (4 KiB free)" in note.message) == ("disk_full", True)
+        # An apply takes the ballast before anything else.
+        monkeypatch.setattr(ballast, "free_bytes", lambda _directory: 2 * ballast.SIZE_BYTES - 1)
+        assert [note.code for note in notes_of(session, journal)] == ["disk_full"]
+        monkeypatch.setattr(ballast, "free_bytes", lambda _directory: 2 * ballast.SIZE_BYTES)
+        assert notes_of(session, journal) == ()
+        (session.host().state.ours / "ballast").write_bytes(b"x" * ballast.SIZE_BYTES)
         monkeypatch.setattr(ballast, "free_bytes", lambda _directory: ballast.SIZE_BYTES)
         assert notes_of(session, journal) == ()
 
