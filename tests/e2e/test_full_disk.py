@@ -361,8 +361,12 @@ def test_what_takes_the_ballast_too_ends_in_a_clear_word_and_the_next_run_goes_o
     taken.unlink()
     assert site.health()[0] == 200
     json.loads(cramped.config)
-    # Whoever writes next ends what was begun.
-    site.apply()
+    # Whoever writes next ends what was begun: a way back that is finished is all that is done then.
+    code = site.run("apply", "--yes").code
+    assert code in (0, 5)
+    if code == 5:
+        assert site.config()["logging"]["level"] == "info"
+        site.apply()
     assert not [item for item in site.generations() if item["result"] in ("verifying", "rolling-back", "applying")]
     assert site.config()["logging"]["level"] == "debug"
     assert site.generations()[0]["result"] == "confirmed"
