@@ -100,8 +100,10 @@ async def _is_done_by_now(engine: Engine, window: Window, verdict: Verdict) -> b
     planned = await engine.plan(window.goal, journal)
     if planned.plan.actions or planned.plan.unknown or planned.plan.blocked:
         return False
-    await _thread(partial(account.record_applied, journal, window.goal, planned.wanted, planned.observations, ()))
-    await _thread(partial(account.record_health, journal, (), verdict, window.generation, engine.now()))
+    record = partial(account.record_applied, journal, window.goal, planned.wanted, planned.observations, ())
+    await _thread(partial(engine.ballast.spend_on, record))
+    record = partial(account.record_health, journal, (), verdict, window.generation, engine.now())
+    await _thread(partial(engine.ballast.spend_on, record))
     return True
 
 

@@ -431,6 +431,22 @@ def test_a_supervisor_brings_back_keeper_and_gateway_soon_after_there_is_room(cr
     assert supervisor.stop() == 0
 
 
+@pytest.mark.req("PLAN-3", "SVC-7")
+def test_on_a_disk_that_is_nearly_full_a_supervisor_brings_back_what_fell(cramped: Cramped) -> None:
+    site = cramped.site
+    site.supervisor("--on-exit", "stop")
+    with cramped.nearly_full(150):
+        for pid in (site.service()["keeper"], site.gateway_pid()):
+            assert pid is not None
+            os.kill(pid, 9)
+        wait_until(lambda: site.health()[0] == 0, 10, "nobody serves")
+        site.wait_healthy()
+        # A change is no cure: there would be too little room to go back from it.
+        site.edit(*HOT)
+        assert "the disk is full" in site.run("apply", "--yes").err
+    wait_until(lambda: site.level() == "debug", 20, "what was saved is applied")
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7")
 def test_a_disk_that_is_mounted_for_reading_is_said_and_nothing_is_lost(cramped: Cramped) -> None:
     site = cramped.site
