@@ -264,7 +264,7 @@ class Session:
                 if engine.stopping.is_set():
                     raise SystemExit(128 + number)
                 self.stopped_by = number
-                if not engine.watching_now:
+                if not engine.watching.here:
                     self.console.err("stopping after the present step; once more ends at once\n")
                 engine.stopping.set()
 

@@ -20,11 +20,11 @@ from reconciler.engine import account, recovery, unchanged
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal, gone_sections, located, unmanaged_notes
-from reconciler.engine.lock import WriterLock, holder
+from reconciler.engine.lock import WriterLock
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf
-from reconciler.engine.settle import ended_as, is_watched, settle
+from reconciler.engine.settle import conclude, is_watched, settle
 from reconciler.engine.standing import (
     is_new,
     is_nobodys,
@@ -36,13 +36,14 @@ from reconciler.engine.standing import (
 )
 from reconciler.engine.steps import Steps, makes_room
 from reconciler.engine.verify import Verdict
-from reconciler.engine.window import Window, begin_anew, begin_window, end_run
+from reconciler.engine.watching import Watching
+from reconciler.engine.window import Window, begin_anew, begin_window
 from reconciler.errors import BlockedError, OpenClawError, RollbackFailedError, StaleError, innermost
 from reconciler.files import place_of
 from reconciler.host import Host
-from reconciler.journal import PROVISIONAL_SALT, UNDECIDED, Journal, JournalFullError, OpenRun, Quarantined, Run
+from reconciler.journal import PROVISIONAL_SALT, Journal, JournalFullError, OpenRun, Quarantined
 from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
-from reconciler.model import Condition, Generation, Key, Note, Plan, Result
+from reconciler.model import Condition, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import check, hint_of
@@ -63,9 +64,6 @@ Keep: TypeAlias = "Callable[[], Awaitable[Kept]]"
 Source: TypeAlias = "Callable[[bytes], Goal]"
 
 HOUR_SECONDS = 3600.0
-
-# How often a second watcher of windows looks whether the first one has ended.
-WATCH_SECONDS = 0.2
 
 # How often a run is planned anew because something moved between its plan and its first effect.
 _TRIES = 3
@@ -136,8 +134,7 @@ class Engine:
         self._journal: Journal | None = None
         # Files that are no longer where the journal has its place.
         self._astray: list[Journal] = []
-        self._watch_lock = WriterLock(host.state.ours / "verify.lock", command=command, now=now)
-        self._watchers = 0
+        self.watching = Watching(host.state.ours / "verify.lock", command=command, now=now)
         # Whether this engine holds the writer lock: the end of a window may take its time.
         self.is_writing = False
         self.ballast = Ballast(host.state.ours / "ballast")
@@ -188,16 +185,6 @@ class Engine:
         if not self.is_open:
             async with self._writer(wait_seconds):
                 await _thread(self.journal)
-
-    @property
-    def watching_now(self) -> bool:
-        """True while a window is watched: then stopping loses nothing but the verdict."""
-        return self._watchers > 0
-
-    @property
-    def watched_elsewhere(self) -> bool:
-        """True while somebody else watches a window: who may end, or be killed, without a word."""
-        return not self._watch_lock.held and holder(self._watch_lock.path) is not None
 
     async def let_go(self, names: Sequence[str], before: Sequence[Quarantined]) -> None:
         """Holds a document back as it was `before`, or no longer: what was to take its place did not."""
@@ -386,35 +373,13 @@ class Engine:
             prolong = partial(self._prolong, window)
             verdict = await window.verdict(self.kinds, self.world(window.goal, window.run), prolong)
             # Until its end is written: another writer that comes in between would take it for one that nobody watches.
-            self._watchers += 1
+            self.watching.begin()
         try:
-            return await self._end(window, verdict)
+            with trio.CancelScope(shield=True):
+                async with self._writer(HOUR_SECONDS):
+                    outcome = await conclude(self, window, verdict)
         finally:
-            self._watch_ended()
-
-    async def _end(self, window: Window, verdict: Verdict) -> Outcome:
-        with trio.CancelScope(shield=True):
-            async with self._writer(HOUR_SECONDS):
-                mine = await _thread(partial(self.journal().run, window.run))
-                if mine is None or mine.state not in (Result.VERIFYING, Result.SUPERSEDED):
-                    return _ended_elsewhere(window, mine)
-                newest = await _thread(partial(self.journal().runs, 1))
-                last = await _thread(self.journal().last_generation)
-                later = newest[0].document_digest if newest and newest[0].id != window.run else None
-                decided = await _thread(partial(self._decided, window))
-                if later is None and window.recorded and last is not None and last.number != window.generation:
-                    later = last.digest
-                if later is not None:
-                    kept = later == window.goal.digest
-                    reason = account.BY_RUN if kept else account.BY_DOCUMENT
-                    # Another try of the same generation goes on with it, or has decided it.
-                    its = decided is not None or (kept and last is not None and last.number == window.generation)
-                    await end_run(self, replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)
-                    outcome = replace(window.outcome(Result.SUPERSEDED, reason), in_force=kept)
-                    if decided is not None:
-                        outcome = ended_as(outcome, decided, await _thread(self.journal().last_confirmed))
-                else:
-                    outcome = await settle(self, window, verdict)
+            self.watching.end()
         return outcome
 
     async def _prolong(self, window: Window, seconds: float) -> None:
@@ -424,36 +389,6 @@ class Engine:
             mine = await _thread(partial(self.journal().run, window.run))
             if mine is not None and mine.state is Result.VERIFYING:
                 await begin_anew(self, window.run, seconds)
-
-    def _decided(self, window: Window) -> Generation | None:
-        """The generation of a window, where another run to the same document has been confirmed or taken back meanwhile."""
-        generation = self.journal().generation(window.generation) if window.recorded else None
-        return None if generation is None or generation.result in (*UNDECIDED, Result.SUPERSEDED) else generation
-
-    @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Holds the lock that says: somebody watches a window. Other watchers are no hindrance: it is taken when they let go."""
-        self._watchers += 1
-        try:
-            async with trio.open_nursery() as nursery:
-                if not self._watch_lock.held and not self._watch_lock.acquire_nowait():
-                    nursery.start_soon(self._take_over_watch)
-                yield
-                nursery.cancel_scope.cancel()
-        finally:
-            self._watch_ended()
-
-    def _watch_ended(self) -> None:
-        self._watchers -= 1
-        if not self._watchers:
-            self._watch_lock.release()
-
-    async def _take_over_watch(self) -> None:
-        while True:
-            # Another task of this process may have it by now.
-            if self._watch_lock.held or self._watch_lock.acquire_nowait():
-                return
-            await trio.sleep(WATCH_SECONDS)
 
     @asynccontextmanager
     async def _writer(self, wait_seconds: float) -> AsyncIterator[None]:
@@ -659,15 +594,6 @@ def refuse_stranger(journal: Journal, document: str, root: Path) -> None:
             f"cannot use {root}: it belongs to the document {owner}",
             hint="one state directory serves one document: set OPENCLAW_STATE_DIR for this one, or name that one by --file",
         )
-
-
-def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
-    """How a run stands that another watcher ended, or whose journal is gone (None): it is not ended a second time."""
-    if run is None:
-        reason = "the journal was lost before its window was over"
-        return replace(window.outcome(Result.FAILED, reason), in_force=False)
-    back = run.target_generation if run.state is Result.ROLLED_BACK else None
-    return window.outcome(run.state, run.reason, back)
 
 
 async def _thread(call: Callable[[], T]) -> T:

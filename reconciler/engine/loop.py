@@ -203,7 +203,7 @@ class Loop:
         finally:
             for key in keys:
                 self.queue.done(key)
-        if self._windows is not None and not self._outlasting and self.engine.watched_elsewhere:
+        if self._windows is not None and not self._outlasting and self.engine.watching.elsewhere:
             self._outlasting = True
             self._windows.start_soon(self._outlast)
         await self._tell_loss()
@@ -215,7 +215,7 @@ class Loop:
         event.
         """
         with trio.move_on_after(OVERDUE_SECONDS):
-            while self.engine.watched_elsewhere:  # noqa: ASYNC110 - nor that it has ended
+            while self.engine.watching.elsewhere:  # noqa: ASYNC110 - nor that it has ended
                 await trio.sleep(OUTLAST_SECONDS)
         self._outlasting = False
         self.queue.add(EVERYTHING)
@@ -503,7 +503,7 @@ class Loop:
         Only what was so the last time as well: it may just be started again. A window has a word of its own for what it sees.
         """
         engine, before = self.engine, self._silent
-        if self.kept is None or not engine.is_open or engine.watching_now or engine.is_writing:
+        if self.kept is None or not engine.is_open or engine.watching.here or engine.is_writing:
             return
         try:
             goal = self.kept(engine.journal().salt)

@@ -19,7 +19,7 @@ from reconciler.engine.verify import Verdict, probe_all
 from reconciler.engine.window import Window, end_run
 from reconciler.errors import RollbackFailedError
 from reconciler.host import StatePaths
-from reconciler.journal import Journal, JournalError, JournalFullError, Run
+from reconciler.journal import UNDECIDED, Journal, JournalError, JournalFullError, Run
 from reconciler.kinds import Health
 from reconciler.model import Generation, Key, Result
 
@@ -35,6 +35,48 @@ OVERDUE_SECONDS = 30.0
 # Why a sick generation stays in force although its document wants a way back.
 LOST = "the history is lost: there is nothing to go back to"
 NOTHING_ELSE = "there is nothing else to go back to"
+
+
+async def conclude(engine: Engine, window: Window, verdict: Verdict) -> Outcome:
+    """Ends the run of a window that was watched: as one that another took the place of, or by what its window showed. The caller
+    holds the writer lock.
+
+    Raises: as `settle`.
+    """
+    journal = engine.journal()
+    mine = await _thread(partial(journal.run, window.run))
+    if mine is None or mine.state not in (Result.VERIFYING, Result.SUPERSEDED):
+        return _ended_elsewhere(window, mine)
+    newest = await _thread(partial(journal.runs, 1))
+    last = await _thread(journal.last_generation)
+    later = newest[0].document_digest if newest and newest[0].id != window.run else None
+    if later is None and window.recorded and last is not None and last.number != window.generation:
+        later = last.digest
+    if later is None:
+        return await settle(engine, window, verdict)
+    kept = later == window.goal.digest
+    reason = account.BY_RUN if kept else account.BY_DOCUMENT
+    decided = await _thread(partial(_decided, journal, window))
+    # Another try of the same generation goes on with it, or has decided it.
+    its = decided is not None or (kept and last is not None and last.number == window.generation)
+    await end_run(engine, replace(window, recorded=False) if its else window, Result.SUPERSEDED, reason)
+    outcome = replace(window.outcome(Result.SUPERSEDED, reason), in_force=kept)
+    return outcome if decided is None else ended_as(outcome, decided, await _thread(journal.last_confirmed))
+
+
+def _decided(journal: Journal, window: Window) -> Generation | None:
+    """The generation of a window, where another run to the same document has been confirmed or taken back meanwhile."""
+    generation = journal.generation(window.generation) if window.recorded else None
+    return None if generation is None or generation.result in (*UNDECIDED, Result.SUPERSEDED) else generation
+
+
+def _ended_elsewhere(window: Window, run: Run | None) -> Outcome:
+    """How a run stands that another watcher ended, or whose journal is gone (None): it is not ended a second time."""
+    if run is None:
+        reason = "the journal was lost before its window was over"
+        return replace(window.outcome(Result.FAILED, reason), in_force=False)
+    back = run.target_generation if run.state is Result.ROLLED_BACK else None
+    return window.outcome(run.state, run.reason, back)
 
 
 async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: bool = False) -> Outcome:

@@ -207,12 +207,12 @@ async def test_a_window_whose_watcher_is_killed_beside_it_is_gone_on_with_within
         looks = document.loads
         await trio.sleep(1.0)
         # It only waits meanwhile.
-        assert (document.loads, host.engine.watching_now) == (looks, False)
+        assert (document.loads, host.engine.watching.here) == (looks, False)
         watcher.release()
         with trio.fail_after(1):
-            await until(lambda: host.engine.watching_now, "its watch of the window")
+            await until(lambda: host.engine.watching.here, "its watch of the window")
         # It is its own now: nobody is waited for.
-        assert not host.engine.watched_elsewhere
+        assert not host.engine.watching.elsewhere
         await until(lambda: not loop._outlasting, "rest")
     host.engine.close()
 
