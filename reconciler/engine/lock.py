@@ -28,6 +28,7 @@ FIRST_POLL_SECONDS: Final = 0.02
 LAST_POLL_SECONDS: Final = 0.25
 # What a holder writes is about 200 bytes; anything longer is not ours.
 MAX_BYTES: Final = 4096
+LEAST_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +119,7 @@ class WriterLock:
         }
         # A full disk keeps nobody from locking: the run may be the one that deletes files.
         with suppress(OSError):
-            os.ftruncate(self._handle, 0)
-            os.pwrite(self._handle, json.dumps(content).encode(), 0)
+            self._fill(self._handle, json.dumps(content).encode())
 
     def release(self) -> None:
         """Gives the lock up; does nothing when it is not held."""
@@ -127,8 +127,13 @@ class WriterLock:
             return
         handle, self._handle = self._handle, None
         with suppress(OSError):
-            os.ftruncate(handle, 0)
+            self._fill(handle, b"")
         os.close(handle)
+
+    def _fill(self, handle: int, content: bytes) -> None:
+        # Never shortened: on a full disk there would be no room for the next holder's name.
+        blank = max(os.fstat(handle).st_size, LEAST_BYTES) - len(content)
+        os.pwrite(handle, content + b" " * blank, 0)
 
     @asynccontextmanager
     async def hold(self, wait_seconds: float = 0.0) -> AsyncIterator[None]:

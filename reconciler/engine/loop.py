@@ -543,9 +543,14 @@ class Loop:
         if outcome.result is Result.FAILED:
             # Nothing is taken back, and another window would follow at once.
             self._retry(EVERYTHING, RESYNC_SECONDS)
-        elif outcome.result is not Result.CONFIRMED:
+        elif outcome.result is not Result.CONFIRMED or await self._leaves_open():
+            # One that a killed command left counted as watched, as long as something was.
             self.queue.add(EVERYTHING)
         self._idle()
+
+    async def _leaves_open(self) -> bool:
+        engine = self.engine
+        return engine.is_open and bool(await trio.to_thread.run_sync(lambda: engine.journal().open_runs()))
 
     async def _watch_document(self) -> None:
         """Watches what the document is made of, and begins anew wherever that comes to lie elsewhere."""

@@ -276,6 +276,24 @@ async def test_a_window_that_another_process_left_keeps_nobody_from_the_lock(hos
 
 
 @pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_a_window_with_a_failed_step_that_the_host_mended_is_left_to_be_watched_too(host: Harness) -> None:
+    host.verify_seconds = 30.0
+
+    async def tried_again_by_itself(action: Action) -> None:
+        host.kind.state["a"] = {"v": 1}
+        raise TemporaryError("cannot start a: it ended at once")
+
+    host.kind.before_apply = tried_again_by_itself
+    await host.engine.begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    host.kind.before_apply = None
+    with trio.fail_after(10):
+        _outcome, window = await host.fresh().begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    assert window is not None
+    ended = await host.engine.finish(replace(window, left_seconds=0.0, whole_seconds=0.0))
+    assert (ended.result, ended.exit_code) == (Result.CONFIRMED, 0)
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
 async def test_of_two_windows_of_one_document_that_a_process_left_the_newer_one_goes_on(host: Harness) -> None:
     host.verify_seconds = 30.0
     document = {"a": fake(1, impact="restart"), "b": fake(1)}

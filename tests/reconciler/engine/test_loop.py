@@ -217,6 +217,38 @@ async def test_a_window_whose_watcher_is_killed_beside_it_is_gone_on_with_within
     host.engine.close()
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_a_window_that_a_killed_process_left_beside_our_newer_one_is_ended_with_ours(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as we watch one, any may be taken for watched."""
+    # The moment between two holders of the lock is missed.
+    monkeypatch.setattr("reconciler.engine.loop.OUTLAST_SECONDS", 60.0)
+    log = Record()
+    host.verify_seconds = 1.5
+    document = Document(host, {"a": fake(1, impact="restart")})
+    _outcome, older = await host.engine.begin(host.source(document.fakes), APPLY)
+    assert older is not None
+    watcher = WriterLock(host.world.host.state.ours / "verify.lock", command="openclaw apply", now=time.time)
+    assert watcher.acquire_nowait()
+    host.engine.close()
+    host.fresh()
+    async with running(document, log) as loop:
+        host.kind.state["a"] = {"v": "moved"}
+        loop.poke()
+        await until(lambda: host.engine.watching.here, "the window of the cure")
+        # Nothing is to look while the lock is nobody's.
+        await trio.sleep(0.5)
+        assert len(host.engine.journal().open_runs()) == 2
+        watcher.release()
+        await until(lambda: host.engine.journal().generations()[0].result is Result.CONFIRMED, "its end")
+        with trio.fail_after(2):
+            await until(lambda: host.engine.journal().open_runs() == (), "the end of the older one")
+    left = host.engine.journal().run(older.run)
+    assert left is not None
+    assert (left.state, left.reason) == (Result.SUPERSEDED, "another run took its place")
+
+
 @pytest.mark.req("PLAN-8", "PLAN-15")
 async def test_a_look_that_a_person_overtakes_by_going_back_is_done_again_and_nothing_to_warn_of(
     host: Harness, monkeypatch: pytest.MonkeyPatch

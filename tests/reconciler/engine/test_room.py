@@ -12,6 +12,7 @@ from reconciler.engine import ballast
 from reconciler.engine.loop import EVERYTHING
 from reconciler.errors import RollbackFailedError
 from reconciler.journal import Journal, JournalFullError
+from reconciler.kinds import Health
 from reconciler.model import Action, Result
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 from tests.reconciler.engine.test_loop import Document, Record, running, until
@@ -79,6 +80,39 @@ async def test_a_disk_that_runs_full_after_the_first_effect_takes_the_run_back(
     assert [step.result for step in outcome.steps][1:] == (
         ["done"] if refuses not in ("done", "intend") else ["failed"]
     )
+
+
+WAYS_BACK = ["done", "set_conditions", "record_event", "set_given", "set_run", "set_generation_result"]
+
+
+@pytest.mark.parametrize("refuses", WAYS_BACK)
+@pytest.mark.parametrize("earlier", [True, False])
+async def test_a_disk_that_runs_full_on_the_way_back_does_not_keep_it_from_its_end(
+    host: Harness, disk: Disk, refuses: str, earlier: bool
+) -> None:
+    if earlier:
+        await host.apply({"a": fake("old", impact="restart")})
+
+    async def sick(_action: Action) -> None:
+        await trio.lowlevel.checkpoint()
+        host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+        disk.fill_up(refuses)
+        fill_up = host.kind.after_apply
+        assert fill_up is not None
+
+        async def well(action: Action) -> None:
+            host.kind.health.clear()
+            await fill_up(action)
+
+        host.kind.after_apply = well
+
+    host.kind.after_apply = sick
+    outcome = await host.apply({"a": fake("new", impact="restart")})
+    assert (outcome.result, outcome.rolled_back_to) == (Result.ROLLED_BACK, 1 if earlier else 0)
+    assert host.kind.state == ({"a": {"v": "old"}} if earlier else {})
+    journal = host.engine.journal()
+    assert journal.open_runs() == ()
+    assert journal.generations()[0].result is Result.ROLLED_BACK
 
 
 @pytest.mark.parametrize("refuses", ["release", "set_given", "set_generation_result"])
