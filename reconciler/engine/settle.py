@@ -95,7 +95,8 @@ async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: 
         if not (own and engine.ballast.give_up()):
             raise
         ran_full = True
-    if ran_full:
+    # It was there when the run began: what was written down in between has had to be paid for.
+    if ran_full or (own and not window.inherited and engine.ballast.spent and not makes_room(window.plan.actions)):
         # Whatever filled the disk came with this run or during its window: as good as sick.
         await _thread(journal.fold)
         moved = False

@@ -294,8 +294,12 @@ RESTART = ("manager: embedded", "manager: embedded, environment: {TZ: Europe/Ber
 
 
 @pytest.mark.req("PLAN-7", "PLAN-8", "PLAN-18")
-@pytest.mark.parametrize("change", [HOT, RESTART], ids=["hot", "restart"])
-def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(cramped: Cramped, change: tuple[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "falls"), [(HOT, False), (RESTART, False), (HOT, True)], ids=["hot", "restart", "fall"]
+)
+def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(
+    cramped: Cramped, change: tuple[str, str], falls: bool
+) -> None:
     site = cramped.site
     before = json.loads(cramped.config)
     site.edit("verify: 500ms", "verify: 2s")
@@ -303,6 +307,11 @@ def test_a_disk_that_fills_up_in_the_window_takes_the_change_back(cramped: Cramp
     text = site.document.read_text()
     apply = begin_apply(site)
     with cramped.full():
+        if falls:
+            # That the window begins anew then is written down, too.
+            pid = site.gateway_pid()
+            assert pid is not None
+            os.kill(pid, 9)
         out, err = apply.communicate(timeout=60)
         assert apply.returncode == 5, (out, err)
         assert "ran full" in out + err

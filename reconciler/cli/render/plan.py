@@ -61,6 +61,15 @@ def unfinished(plan: Plan) -> bool:
     return any(note.code == "way_back" for note in plan.notes)
 
 
+def hindrance(plan: Plan) -> str:
+    """What the host must have before a plan that nothing forbids can be applied; empty where it can."""
+    codes = {note.code for note in plan.notes} if plan.actions else set()
+    if "state_not_writable" in codes:
+        return "the state directory can be written"
+    frees = any(item.what == "bytes_freed" for action in plan.actions for item in action.consequences)
+    return "there is room on the disk" if "disk_full" in codes and not frees else ""
+
+
 def down_text(plan: Plan) -> str:
     """What does not serve although nothing differs, in one line; empty where there is nothing of the sort."""
     return "; ".join(note.message for note in plan.notes if note.code in DOWN)
@@ -85,7 +94,7 @@ def plan_json(plan: Plan, blocked: tuple[Blocked, ...]) -> dict[str, Any]:
         "schema": "openclaw.plan/1",
         "generation": plan.generation,
         "complete": plan.complete,
-        "applyable": not blocked,
+        "applyable": not blocked and not hindrance(plan),
         "actions": [action_json(action) for action in plan.actions],
         "blocked": [
             {"key": str(item.key) if item.key else None, "code": item.code, "message": item.message, "hint": item.hint}
@@ -172,7 +181,9 @@ def _summary(plan: Plan, blocked: tuple[Blocked, ...], colour: bool, by: str) ->
         parts.append(f"expected downtime {seconds(downtime)}")
     if freed := _total(plan, "bytes_freed"):
         parts.append(f"{size(freed)} freed")
-    tail = paint("blocked", "red", colour) if blocked else f"`{by}` does it"
+    tail = f"`{by}` does it"
+    if blocked or (hindered := hindrance(plan)):
+        tail = paint("blocked" if blocked else f"not before {hindered}", "red", colour)
     return f"Plan: {', '.join(parts)}; {tail}."
 
 

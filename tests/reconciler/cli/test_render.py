@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from reconciler.cli.render.outcome import outcome_json, outcome_text
-from reconciler.cli.render.plan import drift_json, drift_text, plan_text
+from reconciler.cli.render.plan import drift_json, drift_text, plan_json, plan_text
 from reconciler.cli.render.status import ResourceStatus, status_json, status_text
 from reconciler.engine.requests import Outcome
 from reconciler.engine.settle import ended_as
-from reconciler.model import ABSENT, Blocked, Cause, Difference, Key, Note, Plan, Result
+from reconciler.model import ABSENT, Action, Because, Blocked, Cause, Consequence, Difference, Key, Note, Plan, Result
 
 WAITING = "service/gateway is not running at this moment: exit code 3; its keeper starts it again in 5 s"
 
@@ -87,6 +87,32 @@ def test_what_was_so_before_a_run_or_a_window_is_not_told_at_its_end() -> None:
     assert outcome_json(outcome)["notes"] == []
     assert "not running" not in outcome_text(outcome, colour=False)
     assert ended_as(replace(outcome, run="", result=Result.VERIFYING), None, None).plan.notes == ()
+
+
+@pytest.mark.req("PLAN-1", "PLAN-8")
+@pytest.mark.parametrize(
+    ("code", "frees", "tail"),
+    [
+        ("disk_full", False, "not before there is room on the disk"),
+        ("disk_full", True, "`openclaw apply` does it"),
+        ("state_not_writable", True, "not before the state directory can be written"),
+        ("open_run", False, "`openclaw apply` does it"),
+    ],
+)
+def test_a_plan_that_the_host_has_no_room_for_is_not_called_applyable(code: str, frees: bool, tail: str) -> None:
+    freed = (Consequence(what="bytes_freed", text="frees 1 B", amount=1),) if frees else ()
+    action = Action(
+        id="a",
+        key=Key("logs", "gateway"),
+        verb="prune",
+        cause=Cause.DRIFT,
+        because=Because(text="why"),
+        consequences=freed,
+    )
+    found = replace(plan(Note(code=code, message="as it is")), actions=(action,))
+    text = plan_text(found, document="openclaw.yaml", blocked=(), colour=False)
+    assert text.endswith(f"; {tail}.\n")
+    assert plan_json(found, ())["applyable"] is tail.startswith("`")
 
 
 @pytest.mark.req("PLAN-12", "SVC-7")

@@ -82,6 +82,30 @@ async def test_a_disk_that_runs_full_after_the_first_effect_takes_the_run_back(
     )
 
 
+async def test_a_disk_that_runs_full_in_a_window_that_begins_anew_takes_the_run_back(
+    host: Harness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.verify_seconds = 0.3
+    host.kind.health["a"] = Health(ready=True, life="1")
+    await host.apply({"a": fake("old", impact="restart")})
+
+    async def fall() -> None:
+        await until(lambda: host.engine.watching.here, "the window")
+        await trio.sleep(0.1)
+        disk.full = True
+        # What the ballast gave is used up.
+        monkeypatch.setattr(ballast, "free_bytes", lambda _directory: 0)
+        host.kind.health["a"] = Health(ready=True, life="2")
+
+    disk.fill_up("set_run")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fall)
+        host.kind.after_apply = None
+        outcome = await host.apply({"a": fake("new", impact="restart")})
+    assert (outcome.result, outcome.rolled_back_to) == (Result.ROLLED_BACK, 1)
+    assert "ran full" in outcome.reason
+
+
 WAYS_BACK = ["done", "set_conditions", "record_event", "set_given", "set_run", "set_generation_result"]
 
 
