@@ -37,7 +37,7 @@ from reconciler.engine.standing import (
 from reconciler.engine.steps import Steps, makes_room
 from reconciler.engine.verify import Verdict
 from reconciler.engine.watching import Watching
-from reconciler.engine.window import Window, begin_anew, begin_window
+from reconciler.engine.window import Window, begin_anew, begin_window, see_again
 from reconciler.errors import BlockedError, OpenClawError, RollbackFailedError, StaleError, innermost
 from reconciler.files import place_of
 from reconciler.host import Host
@@ -514,6 +514,7 @@ class Engine:
         )
 
     async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
+        await see_again(self, planned, journal)
         steps = await self.start_run(
             planned,
             cause=request.cause,

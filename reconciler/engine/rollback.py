@@ -144,6 +144,7 @@ async def _restore(
             seconds = goal.desired.policy.verify_seconds
         gates = {key: goal.resources[key] for key in keys if key in goal.resources}
         verdict = await verify(gates, engine.kinds, engine.world(goal), seconds, undone=gates)
+        await _paid(engine, partial(account.record_health, journal, (), verdict, target.number, now()))
         if verdict.healthy:
             await _paid(engine, partial(journal.set_given, target.number, goal.given))
         if begun is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,13 @@ from reconciler.engine import account
 from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Request
-from reconciler.engine.verify import Prolong, Verdict, verify
-from reconciler.journal import Journal, Run
-from reconciler.kinds import Kind, Resource, World
-from reconciler.model import Key, Plan, Result
+from reconciler.engine.verify import Prolong, Verdict, probe_all, verify
+from reconciler.journal import Journal, JournalFullError, Run
+from reconciler.kinds import Health, Kind, Resource, World
+from reconciler.model import Key, Plan, Result, Status
 
 if TYPE_CHECKING:
-    from reconciler.engine.engine import Engine
+    from reconciler.engine.engine import Engine, Planned
 
 T = TypeVar("T")
 
@@ -75,6 +76,31 @@ class Window:
             rolled_back_to=rolled_back_to,
             reason=reason,
         )
+
+
+async def see_again(engine: Engine, planned: Planned, journal: Journal) -> None:
+    """Looks once more, before anything is done, at what was not ready when somebody last looked: it may be well since, and must
+    stay so through the window that comes.
+    """
+    stored = await _thread(journal.conditions)
+    resources = planned.goal.resources
+    doubtful = {
+        key: resources[key]
+        for key, items in stored.items()
+        if key in resources and any(item.type == "Ready" and item.status is not Status.TRUE for item in items)
+    }
+    if not doubtful:
+        return
+    health: dict[Key, Health] = {}
+    try:
+        health = await probe_all(doubtful, engine.kinds, engine.world(planned.goal))
+    except* OSError:
+        # What this process lacks to look with is said by what it is about to do.
+        pass
+    ready = Verdict(health={key: found for key, found in health.items() if found.ready}, sick=())
+    # A disk that is full keeps nobody from making room.
+    with suppress(JournalFullError):
+        await _thread(partial(account.record_health, journal, (), ready, planned.plan.generation, engine.now()))
 
 
 def begin_window(window: Window, request: Request, journal: Journal, now: float) -> Window:

@@ -24,7 +24,7 @@ from resources.service import proc
 from resources.service.keeper import program as keeper_program
 from resources.service.keeper.loop import boot_seconds
 from resources.service.keeper.policy import STABLE_SECONDS
-from resources.service.keeper.process import ATTEMPT, DIGEST, output_obstacle
+from resources.service.keeper.process import ATTEMPT, DIGEST, UNSEEN_EXIT, output_obstacle
 from resources.service.keeper_client import Seen, alive, look, unrecorded_process
 from resources.service.listeners import listeners
 from resources.service.plan import Detail, Holder
@@ -415,6 +415,8 @@ def _end_text(ended: Mapping[str, Any], again: float | None) -> str:
         follows = f"; it was started again after {again:.1f} s"
     else:
         follows = f"; its keeper starts it again {f'after {after:g} s' if after else 'at once'}"
+    if ended.get("unseen"):
+        follows = f", noticed then{follows}"
     return f"{ended['reason']}{pid}{follows}"
 
 
@@ -486,8 +488,8 @@ def _last_exit(child: Child) -> Mapping[str, Any] | None:
     if not child.fell_unseen or child.record is None:
         return child.last_exit
     unknown = dict.fromkeys(("at", "code", "signal", "ready_seconds", "uptime_seconds"))
-    reason = "ended while no keeper ran"
-    return {**unknown, "reason": reason, "pid": child.record["pid"], "asked": False, "adopted": True}
+    known = {"reason": UNSEEN_EXIT, "pid": child.record["pid"], "asked": False, "adopted": True, "unseen": True}
+    return {**unknown, **known}
 
 
 def _last_keeper(replaced: Mapping[str, Any] | None) -> dict[str, Any] | None:

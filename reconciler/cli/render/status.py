@@ -97,7 +97,12 @@ def _detail(detail: Mapping[str, Any]) -> str:
 
 def exit_text(last: Mapping[str, Any] | str) -> str:
     """When a process ended and why; of an adopted one no more is known than that it is gone."""
-    return last if isinstance(last, str) else f"{last['reason']} (pid {last['pid']}, {last['at'] or 'nobody saw when'})"
+    if isinstance(last, str):
+        return last
+    at = last["at"] or "nobody saw when"
+    if last["at"] and last.get("unseen"):
+        at = f"noticed {at}"
+    return f"{last['reason']} (pid {last['pid']}, {at})"
 
 
 def keeper_text(last: Mapping[str, Any]) -> str:

@@ -223,7 +223,7 @@ class Child:
         pid, own = self.record.pid, self._own
         if pid is not None:
             process.sweep_group(pid, self.record.attempt, own=own)
-        self._after_exit(code, signal_number)
+        self._after_exit(code, signal_number, unseen=code is None and signal_number is None)
 
     def leave(self) -> bool:
         """Ends a check that is on its way, for the sake of a program that knows nothing of it; `resume` begins it again.
@@ -394,17 +394,18 @@ class Child:
             os.waitid(os.P_PIDFD, fd, os.WEXITED)
         os.close(fd)
 
-    def _after_exit(self, code: int | None, signal_number: int | None) -> None:
+    def _after_exit(self, code: int | None, signal_number: int | None, *, unseen: bool = False) -> None:
+        """`unseen`: it ended at some time before this, while nobody watched."""
         record = self.record
         left = self._exit_file()
         known = code is not None or signal_number is not None
         if left is not None and not known and isinstance(left.get("code"), int):
             code = left["code"]
-        reason = _reason(code, signal_number, left)
+        reason = _reason(code, signal_number, left, process.UNSEEN_EXIT if unseen else UNKNOWN_EXIT)
         if self._overdue is not None:
             reason, self._overdue = f"{reason}: {self._overdue}", None
         ready_seconds = None if record.ready_boot is None else boot_seconds() - record.ready_boot
-        self._note_exit(code, signal_number, reason)
+        self._note_exit(code, signal_number, reason, unseen=unseen)
         asked = record.state == "stopping"
         self._cancel()
         record.pid = record.start_ticks = record.ready_at = record.ready_boot = record.digest = None
@@ -513,7 +514,7 @@ class Child:
             except OSError:
                 pass
 
-    def _note_exit(self, code: int | None, signal_number: int | None, reason: str) -> None:
+    def _note_exit(self, code: int | None, signal_number: int | None, reason: str, *, unseen: bool = False) -> None:
         record = self.record
         now = boot_seconds()
         record.exits = [
@@ -526,8 +527,9 @@ class Child:
                 "pid": record.pid,
                 "asked": record.state == "stopping",
                 "adopted": record.adopted,
-                "ready_seconds": None if record.ready_boot is None else now - record.ready_boot,
-                "uptime_seconds": None if record.spawned_boot is None else now - record.spawned_boot,
+                "unseen": unseen,
+                "ready_seconds": None if unseen or record.ready_boot is None else now - record.ready_boot,
+                "uptime_seconds": None if unseen or record.spawned_boot is None else now - record.spawned_boot,
             },
         ]
 
@@ -575,8 +577,8 @@ def _digest_carried(spec: dict[str, Any], environ: dict[bytes, bytes]) -> str | 
     return wanted if carried is None or wanted is None or carried.decode("ascii", "replace") == wanted else None
 
 
-def _reason(code: int | None, signal_number: int | None, left: dict[str, Any] | None) -> str:
-    """How it ended, for people."""
+def _reason(code: int | None, signal_number: int | None, left: dict[str, Any] | None, unknown: str) -> str:
+    """How it ended, for people; `unknown` where that is not known."""
     said = left.get("reason") if left is not None else None
     if signal_number is not None:
         try:
@@ -586,5 +588,5 @@ def _reason(code: int | None, signal_number: int | None, left: dict[str, Any] | 
     elif code is not None:
         text = f"exit code {code}"
     else:
-        text = UNKNOWN_EXIT
+        text = unknown
     return f"{text}: {said}" if isinstance(said, str) and said else text

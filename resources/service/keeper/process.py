@@ -19,6 +19,8 @@ from resources.service.keeper import envfile
 from resources.service.shortage import is_shortage
 
 ATTEMPT = "OPENCLAW_KEEPER_ATTEMPT"
+# Why a process ended that nobody watched, as far as anybody can say.
+UNSEEN_EXIT = "ended while no keeper ran"
 NOTIFY = "NOTIFY_SOCKET"
 # Beside the keeper's own socket.
 NOTIFY_NAME = "notify.sock"

@@ -45,9 +45,10 @@ class Record:
         pid, start_ticks, boot: the process of that attempt.
         digest: `spec_digest` of the spec that the running process was started with.
         restarts: how often it was started again without being asked to, over all keepers.
-        exits: the last ones, newest last: `{"at", "code", "signal", "reason", "pid", "asked", "adopted", "ready_seconds",
-            "uptime_seconds"}`, and of one that nobody asked for `restart_after`, once that is decided: after how many seconds it
-            is started again, None where it is held down.
+        exits: the last ones, newest last: `{"at", "code", "signal", "reason", "pid", "asked", "adopted", "unseen",
+            "ready_seconds", "uptime_seconds"}` (`unseen`: it ended at some time before `at`, while no keeper ran), and of one
+            that nobody asked for `restart_after`, once that is decided: after how many seconds it is started again, None where it
+            is held down.
         history: what the restart policy remembers.
         spawned_at, ready_at, since: wall clock, seconds; `since` is when `state` changed.
         spawned_boot, ready_boot, next_boot: the same on CLOCK_BOOTTIME; `next_boot` is when the next start is due.

@@ -376,6 +376,28 @@ async def test_a_way_back_that_another_process_finishes_is_told_and_its_document
     assert (await host.apply({"a": fake("bad", impact="restart")})).result is Result.CONFIRMED
 
 
+@pytest.mark.req("PLAN-7", "PLAN-15")
+async def test_what_was_not_ready_once_and_is_well_again_must_stay_so_in_the_next_window(host: Harness) -> None:
+    """Also where nobody wrote down that it was mended."""
+    documents = [{"a": fake("a"), "b": fake(number, impact="hot-reload")} for number in (1, 2, 3)]
+    await host.apply(documents[0])
+    sick = Health(ready=False, reason="Down", message="it is down")
+    condition = Condition(type="Ready", status=Status.FALSE, reason="Down", message="it was down")
+    host.engine.journal().set_conditions(Key("fake", "a"), (condition,), 1.0)
+    host.kind.health["a"] = sick
+    # What is sick still has not been made so by what touches another.
+    assert (await host.apply(documents[1])).result is Result.CONFIRMED
+    host.kind.health.clear()
+
+    async def fall(_action: Action) -> None:
+        host.kind.health["a"] = sick
+
+    host.kind.after_apply = fall
+    ended = await host.apply(documents[2])
+    # It is still down on the way back.
+    assert (ended.result, ended.reason.split(";")[0]) == (Result.ROLLBACK_FAILED, "fake/a is not ready: it is down")
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-15")
 async def test_a_way_back_that_another_process_finishes_is_watched_to_the_end_of_its_window(host: Harness) -> None:
     host.verify_seconds = 0.5

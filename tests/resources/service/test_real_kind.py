@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import trio
 
+from reconciler.cli.render.status import exit_text
 from reconciler.desired import Desired, Limits, Restart, SecretRef, Stop
 from reconciler.errors import OpenClawError, StaleError, TemporaryError, TerminalError
 from reconciler.host import StatePaths
@@ -585,6 +586,13 @@ async def test_with_keeper_and_gateway_dead_the_next_plan_starts_one(
     assert [item.path for item in action.differences] == ["state"]
     assert len(gateways(bench)) == 1
     assert await bench.ready(desired) == "Ready"
+    # Whoever found it knows no more, but when that was.
+    ended = (await bench.shown(desired))["last_exit"]
+    assert (ended["pid"], ended["reason"], ended["unseen"]) == (pid, "ended while no keeper ran", True)
+    assert (ended["uptime_seconds"], exit_text(ended)) == (
+        None,
+        f"ended while no keeper ran (pid {pid}, noticed {ended['at']})",
+    )
 
 
 async def test_watching_reports_exits_and_the_death_of_the_keeper(bench: Bench, free_port: Callable[[], int]) -> None:
