@@ -170,6 +170,10 @@ def test_from_a_clone_to_a_gateway_that_answers_and_back(checkout: Checkout) -> 
         assert said in checkout.log
     assert token not in checkout.log
     assert (checkout.path / ".openclaw-token").stat().st_mode & 0o777 == 0o600
+    # A command that only reads finds its modules compiled, and has nothing to write even when it is used first.
+    sources = [path for name in ("reconciler", "resources", "gateway") for path in (checkout.path / name).rglob("*.py")]
+    assert len(sources) > 100
+    assert [path for path in sources if not [*path.parent.glob(f"__pycache__/{path.stem}.*.pyc")]] == []
     running = checkout.started()
     assert len(running) >= 3
     interrupt(checkout, make)
