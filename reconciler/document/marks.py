@@ -51,4 +51,5 @@ def _mark(node: Scalar) -> None:
     for line in range(node.line + 1, node.end_line):
         masked.setdefault(line, set()).add((1, None))
     if node.end_column > 1:
-        masked.setdefault(node.end_line, set()).add((1, node.end_column))
+        # To the end of the line: where a closing quote was forgotten this ends at the next opening one, behind a name.
+        masked.setdefault(node.end_line, set()).add((1, None))

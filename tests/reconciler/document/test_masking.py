@@ -154,6 +154,24 @@ def test_what_the_tree_has_no_place_for(tmp_path: Path, text: str) -> None:
     assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
 
 
+@pytest.mark.parametrize("quote", ['"', "'"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "gateway:\n  auth:\n    token: Qx\n    password: QkanariQ\n",
+        "gateway:\n  auth:\n    token: Qx\n    mode: token\n    password: QkanariQ\n    tokens: [QaQ, QkanariQ]\n",
+        "service:\n  environment:\n    ANTHROPIC_API_KEY: Qsk-ant-x\n    DATABASE_PASSWORD: QkanariQ\n",
+        "gateway:\n  auth:\n    token: Qx\n    tokens: [Qkanari-1Q, Qkanari-2Q]\n",
+        "notifications:\n  channels:\n    a: {url: Qhttps://h/x}\n    b: {url: Qhttps://h/kanariQ}\n",
+        "notifications: {channels: {a: {url: Qhttps://h/x, b: 1}, c: {url: Qhttps://h/kanariQ}}}\n",
+    ],
+)
+def test_a_closing_quote_is_forgotten(tmp_path: Path, lines: str, quote: str) -> None:
+    text = "version: 1\n" + lines.replace("Q", quote)
+    assert "kanari" not in refused(text)
+    assert "kanari" not in diffed(tmp_path, text)
+
+
 def test_what_another_file_has_overlaid(tmp_path: Path) -> None:
     (tmp_path / "common.yaml").write_text("notifications: {channels: {ops: {url: kanari}}, rotues: []}\n")
     text = "version: 1\ninclude: common.yaml\nnotifications: {channels: {ops: {url: {env: URL}}}}\n"
