@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from reconciler.document.masking import is_below_secret, is_harmless, is_secret_place, is_sensitive_list, looks_secret
+from typing import Any
+
+from reconciler.document.masking import (
+    is_below_secret,
+    is_harmless,
+    is_secret_holder,
+    is_secret_place,
+    is_sensitive_list,
+    looks_secret,
+    mask_name,
+)
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence
 
 
@@ -16,10 +26,10 @@ def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
     while waiting:
         path, node, hidden = waiting.pop()
         if isinstance(node, Scalar):
-            if (hidden or looks_secret(node.value)) and not is_harmless(path, node.value):
+            if (hidden or _is_secret(path, node.value)) and not is_harmless(path, node.value):
                 _mark(node)
         elif isinstance(node, Sequence):
-            hidden = hidden or (bool(path) and is_sensitive_list(path[-1]))
+            hidden = hidden or is_secret_holder(path) or (bool(path) and is_sensitive_list(path[-1]))
             # A name or a path is no list: whatever stands in one is not taken for either.
             below = path[:-1] if path and path[-1] in {"env", "file"} else path
             waiting.extend((below, item, hidden) for item in node.items)
@@ -27,6 +37,13 @@ def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
             for name, (_, item) in node.entries.items():
                 below = (*path, name)
                 waiting.append((below, item, hidden or is_secret_place(below)))
+
+
+def _is_secret(path: tuple[str, ...], value: Any) -> bool:
+    if is_secret_holder(path) or looks_secret(value):
+        return True
+    # A section, or what is named in one: `token abc` is the rest of a mapping there.
+    return len(path) <= 2 and isinstance(value, str) and mask_name(value) != value
 
 
 def mark_below(node: Node) -> None:

@@ -42,6 +42,12 @@ _OWN: Final = frozenset({"key", "access", "refresh"})
 
 # The same where nobody could read in what section they are, and the name of what holds secrets by names of their own.
 _UNREAD: Final = frozenset({"url"})
+# The sections where these mean something else or nothing; in all others, also unknown ones, they need not be in their place.
+OTHER_SECTIONS: Final = frozenset(
+    {"service", "gateway", "logging", "heartbeats", "tunnels", "audit", "policy", "source", "fleet"}
+)
+# What holds secrets deeper down, where it begins a document instead.
+_MISPLACED: Final = frozenset({"profiles", "channels", "otel", "headers", "environment"})
 OVER_SECRETS: Final = frozenset({"headers"})
 
 # Where a block text begins there is nothing behind the mark but its indicators.
@@ -57,6 +63,14 @@ _COMPLEX: Final = re.compile(r"""\s*\?\s+["']?([\w.\-]+)["']?\s*$""")
 _QUOTES: Final = {'"': re.compile(r'"(?:[^"\\]|\\.)*"'), "'": re.compile(r"'(?:[^']|'')*'")}
 # A quoted text that goes on in the next line, whatever its indentation.
 _UNCLOSED: Final = re.compile(r"""[:=,{\[]\s*(["'])(?:(?!\1).)*$""")
+# A whole word that is no part of a path.
+_WORD: Final = re.compile(r"(?<![\w.\-/])[\w.\-]+(?![\w.\-/])")
+# No name of a secret is without one of these.
+_ALERTS: Final = re.compile("key|token|secret|pass|auth|credential|cookie|access|refresh|url", re.IGNORECASE)
+# Below these every address is one with its credentials.
+_ADDRESSED: Final = re.compile(r"""\b(?:notifications|channels)["']?\s*[:=]""")
+_ADDRESS: Final = re.compile(r"""[A-Za-z][\w+.\-]{0,20}://[^\s"'{}\[\],]+""")
+_ARGUMENTS: Final = re.compile(r"""\bexec["']?\s*:\s*\[""")
 _AFTER: Final = re.compile(r"\s*(?:[,}\]#]|$)")
 # Shapes of well-known keys, wherever they stand.
 _SHAPES: Final = re.compile(
@@ -126,7 +140,24 @@ def is_secret_place(path: tuple[str, ...]) -> bool:
             return True
         case ("service", "environment", name):
             return is_sensitive_variable(name)
-    return is_sensitive(path[-1])
+    if is_sensitive(path[-1]) or path[0] in OTHER_SECTIONS or path[0].startswith("x-"):
+        return is_sensitive(path[-1])
+    return path[0] in _MISPLACED or path[-1] in _OWN | _UNREAD or path[-2:-1] == ("headers",)
+
+
+def is_secret_holder(path: tuple[str, ...]) -> bool:
+    """True when the schema has a mapping of little but secrets at `path`: a text or a list there is one without its name."""
+    match path:
+        case ("auth" | "notifications",) | ("auth", "profiles", *_) | ("notifications", "channels", *_):
+            return len(path) <= 3
+        case (
+            ("gateway", "auth")
+            | ("service", "environment")
+            | ("diagnostics", "otel")
+            | ("diagnostics", "otel", "headers")
+        ):
+            return True
+    return False
 
 
 def is_below_secret(path: tuple[str, ...]) -> bool:
@@ -170,16 +201,29 @@ class Guess:
         self._until = ""
         self._depth = 0
         self._goes_on = False
+        # The indentation of a name below which addresses are secrets.
+        self._addressed: int | None = None
 
-    def show(self, line: str) -> str:
-        """The next line as it may be shown."""
+    def show(self, line: str, marked: str | None = None) -> str:
+        """The next line as it may be shown; `marked` is the same without what is known to be a secret.
+
+        Both are heeded: a mark may go too far where a quote is missing, and cover a name.
+        """
+        shown = self._shown(line)
+        if marked is None or marked == line:
+            return shown
+        if marked.strip() == MASK:
+            self._goes_on = True
+        return marked if shown == line else line[: min(_same(line, shown), _same(line, marked))] + MASK
+
+    def _shown(self, line: str) -> str:
         bare = line.lstrip()
         if not bare:
             return line
         indent = len(line) - len(bare)
         if self._inside(line, bare, indent):
             return line[:indent] + MASK
-        return mask_text(self._scan(line, indent))
+        return mask_text(self._addresses(self._words(self._scan(line, indent), indent), indent))
 
     def _inside(self, line: str, bare: str, indent: int) -> bool:
         """Whether the line is taken for a part of a secret that began above it."""
@@ -250,6 +294,39 @@ class Guess:
             at = match.end() + max(end, 1)
         return line
 
+    def _words(self, line: str, indent: int) -> str:
+        """The line without what follows the name of a secret that no sign for a value comes after."""
+        if self._read or _ALERTS.search(line) is None:
+            return line
+        for match in _WORD.finditer(line):
+            name = match[0]
+            if not (hides(name) or name in _UNREAD):
+                continue
+            before, rest = line[: match.start()], line[match.end() :]
+            ahead = before.removesuffix("export ").rstrip(" \t-?\"'")
+            named = not ahead or ahead[-1] in "{[,"
+            # Short words are names only where a name stands; in prose they are words.
+            if not named and name in _OWN | _UNREAD:
+                continue
+            if not rest.strip() and named and "-" not in before:
+                self._open(indent, is_text=False)
+            elif not (_PAIR.match(line, match.start()) or _tells_nothing(rest) or _ARGUMENTS.search(before)):
+                return f"{line[: match.end()]} {MASK}"
+        return line
+
+    def _addresses(self, line: str, indent: int) -> str:
+        """The line without the addresses that may be those of channels."""
+        if self._read or line[indent : indent + 1] == "#":
+            return line
+        if self._addressed is not None and indent <= self._addressed:
+            self._addressed = None
+        start = 0
+        if self._addressed is None:
+            if (match := _ADDRESSED.search(line)) is None:
+                return line
+            self._addressed, start = indent, match.end()
+        return line[:start] + _ADDRESS.sub(MASK, line[start:])
+
     def _open(self, indent: int, *, is_text: bool) -> None:
         self._below, self._is_text, self._goes_on = indent, is_text, True
 
@@ -268,6 +345,12 @@ class Guess:
 
 
 @lru_cache(4096)
+def mask_name(name: str) -> str:
+    """A name, or a text in the place of one, without what follows the name of a secret in it."""
+    return Guess().show(name)
+
+
+@lru_cache(4096)
 def hides_nearly(name: str) -> bool:
     """As `hides`, or a name that may be a mistyped one of those."""
     last = name.rpartition(".")[2]
@@ -279,6 +362,12 @@ def hides(name: str) -> bool:
     """True when what follows `name` in a line of any section may be a secret; too often rather than too rarely."""
     last = name.rpartition(".")[2]
     return is_sensitive(last) or is_sensitive_variable(last) or last in _OWN
+
+
+def _same(line: str, other: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(line, other, strict=False))
+    return next((at for at, (one, two) in pairs if one != two), min(len(line), len(other)))
 
 
 def _brackets(text: str) -> int:
@@ -296,6 +385,14 @@ def _value_end(rest: str) -> int:
         match = _QUOTES[rest[0]].match(rest)
         return match.end() if match is not None and _AFTER.match(rest, match.end()) is not None else len(rest)
     return 1 if _REFERENCE_OPENS.match(rest) else len(rest)
+
+
+def _tells_nothing(rest: str) -> bool:
+    """Whether what follows a word is no value of it: nothing, a reference, an opening or closing bracket, the next name."""
+    bare = rest.lstrip("\"' ")
+    if bare.startswith(","):
+        return _PAIR.match(bare[1:].lstrip("\"' ")) is not None or bare.strip(", ") == ""
+    return bare[:1] in {"", "#", "}", "]"} or _REFERENCE_OPENS.match(bare) is not None or _harmless(bare)
 
 
 def _harmless(value: str) -> bool:

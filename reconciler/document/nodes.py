@@ -75,11 +75,11 @@ class Source:
             self._line_starts.extend(match.end() for match in ends.finditer(self.text))
         return self._line_starts
 
-    def marked(self, number: int) -> str:
-        """One line without what is known to be a secret; masked whole where it is too long to tell and nothing is known."""
-        if len(self.line(number, most=_LONG + 1)) > _LONG:
-            return self._shown_of_long(number, 1)[0]
-        return self._marked(number, 1)[0]
+    def guessed(self, number: int, guess: Guess) -> str:
+        """One line without what is known or guessed to be a secret; masked whole where it is too long to tell."""
+        line = self.line(number, most=_LONG + 1)
+        marked = (self._shown_of_long if len(line) > _LONG else self._marked)(number, 1)[0]
+        return guess.show(marked) if self.mapped else guess.show(line, marked)
 
     def shown(self, number: int, column: int) -> tuple[str, int]:
         """One line with every secret in it masked, and where `column` went."""
@@ -123,11 +123,10 @@ class Source:
         if self._guesses is None:
             guess, left, self._guesses = Guess(), _GUESSED, []
             for number in range(1, self.line_count + 1):
-                line = self.line(number, most=_LONG + 1)
-                left -= len(line) + 1
+                left -= len(self.line(number, most=_LONG + 1)) + 1
                 if left < 0:
                     break
-                self._guesses.append(guess.show(self.marked(number)))
+                self._guesses.append(self.guessed(number, guess))
         return self._guesses
 
     def _shown_of_long(self, number: int, column: int) -> tuple[str, int]:

@@ -58,7 +58,7 @@ def _shown(source: Source, known: frozenset[str]) -> str:
     guess = Guess(near=True, read=source.mapped)
     shown = []
     for number in range(1, source.line_count + 1):
-        line, guessed = source.line(number), guess.show(source.marked(number))
+        line, guessed = source.line(number), source.guessed(number, guess)
         shown.append(line if line in known else quote(guessed, 1)[0])
     ends = _BREAKS.findall(source.text)
     return "".join(line + end for line, end in zip_longest(shown, ends, fillvalue=""))

@@ -12,7 +12,7 @@ import pytest
 from reconciler.document.compose import compose
 from reconciler.document.fast import shape_data
 from reconciler.document.load import load_text
-from reconciler.document.masking import Guess, is_secret_place
+from reconciler.document.masking import OTHER_SECTIONS, Guess, is_secret_holder, is_secret_place
 from reconciler.document.nodes import Source
 from reconciler.document.problems import render_problems
 from reconciler.document.raw import texts_beside
@@ -60,6 +60,13 @@ def test_every_secret_of_the_schema_is_one_by_its_place() -> None:
     assert ("diagnostics", "otel", "headers", "some") in PLACES
     assert len(PLACES) >= 9
     assert all(map(is_secret_place, PLACES))
+
+
+def test_every_mapping_around_a_secret_is_one_by_its_place() -> None:
+    around = {path[:-1] for path in PLACES} - {("fleet",), ("tunnels", "some")}
+    assert all(map(is_secret_holder, {*around, ("auth",), ("notifications",), ("service", "environment")}))
+    assert not any(map(is_secret_holder, {*PLACES, ("gateway", "settings")}))
+    assert {"auth", "notifications", "diagnostics"} == shape_data()["sections"].keys() - OTHER_SECTIONS
 
 
 def block(path: tuple[str, ...], value: str) -> str:
@@ -163,6 +170,7 @@ def test_what_the_tree_has_no_place_for(tmp_path: Path, text: str) -> None:
         "service:\n  environment:\n    ANTHROPIC_API_KEY: Qsk-ant-x\n    DATABASE_PASSWORD: QkanariQ\n",
         "gateway:\n  auth:\n    token: Qx\n    tokens: [Qkanari-1Q, Qkanari-2Q]\n",
         "notifications:\n  channels:\n    a: {url: Qhttps://h/x}\n    b: {url: Qhttps://h/kanariQ}\n",
+        "gateway:\n  auth:\n    token: Qx\ndiagnostics:\n  otel:\n    headers:\n      a: Qb\n      c: kanari\n",
         "notifications: {channels: {a: {url: Qhttps://h/x, b: 1}, c: {url: Qhttps://h/kanariQ}}}\n",
     ],
 )
@@ -170,6 +178,91 @@ def test_a_closing_quote_is_forgotten(tmp_path: Path, lines: str, quote: str) ->
     text = "version: 1\n" + lines.replace("Q", quote)
     assert "kanari" not in refused(text)
     assert "kanari" not in diffed(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gateway:\n  auth:\n    mode: token\n    password kanari\n",
+        "gateway:\n  auth:\n    mode: token\n    token kanari\n  port: 1\n",
+        "gateway:\n  auth:\n    token kanari\n",
+        "gateway:\n  auth:\n    mode: token\n    password\n      kanari\n",
+        "gateway:\n  auth:\n    mode: token\n    password\uff1a \u201ckanari\u201d\n",
+        "service:\n  environment:\n    LANG: C\n    OPENAI_API_KEY kanari\n",
+        "service:\n  environment:\n    LANG: C\n    export OPENAI_API_KEY=kanari\n",
+        "service:\n  environment:\n    export OPENAI_API_KEY=kanari\n",
+        "service:\n  environment:\n    - OPENAI_API_KEY=kanari\n    - LANG=C\n",
+        "service: {environment: [{name: OPENAI_API_KEY, value: kanari}]}\n",
+        "service:\n  environment: ANTHROPIC_API_KEY=kanari\n",
+        "auth:\n  profiles:\n    a:\n      type: api_key\n      key kanari\n",
+        "auth:\n  profiles:\n    a:\n      key kanari\n",
+        "notifications:\n  channels:\n    ops:\n      url:https://hooks/kanari\n",
+        "notifications:\n  channels:\n    ops:\n      type: x\n      url:https://hooks/kanari\n",
+        "notifications:\n  channels:\n    ops:\n      type: x\n      url https://hooks/kanari\n",
+        "notifications:\n  channels:\n    ops:\n      url https://hooks/kanari\n",
+        "notifications:\n  channels:\n    ops: {url=https://hooks/kanari\n",
+        "notifications:\n  channels:\n    ops:\n      url=https://hooks/kanari\n",
+        "diagnostics:\n  otel:\n    headers: x-api=kanari\n",
+        "diagnostics:\n  otel:\n    headers:\n      x-api=kanari\n",
+        "diagnostics:\n  otel:\n    headers: [x-api, kanari]\n",
+        "diagnostics:\n  otel:\n    headers: [x-api, kanari\n",
+        "fleet: password kanari\n",
+        "tunnels: {a: token kanari}\n",
+    ],
+)
+def test_the_sign_between_a_name_and_its_value_is_missing(tmp_path: Path, text: str) -> None:
+    assert "kanari" not in refused("version: 1\n" + text)
+    assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "    mode: token",
+        "    mode: token  # why",
+        "a: {mode: token, port: 1",
+        "key: {env: MY_KEY}, b: {env: OPENAI_API_KEY}",
+        "file: /run/secrets/gateway",
+        "file: secrets/gateway-password",
+        "exec: [get-secret, gateway",
+        "token ${GATEWAY_TOKEN}",
+        "name: the key to it",
+        "MY_KEY=shown",
+    ],
+)
+def test_a_word_with_no_value_behind_it_hides_nothing(line: str) -> None:
+    assert Guess().show(line) == line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "notifications: {ops: {url: https://hooks/kanari}}\n",
+        "notifications: {channels: {url: https://hooks/kanari}}\n",
+        "notifications: {channels: {ops: 'https://hooks/kanari'}}\n",
+        "notifications:\n  channels:\n    ops: https://hooks/kanari\n",
+        "notifications:\n  channels:\n    ops: https://hooks/kanari\nx: [\n",
+        "notifications: {url: https://hooks/kanari}\n",
+        "notifications: {channels: {ops: https://hooks/kanari}}\n",
+        "notifications: {channels: {ops: [https://hooks/kanari]}}\n",
+        "notifications: {channels: {ops: {more: {url: kanari}}}}\n",
+        "notifications: {channels: [{name: ops, address: kanari}]}\n",
+        "notifications: {ops: {url: &kanari }}\n",
+        "notificatons: {channels: {ops: {url: kanari}}}\n",
+        "auth: {profiles: {key: kanari}}\n",
+        "auth: {key: kanari}\n",
+        "auth: kanari\n",
+        "auth: {profiles: kanari}\n",
+        "auth: {profiles: {x: kanari}}\n",
+        "profiles: {x: kanari}\n",
+        "channels: {ops: {url: kanari}}\n",
+        "diagnostics: {headers: {X-Auth: kanari}}\n",
+        "diagnostics: {otel: {endpoint: 'http://x', key: kanari}}\n",
+    ],
+)
+def test_a_secret_stands_one_level_off_its_place(tmp_path: Path, text: str) -> None:
+    assert "kanari" not in refused("version: 1\n" + text)
+    assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
 
 
 def test_what_another_file_has_overlaid(tmp_path: Path) -> None:
