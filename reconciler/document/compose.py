@@ -15,12 +15,11 @@ import gc
 import re
 from typing import Any, Final, NoReturn
 
-from reconciler.document.marks import mark_below, mark_secrets
-from reconciler.document.masking import hides, is_below_secret, resembles_secret
+from reconciler.document.marks import mark, mark_below, mark_secrets
+from reconciler.document.masking import hides, is_below_secret, mask_name, resembles_secret, shown_name, shown_path
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, is_unusable
 from reconciler.document.problems import MAX_PROBLEMS, Problem, safe
 from reconciler.model import MASK
-from reconciler.values import join_path
 
 # A document for people nests six deep; openclaw.json settings twice that. Python's stack allows a thousand.
 MAX_DEPTH: Final = 60
@@ -306,6 +305,8 @@ class _Composer:
             return ignored, True
         if text is None and not isinstance(node.value, str):
             text = str(node.value)
+        if isinstance(node.value, str) and mask_name(node.value) != node.value:
+            mark(node)
         if node.plain and text == "<<":
             self._report(
                 line,
@@ -318,7 +319,7 @@ class _Composer:
         if is_unusable(node):
             return ignored, True
         if not isinstance(node.value, str):
-            shown = safe(text or "")
+            shown = shown_name(text or "")
             self._report(
                 line,
                 column,
@@ -337,7 +338,7 @@ class _Composer:
                 line,
                 column,
                 "duplicate_key",
-                f"use the name '{safe(node.value)}' twice: it is already on line {first.line}",
+                f"use the name '{shown_name(node.value)}' twice: it is already on line {first.line}",
                 hint="keep one of the two",
             )
             return node, True
@@ -421,7 +422,7 @@ class _Composer:
     # -- problems --
 
     def _path(self) -> str:
-        return safe(join_path(tuple(part for part in (*self.outer, self._part()) if part is not None)))
+        return shown_path(tuple(part for part in (*self.outer, self._part()) if part is not None))
 
     def _part(self) -> str | int | None:
         """By what the next node hangs in the innermost open collection; None for a name, and for what has none of use."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from reconciler.document.masking import (
     is_below_secret,
@@ -14,6 +14,8 @@ from reconciler.document.masking import (
     mask_name,
 )
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence
+
+_REFERENCES: Final = frozenset({"env", "file", "exec"})
 
 
 def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
@@ -27,23 +29,28 @@ def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
         path, node, hidden = waiting.pop()
         if isinstance(node, Scalar):
             if (hidden or _is_secret(path, node.value)) and not is_harmless(path, node.value):
-                _mark(node)
+                mark(node)
         elif isinstance(node, Sequence):
             hidden = hidden or is_secret_holder(path) or (bool(path) and is_sensitive_list(path[-1]))
             # A name or a path is no list: whatever stands in one is not taken for either.
             below = path[:-1] if path and path[-1] in {"env", "file"} else path
             waiting.extend((below, item, hidden) for item in node.items)
         else:
-            for name, (_, item) in node.entries.items():
+            for name, (name_node, item) in node.entries.items():
                 below = (*path, name)
+                if hidden and isinstance(item, Scalar) and item.value is None and name not in _REFERENCES:
+                    # `{abc}` is a mapping with a name and nothing.
+                    mark(name_node)
                 waiting.append((below, item, hidden or is_secret_place(below)))
 
 
 def _is_secret(path: tuple[str, ...], value: Any) -> bool:
     if is_secret_holder(path) or looks_secret(value):
         return True
-    # A section, or what is named in one: `token abc` is the rest of a mapping there.
-    return len(path) <= 2 and isinstance(value, str) and mask_name(value) != value
+    # Where a section stands, or a tunnel, `token abc` is the rest of a mapping.
+    is_section = len(path) <= 1 and not "".join(path).startswith("x-")
+    is_tunnel = len(path) == 2 and path[0] == "tunnels"
+    return (is_section or is_tunnel) and isinstance(value, str) and mask_name(value) != value
 
 
 def mark_below(node: Node) -> None:
@@ -56,10 +63,11 @@ def mark_below(node: Node) -> None:
         elif isinstance(each, Sequence):
             waiting.extend(each.items)
         elif isinstance(each.value, (str, int, float)) and not isinstance(each.value, bool):
-            _mark(each)
+            mark(each)
 
 
-def _mark(node: Scalar) -> None:
+def mark(node: Scalar) -> None:
+    """Marks this value, or this name."""
     masked = node.source.masked
     if node.line == node.end_line:
         masked.setdefault(node.line, set()).add((node.column, node.end_column))

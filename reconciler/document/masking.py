@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Any, Final
 
-from reconciler.model import MASK
+from reconciler.model import MASK, DocumentPath
 
 REFERENCE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -82,6 +82,8 @@ _SHAPES: Final = re.compile(
 # No shape is shorter, and no key stands further in: searching megabytes would take a second.
 _SHORTEST: Final = 8
 _SEARCHED: Final = 65_536
+# No name is longer (YAML allows 1,024 characters), and no text in the place of one needs more.
+_NAMED: Final = 2_000
 _URL_SECRET: Final = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^/\s:@]*:)([^/\s@]+)(@)", re.IGNORECASE)
 
 
@@ -344,10 +346,29 @@ class Guess:
         )
 
 
-@lru_cache(4096)
 def mask_name(name: str) -> str:
     """A name, or a text in the place of one, without what follows the name of a secret in it."""
-    return Guess().show(name)
+    head = name[:_NAMED]
+    # Most names are plain words, and a document may have 50,000.
+    if _WORD.fullmatch(head) is not None or _ALERTS.search(head) is None:
+        return mask_text(name) if looks_secret(name) else name
+    shown = Guess().show(head)
+    return name if shown == head else shown
+
+
+def shown_name(name: str) -> str:
+    """A name inside a message: as `safe`, without a secret that stands in it."""
+    from reconciler.document.problems import safe
+
+    return safe(mask_name(name))
+
+
+def shown_path(path: DocumentPath) -> str:
+    """A path for people, without the secrets that stand in its names."""
+    from reconciler.document.problems import safe
+    from reconciler.values import join_path
+
+    return safe(join_path(tuple(part if isinstance(part, int) else mask_name(part) for part in path)))
 
 
 @lru_cache(4096)

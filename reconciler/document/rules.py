@@ -17,6 +17,7 @@ from reconciler.document.masking import (
     is_sensitive_list,
     is_sensitive_variable,
     looks_secret,
+    shown_name,
 )
 from reconciler.document.problems import Suggestions, safe
 from reconciler.document.units import render_duration
@@ -102,7 +103,11 @@ def _service(data: dict[str, Any], canonical: dict[str, Any]) -> Iterator[Issue]
         path = ("service", "environment", name)
         if not (name.isascii() and name.isidentifier()):
             yield Issue(
-                path, "bad_key", f"use '{safe(name)}' as the name of a variable", "letters, digits and _", on_name=True
+                path,
+                "bad_key",
+                f"use '{shown_name(name)}' as the name of a variable",
+                "letters, digits and _",
+                on_name=True,
             )
         elif name in _RESERVED_VARIABLES:
             yield Issue(path, "conflict", f"set {name}: the reconciler sets it itself", on_name=True)

@@ -14,13 +14,12 @@ from typing import Any, get_args
 from reconciler.document.checked import check_version
 from reconciler.document.fast import canonical_section
 from reconciler.document.marks import mark_below
-from reconciler.document.masking import is_sensitive, resembles_secret
+from reconciler.document.masking import is_sensitive, resembles_secret, shown_name, shown_path
 from reconciler.document.nodes import Mapping, Node, Scalar, find, is_unusable, plain
 from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
 from reconciler.document.units import BadValue, kind_of
 from reconciler.model import DocumentPath
-from reconciler.values import join_path
 
 _NO_RETENTION = {"age": None, "total": None, "files": None, "compress_after": None}
 # Union members are named in pydantic's places, after this many parts: tunnels.NAME.<type>, auth.profiles.NAME.<type>.
@@ -152,7 +151,7 @@ def _issue(path: tuple[str | int, ...], error: Any, suggestions: Suggestions) ->
     match error["type"]:
         case "missing":
             name = str(real[-1])
-            inside = safe(join_path(real[:-1]))
+            inside = shown_path(real[:-1])
             return Issue(real, "missing", f"find '{name}' in '{inside}'", f"{name}: ...")
         case "extra_forbidden":
             known = _fields(path[:-1]) if suggestions.left > 0 else []
@@ -160,7 +159,7 @@ def _issue(path: tuple[str | int, ...], error: Any, suggestions: Suggestions) ->
             expected = f"one of {', '.join(sorted(known))}" if known else ""
             return _unknown(real, near, expected, beside_secret=any(map(_holds_secret, known)))
         case "union_tag_not_found":
-            inside = safe(join_path(real))
+            inside = shown_path(real)
             return Issue((*real, "type"), "missing", f"find 'type' in '{inside}'", f"type: one of {_tags(real)}")
         case "union_tag_invalid":
             words = _tags(real)
@@ -194,7 +193,7 @@ def _unknown(path: DocumentPath, near: str | None, expected: str, *, beside_secr
     return Issue(
         path,
         "unknown_key",
-        f"use the name '{safe(str(path[-1]))}' here",
+        f"use the name '{shown_name(str(path[-1]))}' here",
         expected,
         hint,
         on_name=True,
@@ -293,7 +292,7 @@ def _problem(place: Node, issue: Issue) -> Problem:
         place.column,
         issue.code,
         issue.message,
-        path=safe(join_path(issue.path)),
+        path=shown_path(issue.path),
         expected=issue.expected,
         hint=issue.hint,
     )

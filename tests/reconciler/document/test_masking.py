@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from reconciler.document.fast import shape_data
 from reconciler.document.load import load_text
 from reconciler.document.masking import OTHER_SECTIONS, Guess, is_secret_holder, is_secret_place
 from reconciler.document.nodes import Source
-from reconciler.document.problems import render_problems
+from reconciler.document.problems import problem_json, render_problems
 from reconciler.document.raw import texts_beside
 from reconciler.errors import DocumentError
 from tests.beds.pace import slowness
@@ -262,6 +263,36 @@ def test_a_word_with_no_value_behind_it_hides_nothing(line: str) -> None:
 )
 def test_a_secret_stands_one_level_off_its_place(tmp_path: Path, text: str) -> None:
     assert "kanari" not in refused("version: 1\n" + text)
+    assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gateway: {auth: {mode: token, token kanari}}\n",
+        "gateway: {auth: {mode: token, token kanari: {a: b, a: c}}}\n",
+        "gateway: {auth: {mode: token, token kanari: 1, token kanari: 2}}\n",
+        "gateway: {auth: {mode: token, ? token kanari}}\n",
+        "gateway: {auth: {token kanari: , port: [}}\n",
+        "gateway: {auth: {token: {kanari}}}\n",
+        "gateway: {auth: {mode: token, sk-ant-kanari123}}\n",
+        "tunnels: {a: {type: ssh, 'password=kanari': 1}}\n",
+        "tunnels: {'password kanari': {type: ssh}}\n",
+        'service:\n  environment:\n    "OPENAI_API_KEY=kanari":\n',
+        'service:\n  environment:\n    "OPENAI_API_KEY=kanari": 1\n    "OPENAI_API_KEY=kanari": 2\n',
+        'service:\n  environment:\n    "OPENAI_API_KEY=\\\n      kanari": x\n',
+        "service: {environment: {OPENAI_API_KEY kanari}}\n",
+        "notifications: {channels: {ops: {'url=https://hooks/kanari'}}}\n",
+        "token kanari: 1\n",
+        "[token kanari]: 1\n",
+    ],
+)
+def test_a_secret_stands_in_a_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        load_text("version: 1\n" + text, {})
+    problems: Any = caught.value.problems
+    assert "kanari" not in render_problems(problems)
+    assert "kanari" not in json.dumps([problem_json(each) for each in problems])
     assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
 
 
