@@ -18,7 +18,7 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import Steps
 from reconciler.engine.verify import verify
-from reconciler.engine.window import Window, end_run
+from reconciler.engine.window import Window, end_run, paid
 from reconciler.errors import OpenClawError
 from reconciler.journal import Intent, Journal, JournalError, Run
 from reconciler.model import Condition, Generation, Key, Note, Result, Status
@@ -61,7 +61,7 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     except OpenClawError as err:
         failure = err.message
     result, told = _verdict(reason, failure)
-    await _paid(engine, partial(_record, engine, window.run, tuple(window.gates), result, told, number))
+    await paid(engine, partial(_record, engine, window.run, tuple(window.gates), result, told, number))
     await end_run(engine, window, result, told)
     engine.report(Progress(what=result.value, text=told))
     return window.outcome(result, told, rolled_back_to=number if failure is None else None)
@@ -95,10 +95,10 @@ async def resume_roll_back(engine: Engine, run: Run, way_back: Run | None, wante
     except OpenClawError as err:
         failure = err.message
     result, told = _verdict(run.reason, failure)
-    await _paid(engine, partial(_record, engine, run.id, touched, result, told, number))
+    await paid(engine, partial(_record, engine, run.id, touched, result, told, number))
     if run.generation is not None:
-        await _paid(engine, partial(journal.set_generation_result, run.generation, result, told))
-    await _paid(engine, partial(journal.set_run, run.id, result, engine.now(), reason=told))
+        await paid(engine, partial(journal.set_generation_result, run.generation, result, told))
+    await paid(engine, partial(journal.set_run, run.id, result, engine.now(), reason=told))
     engine.report(Progress(what=result.value, text=told))
     return Outcome(
         run=run.id,
@@ -144,19 +144,19 @@ async def _restore(
             seconds = goal.desired.policy.verify_seconds
         gates = {key: goal.resources[key] for key in keys if key in goal.resources}
         verdict = await verify(gates, engine.kinds, engine.world(goal), seconds, undone=gates)
-        await _paid(engine, partial(account.record_health, journal, (), verdict, target.number, now()))
+        await paid(engine, partial(account.record_health, journal, (), verdict, target.number, now()))
         if verdict.healthy:
-            await _paid(engine, partial(journal.set_given, target.number, goal.given))
+            await paid(engine, partial(journal.set_given, target.number, goal.given))
         if begun is not None:
             ended = Result.CONFIRMED if verdict.healthy else Result.FAILED
-            await _paid(engine, partial(journal.set_run, begun.id, ended, now(), reason=verdict.reason or reason))
+            await paid(engine, partial(journal.set_run, begun.id, ended, now(), reason=verdict.reason or reason))
         return None if verdict.healthy else verdict.reason
     steps = await engine.start_run(planned, cause=way_back_from(rejected), target=target.number)
     results = await execute(planned.plan.actions, steps.perform)
     # What could not be seen is not back, whatever became of the rest.
     failed = next((step.error for step in results if step.result != "done"), planned.plan.unseen or None)
     record = partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results)
-    await _paid(engine, record)
+    await paid(engine, record)
     touched = [step for step in results if step.result != "skipped"]
     gates = await _thread(partial(account.gates, journal, goal, touched))
     # What the rejected generation made sick must be well again, whatever this way back had to do for it.
@@ -165,11 +165,11 @@ async def _restore(
     seconds = goal.desired.policy.verify_seconds
     verdict = await verify(gates, engine.kinds, steps.world, seconds, undone=gates)
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
-    await _paid(engine, partial(account.record_health, journal, results, verdict, target.number, now()))
+    await paid(engine, partial(account.record_health, journal, results, verdict, target.number, now()))
     ended = Result.CONFIRMED if failure is None else Result.FAILED
     if failure is None:
-        await _paid(engine, partial(journal.set_given, target.number, goal.given))
-    await _paid(engine, partial(journal.set_run, steps.run, ended, now(), reason=failure or reason))
+        await paid(engine, partial(journal.set_given, target.number, goal.given))
+    await paid(engine, partial(journal.set_run, steps.run, ended, now(), reason=failure or reason))
     return failure
 
 
@@ -262,11 +262,6 @@ def _record(engine: Engine, run: str, keys: Iterable[Key], result: Result, reaso
                 observed_generation=number,
             )
             journal.set_conditions(key, (*kept, outcome), engine.now())
-
-
-async def _paid(engine: Engine, call: Callable[[], T]) -> T:
-    """What `call` returns, which writes how a way back went: on a full disk at the price of the ballast."""
-    return await _thread(partial(engine.ballast.spend_on, call))
 
 
 async def _thread(call: Callable[[], T]) -> T:

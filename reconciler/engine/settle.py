@@ -16,7 +16,7 @@ from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import roll_back
 from reconciler.engine.steps import makes_room
 from reconciler.engine.verify import Verdict, probe_all
-from reconciler.engine.window import Window, end_run
+from reconciler.engine.window import Window, end_run, paid
 from reconciler.errors import RollbackFailedError
 from reconciler.host import StatePaths
 from reconciler.journal import UNDECIDED, Journal, JournalError, JournalFullError, Run
@@ -88,15 +88,15 @@ async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: 
         JournalError: its end cannot be written; the run stays open.
     """
     journal, reason, moved = engine.journal(), verdict.reason, verdict.moved
-    own = window.left_seconds > 0 or not (window.inherited or makes_room(window.plan.actions))
+    # Such a run had the ballast when it began: where that is spent, the disk has run full since.
+    ours = not (window.inherited or makes_room(window.plan.actions))
     try:
         await _thread(partial(account.record_health, journal, window.steps, verdict, window.generation, engine.now()))
     except JournalFullError:
-        if not (own and engine.ballast.give_up()):
+        if not ((ours or window.left_seconds > 0) and engine.ballast.give_up()):
             raise
         ran_full = True
-    # It was there when the run began: what was written down in between has had to be paid for.
-    if ran_full or (own and not window.inherited and engine.ballast.spent and not makes_room(window.plan.actions)):
+    if ran_full or (ours and engine.ballast.spent):
         # Whatever filled the disk came with this run or during its window: as good as sick.
         await _thread(journal.fold)
         moved = False
@@ -126,9 +126,8 @@ async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: 
     with suppress(JournalFullError):
         await _thread(partial(account.record_health, journal, (), rest, window.generation, engine.now()))
     # It is seen to serve: what is missing is only the word for it.
-    spend_on = engine.ballast.spend_on
-    await _thread(partial(spend_on, partial(journal.release, *window.goal.names)))
-    await _thread(partial(spend_on, partial(journal.set_given, window.generation, window.goal.given)))
+    await paid(engine, partial(journal.release, *window.goal.names))
+    await paid(engine, partial(journal.set_given, window.generation, window.goal.given))
     return await _end(engine, window, Result.CONFIRMED, "")
 
 
@@ -144,9 +143,8 @@ async def _is_done_by_now(engine: Engine, window: Window, verdict: Verdict) -> b
     if planned.plan.actions or planned.plan.unknown or planned.plan.blocked:
         return False
     record = partial(account.record_applied, journal, window.goal, planned.wanted, planned.observations, ())
-    await _thread(partial(engine.ballast.spend_on, record))
-    record = partial(account.record_health, journal, (), verdict, window.generation, engine.now())
-    await _thread(partial(engine.ballast.spend_on, record))
+    await paid(engine, record)
+    await paid(engine, partial(account.record_health, journal, (), verdict, window.generation, engine.now()))
     return True
 
 

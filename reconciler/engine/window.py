@@ -126,7 +126,7 @@ async def begin_anew(engine: Engine, run: str, seconds: float) -> None:
     """Writes down that the window of a run begins now, and is so long. The caller holds the writer lock."""
     write = partial(engine.journal().set_run, run, Result.VERIFYING, engine.now())
     anew = partial(write, verify_since=engine.now(), verify_window=seconds, verify_boot=boot_id())
-    await _thread(partial(engine.ballast.spend_on, anew))
+    await paid(engine, anew)
 
 
 async def end_run(engine: Engine, window: Window, result: Result, reason: str) -> None:
@@ -141,7 +141,7 @@ async def end_run(engine: Engine, window: Window, result: Result, reason: str) -
             if result is Result.CONFIRMED:
                 account.end_loss(journal, window.gates, window.generation, window.run, at)
 
-    await _thread(partial(engine.ballast.spend_on, write))
+    await paid(engine, write)
 
 
 def boot_id() -> str:
@@ -159,6 +159,11 @@ def seconds_left(run: Run, now: float, boot: str) -> float:
         return whole
     # A wall clock that was set back must not make the window longer than it is.
     return min(whole, max(0.0, whole - (now - run.verify_since)))
+
+
+async def paid(engine: Engine, call: Callable[[], T]) -> T:
+    """What `call` returns, which writes how a run went: on a full disk at the price of the ballast."""
+    return await _thread(partial(engine.ballast.spend_on, call))
 
 
 async def _thread(call: Callable[[], T]) -> T:
