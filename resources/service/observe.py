@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 
 from gateway.wire import json5
-from reconciler.errors import NotPermittedError, OpenClawError, TemporaryError
+from reconciler.errors import NotPermittedError, OpenClawError, TemporaryError, lacking
 from reconciler.files import open_regular
 from reconciler.host import Host
 from reconciler.kinds import End, Observation, Wanted, World
@@ -241,12 +241,14 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
     startup = child.record["startup_seconds"] if child.record is not None else None
     if spec is None or spec.service.state == "stopped":
         outlived = spec is not None and child.outlived(spec)
-        return Detail(pid=child.pid, port=port, startup_seconds=startup, outlived=outlived)
+        ready = spec is None or _is_prepared(spec, host, child)
+        return Detail(pid=child.pid, port=port, startup_seconds=startup, outlived=outlived, prepared=ready)
     return Detail(
         pid=child.pid,
         port=port,
         meant_up=child.record is not None and child.record["goal"] == "up",
         suspended=child.suspended(spec),
+        prepared=_is_prepared(spec, host, child),
         waits=waits_text(child),
         silent_keeper=child.seen.silent,
         startup_seconds=startup,
@@ -256,6 +258,24 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
         output=output_obstacle(output_path(spec)),
         taken=_taken(child) if spec.port is None else frozenset(),
     )
+
+
+def _is_prepared(spec: ServiceSpec, host: Host, child: Child) -> bool:
+    """Whether the next start would be by what runs, or is declared: a run that died may have prepared another one.
+
+    Raises:
+        OSError: what is prepared cannot be looked at for want of descriptors or memory.
+    """
+    if child.record is None:
+        return True
+    try:
+        # Both, for the digest of what runs may be of another salt.
+        good = {spec.digest, digest_of(host, child)}
+        return child.record["spec"]["spec_digest"] in good and prepared_digest(host) in good
+    except OSError as err:
+        if lacking(err) is not None:
+            raise
+        return False
 
 
 def effective_port(spec: ServiceSpec | None, host: Host) -> int:

@@ -54,15 +54,17 @@ class Detail:
     it is to listen on. `startup_seconds` was measured at its last start. `silent_keeper` is a keeper that is there and does not
     answer. `unreadable` holds TLS files: field of openclaw.json and why. `program_missing` is why the program cannot be started,
     `output` the place that keeps it from writing what it prints, and why that does. `suspended` says that a person stopped it,
-    and that this still holds; `waits` is why it is down while its keeper waits before the next start, and for how long, empty at
-    any other time; `taken` are the ports that others listen on, known only where the document declares none; `outlived` that a
-    person stopped it before the document wanted it stopped itself.
+    and that this still holds; `prepared` that its next start would be by what runs, or is declared; `waits` is why it is down
+    while its keeper waits before the next start, and for how long, empty at any other time; `taken` are the ports that others
+    listen on, known only where the document declares none; `outlived` that a person stopped it before the document wanted it
+    stopped itself.
     """
 
     pid: int | None
     port: int
     meant_up: bool = False
     suspended: bool = False
+    prepared: bool = True
     waits: str = ""
     outlived: bool = False
     silent_keeper: int | None = None
@@ -84,7 +86,8 @@ def plan(step: Step) -> KindPlan:
     detail: Detail = step.observation.detail
     actions = _actions(step, step.resource, spec, detail)
     if not any(action.verb in ("start", "stop", "restart") for action in actions):
-        actions = (*actions, *(_after(action, actions) for action in _started_by_another(step, spec, detail)))
+        owed = _started_by_another(step, spec, detail) or _prepared_for_another(step, step.resource, detail, actions)
+        actions = (*actions, *(_after(action, actions) for action in owed))
     starts = any(action.verb in ("start", "restart") for action in actions)
     return KindPlan(
         actions=actions,
@@ -107,6 +110,16 @@ def _started_by_another(step: Step, spec: ServiceSpec, detail: Detail) -> tuple[
         return ()
     action = _restart(step, step.resource, spec, (), detail)
     return (replace(action, cause=Cause.OWED, because=Because(text=text)),)
+
+
+def _prepared_for_another(
+    step: Step, resource: Resource, detail: Detail, actions: tuple[Action, ...]
+) -> tuple[Action, ...]:
+    """Nothing is wrong with what runs, but its next start would be by what a run prepared that died before its restart."""
+    if detail.prepared or any(action.verb == "update" for action in actions):
+        return ()
+    text = "what its next start would be by is not what is declared: it was prepared by a run that did not get further"
+    return (replace(_update(step, resource, ()), cause=Cause.OWED, because=Because(text=text)),)
 
 
 def _next_port(step: Step) -> int:

@@ -13,8 +13,10 @@ from contextlib import closing
 import pytest
 
 from reconciler.engine.lock import holder
+from resources.service.keeper_client import SOCKET
 from tests.beds.processes import wait_until
 from tests.beds.site import Site
+from tests.resources.service.beds import Client
 
 pytestmark = [pytest.mark.real, pytest.mark.req("PLAN-6")]
 
@@ -102,6 +104,26 @@ def test_a_writer_that_is_killed_holds_nobody_up(ready: Site, free_port: Callabl
     assert holder(site.state / "reconciler/lock") is None
     assert site.apply()["result"] == "confirmed"
     assert site.health()[0] == 200
+    assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("PLAN-13", "SVC-7")
+def test_a_writer_that_is_killed_between_its_word_to_the_keeper_and_the_restart_changes_nothing_for_the_next_start(
+    ready: Site, free_port: Callable[[], int]
+) -> None:
+    """The document went back meanwhile: what runs is as declared, what its next start would be by is not."""
+    site, before = ready, ready.gateway_pid()
+    with Client(site.state / "reconciler" / SOCKET) as keeper:
+        told = keeper.ok("status")["children"]["gateway"]["spec"]
+        keeper.ok("ensure", name="gateway", spec={**told, "port": free_port(), "spec_digest": "b1946ac92492d234"})
+    assert [action["verb"] for action in site.plan()["actions"]] == ["update"]
+    done = site.apply()
+    assert (done["result"], [action["result"] for action in done["actions"]]) == ("confirmed", ["done"])
+    assert (site.gateway_pid(), site.plan()["actions"]) == (before, [])
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: site.gateway_pid() not in (None, before), 20, "the next start")
+    assert site.service()["port"] == site.port
     assert site.plan()["actions"] == []
 
 

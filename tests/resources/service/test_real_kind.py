@@ -30,7 +30,7 @@ from resources.service import control, keeper_client, kind, operate, prepared, p
 from resources.service.keeper import program, protocol
 from resources.service.keeper_client import SOCKET, ensure_keeper, look, upgrade_keeper
 from resources.service.kind import ServiceKind
-from resources.service.spec import Program, ServiceSpec, env_path, spec_path
+from resources.service.spec import Program, ServiceSpec, env_path, keeper_spec, spec_path
 from resources.testing import FakeSecrets, make_desired
 from tests.beds.processes import Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
 from tests.resources.service.beds import DEADLINE, KEEPER, Client, environ, kill, other_version
@@ -338,6 +338,41 @@ async def test_a_process_that_died_before_a_prepared_restart_carries_what_nobody
     assert third != second
     assert environ_of(third).get("MODE") == ("b" if then == "goes on" else None)
     assert await bench.verbs(desired) == []
+
+
+@pytest.mark.req("PLAN-13", "SVC-7")
+@pytest.mark.parametrize("died", ["after the file", "after its word to the keeper"])
+@pytest.mark.parametrize("state", ["running", "stopped"])
+async def test_what_a_dead_run_prepared_for_another_document_is_no_longer_what_the_next_start_reads(
+    bench: Bench, free_port: Callable[[], int], died: str, state: str
+) -> None:
+    port, moved = free_port(), free_port()
+    old, new = document(port, state=state), document(moved, state=state, environment={"MODE": "b"})
+    await bench.apply(document(port))
+    await bench.apply(old)
+    before = (await look(bench.world.host)).child("gateway")
+    assert before is not None
+    (resource,) = bench.kind.declare(new, bench.world.host, bench.secrets)
+    await trio.to_thread.run_sync(prepared.prepare, resource.spec, bench.world, None)
+    if died == "after its word to the keeper":
+        await operate.tell(bench.world.host, keeper_spec(resource.spec, bench.world.host, moved), start_keeper=False)
+    # Then it died, and the document went back to what runs.
+    (action,) = await bench.apply(old)
+    if state == "running":
+        assert (action.verb, action.impact, action.cause) == ("update", Impact.NONE, Cause.OWED)
+        assert "a run that did not get further" in action.because.text
+        assert await pid_of(bench) == before["pid"]
+        assert await bench.ready(old) == "Ready"
+    assert await bench.verbs(old) == []
+    if state == "running":
+        await kill_gateway(bench)
+        await until_ready(bench, old)
+    else:
+        await bench.apply(document(port))
+    assert "MODE" not in environ_of(await pid_of(bench))
+    child = (await look(bench.world.host)).child("gateway")
+    assert child is not None
+    assert child["spec"]["port"] == port
 
 
 @pytest.mark.req("PLAN-13")
