@@ -57,20 +57,6 @@ class Edit:
     lost: int = 0
 
 
-def get_value(text: str, path: DocumentPath) -> Any:
-    """What the text sets at `path`, as plain data.
-
-    Raises:
-        DocumentError: the text cannot be read.
-        UsageError: it does not set `path`.
-    """
-    root = _read(text, "document")
-    node, _, found = find(root, path) if root is not None else (None, None, -1)
-    if node is None or found != len(path):
-        raise UsageError(f"cannot find '{safe(join_path(path))}' in this document")
-    return plain(node)
-
-
 def set_value(text: str, path: DocumentPath, value: Any, *, name: str = "document") -> str:
     """The text with `value` (plain data) at `path`; missing mappings on the way are added.
 

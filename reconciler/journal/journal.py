@@ -38,7 +38,6 @@ KEEP_RUNS: Final = 500
 KEEP_EVENTS: Final = 10_000
 KEEP_USED_PLANS: Final = 10_000
 # Of one field; damping counts to a handful.
-KEEP_FLIPS: Final = 50
 
 T = TypeVar("T")
 
@@ -566,9 +565,9 @@ class Journal:
             )
 
     def forget(self, key: Key) -> None:
-        """Drops all that is known of `key`: fields, conditions, flips. Its events stay as evidence."""
+        """Drops all that is known of `key`: fields and conditions. Its events stay as evidence."""
         with self._store.transaction() as write:
-            for table in ("applied", "conditions", "flips"):
+            for table in ("applied", "conditions"):
                 write.execute(f"DELETE FROM {table} WHERE kind = ? AND name = ?", (key.kind, key.name))
 
     # Conditions
@@ -709,32 +708,6 @@ class Journal:
                 (KEEP_USED_PLANS,),
             )
             return fresh
-
-    # Fights over a field
-
-    def record_flip(self, key: Key, path: str, at: float) -> None:
-        """Records that another program turned a field of ours back; of each field the newest 50 are kept."""
-        with self._store.transaction() as write:
-            field = (key.kind, key.name, path)
-            write.execute("INSERT INTO flips VALUES (?, ?, ?, ?)", (*field, at))
-            write.execute(
-                "DELETE FROM flips WHERE kind = ? AND name = ? AND path = ? AND rowid NOT IN (SELECT rowid FROM flips"
-                " WHERE kind = ? AND name = ? AND path = ? ORDER BY at DESC, rowid DESC LIMIT ?)",
-                (*field, *field, KEEP_FLIPS),
-            )
-
-    def flips(self, key: Key, path: str, since: float) -> tuple[float, ...]:
-        """When a field was turned back at or after `since`, oldest first."""
-        rows = self._store.rows(
-            "SELECT at FROM flips WHERE kind = ? AND name = ? AND path = ? AND at >= ? ORDER BY at",
-            (key.kind, key.name, path, since),
-        )
-        return tuple(row[0] for row in rows)
-
-    def forget_flips(self, key: Key) -> None:
-        """Begins the count of all fields of `key` anew: the operator said so, or the document changed."""
-        with self._store.transaction() as write:
-            write.execute("DELETE FROM flips WHERE kind = ? AND name = ?", (key.kind, key.name))
 
 
 def _first(items: tuple[T, ...]) -> T | None:

@@ -41,8 +41,6 @@ _V1: Final = (
         text TEXT NOT NULL, run_id TEXT, data TEXT)""",
     "CREATE INDEX events_of_key ON events (kind, name, number)",
     "CREATE TABLE used_plans (digest TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE flips (kind TEXT NOT NULL, name TEXT NOT NULL, path TEXT NOT NULL, at REAL NOT NULL)",
-    "CREATE INDEX flips_of_field ON flips (kind, name, path, at)",
 )
 
 MIGRATIONS: Final = (_V1,)

@@ -11,7 +11,7 @@ import pytest
 
 from reconciler.errors import LockedError
 from reconciler.journal import Journal, JournalError, JournalFullError, Quarantined, store
-from reconciler.journal.journal import KEEP_EVENTS, KEEP_FLIPS, KEEP_GENERATIONS, KEEP_RUNS
+from reconciler.journal.journal import KEEP_EVENTS, KEEP_GENERATIONS, KEEP_RUNS
 from reconciler.kinds import AppliedField
 from reconciler.model import ABSENT, Condition, Key, Result, Secret, Status
 from reconciler.values import rfc3339
@@ -192,7 +192,7 @@ def test_conditions_that_are_not_set_again_are_gone_and_keep_their_order(journal
     assert journal.conditions() == {}
 
 
-# Quarantine, plans, flips, events
+# Quarantine, plans, events
 
 
 @pytest.mark.req("PLAN-15")
@@ -218,17 +218,6 @@ def test_of_two_users_of_one_plan_exactly_one_goes_on(journal: Journal) -> None:
     assert not journal.plan_used("p")
     assert [journal.mark_plan_used("p", 1.0), journal.mark_plan_used("p", 2.0)] == [True, False]
     assert journal.plan_used("p")
-
-
-def test_flips_are_counted_by_field_and_bounded(journal: Journal) -> None:
-    for at in range(KEEP_FLIPS + 10):
-        journal.record_flip(KEY, "level", float(at))
-    journal.record_flip(KEY, "port", 1.0)
-    assert journal.flips(KEY, "level", 57.0) == (57.0, 58.0, 59.0)
-    assert len(journal.flips(KEY, "level", 0.0)) == KEEP_FLIPS
-    assert journal.flips(KEY, "port", 0.0) == (1.0,)
-    journal.forget_flips(KEY)
-    assert journal.flips(KEY, "port", 0.0) == ()
 
 
 def test_events_are_found_by_key_newest_first_and_bounded(journal: Journal) -> None:
