@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from reconciler.document import units
-from reconciler.document.masking import REFERENCE, looks_secret
+from reconciler.document.masking import REFERENCE, looks_secret, mask_words
 from reconciler.document.problems import safe
 from reconciler.document.units import BadValue, kind_of
 
@@ -311,7 +311,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return "this text" if looks_secret(value) else f"'{safe(value)}'"
+        return "this text" if mask_words(value) != value else f"'{safe(value)}'"
     return str(value) if isinstance(value, (int, float)) else kind_of(value)
 
 

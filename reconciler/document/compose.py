@@ -16,7 +16,7 @@ import re
 from typing import Any, Final, NoReturn
 
 from reconciler.document.marks import mark, mark_below, mark_secrets
-from reconciler.document.masking import hides, is_below_secret, mask_name, resembles_secret, shown_name, shown_path
+from reconciler.document.masking import hides, is_below_secret, is_doubtful, mask_name, shown_name, shown_path
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, is_unusable
 from reconciler.document.problems import MAX_PROBLEMS, Problem, safe
 from reconciler.model import MASK
@@ -80,7 +80,7 @@ class _Composer:
         # What `Source.problem` takes. A line is quoted when all its secrets are known: some come after the place of the problem.
         self.reports: list[tuple[tuple[int, int, str, str], dict[str, Any]]] = []
         self.syntax: Any = None
-        # The first values of names that came again and may be mistyped ones of secrets: nobody knows their place.
+        # The values of names that came again and may be secrets: nobody knows their place.
         self.doubtful: dict[int, Node] = {}
         self.again = False
         # The values that the tree has no place for, with the names above them.
@@ -194,6 +194,16 @@ class _Composer:
             self._report(line, column, "bad_character", "use the character U+0000 in a text")
             value = text.replace("\0", "")
         node = Scalar(self.source, line, column, value, is_plain, end.line + 1, end.column + 1)
+        if (
+            event.tag not in (None, "!")
+            and self.stack
+            and isinstance(self.stack[-1], Mapping)
+            and self.names[-1] is None
+        ):
+            # The tag may be the name, and this the value.
+            mark(node)
+            self.names[-1], self.dropped[-1] = Scalar(self.source, line, column, "", True, line, column), True
+            return
         self._add(node, text)
         if event.anchor:
             self.anchors[event.anchor] = node
@@ -288,7 +298,7 @@ class _Composer:
                 parent.entries[name.value] = (name, node)
             else:
                 self._lose(node, name.value)
-                if self.again:
+                if self.again or not name.value or not isinstance(node, Scalar):
                     self.doubtful[id(node)] = node
                     self.again = False
                 if not name.value:
@@ -300,7 +310,7 @@ class _Composer:
         """The name of the pair that begins here, and whether the pair must be dropped because the name is no use."""
         ignored = Scalar(self.source, line, column, "", True, line, column)
         if not isinstance(node, Scalar):
-            self._lose(node)
+            self.doubtful[id(node)] = node
             self._report(line, column, "bad_key", "use a list or a mapping as a name", expected="a text before the ':'")
             return ignored, True
         if text is None and not isinstance(node.value, str):
@@ -331,7 +341,7 @@ class _Composer:
             return ignored, True
         if node.value in parent.entries:
             first, value = parent.entries[node.value]
-            self.again = len(self.reports) < MAX_PROBLEMS and resembles_secret(node.value)
+            self.again = len(self.reports) < MAX_PROBLEMS and is_doubtful((*self._names(), node.value))
             if self.again:
                 self.doubtful[id(value)] = value
             self._report(

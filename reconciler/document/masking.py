@@ -1,12 +1,13 @@
 """Which names hold secrets, and how a line of a document is shown without any. Pure.
 
-Two layers: what could be read is masked by position (`marks` has the spans), and a text that could not be goes through `Guess`
-besides, which must work on lines that are no YAML at all.
+Two layers: what could be read is masked by position (`marks` has the spans). Of a text that could not be read nobody knows what
+stands where, so `Unread` shows only what is known to be none: names, and the plain values of settings that are never secrets.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ _OWN: Final = frozenset({"key", "access", "refresh"})
 # The same where nobody could read in what section they are, and the name of what holds secrets by names of their own.
 _UNREAD: Final = frozenset({"url"})
 # The sections where these mean something else or nothing; in all others, also unknown ones, they need not be in their place.
+SECRET_SECTIONS: Final = frozenset({"auth", "notifications", "diagnostics"})
 OTHER_SECTIONS: Final = frozenset(
     {"service", "gateway", "logging", "heartbeats", "tunnels", "audit", "policy", "source", "fleet"}
 )
@@ -50,28 +52,10 @@ OTHER_SECTIONS: Final = frozenset(
 _MISPLACED: Final = frozenset({"profiles", "channels", "otel", "headers", "environment"})
 OVER_SECRETS: Final = frozenset({"headers"})
 
-# Where a block text begins there is nothing behind the mark but its indicators.
-_BLOCK_OPENS: Final = re.compile(r"[|>][-+1-9]{0,2}\s*(?:#|$)")
-_NAME: Final = r"""["']?[A-Za-z_]\w*["']?\s*"""
-_REFERENCE_OPENS: Final = re.compile(rf"""\{{\s*(?:$|["']?(?:env["']?\s*:\s*{_NAME}(?:[,}}#]|$)|(?:file|exec)\b))""")
-# What says to be the name of a variable and is none.
-_NO_NAME: Final = re.compile(rf"""\s*["']?env["']?\s*:\s+(?!{_NAME}(?:\#|$))\S""")
-# A quote in front may be missing, and one behind too many; an address is no pair.
-_PAIR: Final = re.compile(r"""(?<![\w.\-])([\w.\-]+)["']?\s*[:=](?!//)\s*""")
-_BEGINS: Final = re.compile(rf"""[\s\-{{}}\[\],?"']*{_PAIR.pattern}""")
-_COMPLEX: Final = re.compile(r"""\s*\?\s+["']?([\w.\-]+)["']?\s*$""")
-_QUOTES: Final = {'"': re.compile(r'"(?:[^"\\]|\\.)*"'), "'": re.compile(r"'(?:[^']|'')*'")}
-# A quoted text that goes on in the next line, whatever its indentation.
-_UNCLOSED: Final = re.compile(r"""[:=,{\[]\s*(["'])(?:(?!\1).)*$""")
 # A whole word that is no part of a path.
 _WORD: Final = re.compile(r"(?<![\w.\-/])[\w.\-]+(?![\w.\-/])")
 # No name of a secret is without one of these.
 _ALERTS: Final = re.compile("key|token|secret|pass|auth|credential|cookie|access|refresh|url", re.IGNORECASE)
-# Below these every address is one with its credentials.
-_ADDRESSED: Final = re.compile(r"""\b(?:notifications|channels)["']?\s*[:=]""")
-_ADDRESS: Final = re.compile(r"""[A-Za-z][\w+.\-]{0,20}://[^\s"'{}\[\],]+""")
-_ARGUMENTS: Final = re.compile(r"""\bexec["']?\s*:\s*\[""")
-_AFTER: Final = re.compile(r"\s*(?:[,}\]#]|$)")
 # Shapes of well-known keys, wherever they stand.
 _SHAPES: Final = re.compile(
     r"\b(?:sk-|sk_|pk_|rk_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[a-z]-|xapp-|gsk_|AIza|AKIA|pplx-|npm_|hf_)[\w.\-]{6,}"
@@ -79,23 +63,59 @@ _SHAPES: Final = re.compile(
     r"|(?i:bearer|basic)\s+[\w.\-+/=]{8,}"
     r"|\b\d{8,10}:[\w\-]{30,}"
 )
+_REFERENCES: Final = ("env:", "file:", "exec:")
 # No shape is shorter, and no key stands further in: searching megabytes would take a second.
 _SHORTEST: Final = 8
 _SEARCHED: Final = 65_536
 # No name is longer (YAML allows 1,024 characters), and no text in the place of one needs more.
 _NAMED: Final = 2_000
+# What follows a name: a sign for its value, or no more than space.
+_SIGN: Final = re.compile(r"""["']?\s*([:=]?)(?!//)\s*""")
+
+# Lines of a text that could not be read. What stands between names and values; where a name begins, and one without a sign.
+_GAP: Final = re.compile(r"(?:[\s{}\[\],]|[-?:](?=\s|$))*")
+_NAME: Final = re.compile(
+    r"""(?:([A-Za-z_][\w.\-]{0,63})["']?|"([\w.\-:@/ ]{1,64})"|'([\w.\-:@/ ]{1,64})')\s*[:=](?!//)\s*"""
+)
+_BARE_NAME: Final = re.compile(r"([A-Za-z_][\w\-]{0,63})(?![\w.\-/])\s*")
+_ENDS: Final = r"(?=\s*(?:[,}\]]|\s#|$))"
+# What is no secret whatever it belongs to: nothing, references, the mark of a block text, the beginning of a reference.
+_HARMLESS: Final = re.compile(
+    rf"""(?:null|true|false|~|{re.escape(MASK)}|(["']?)(?:(?:Bearer|Basic)\s)?\$\{{[A-Za-z_]\w*\}}\1){_ENDS}"""
+    r"""|[|>][-+1-9]{0,2}\s*$|\{(?=\s*(?:$|["']?(?:env|file|exec)["']?\s*:))"""
+)
+_SMALL: Final = re.compile(rf"""-?\d{{1,5}}{_ENDS}""")
+# What is too short for a secret, and with what no value may begin.
+_TINY: Final = re.compile(rf"[\w*]{{1,2}}{_ENDS}")
+_SIGNS: Final = "*&!@`%"
+_PLAIN: Final = re.compile(rf"""(["']?)[\w.\-+:/%*]{{1,32}}\1{_ENDS}""")
+_QUOTED: Final = re.compile(rf"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*'){_ENDS}""")
+_REFERRED: Final = {
+    "env": re.compile(rf"""(["']?)[A-Za-z_]\w*\1{_ENDS}"""),
+    "file": re.compile(rf"""(["']?)[\w.\-~/]{{1,160}}\1{_ENDS}"""),
+}
+_REFERENCE_BEGINS: Final = re.compile(r"""(?:-\s+)?["']?(?:env|file|exec)["']?\s*:""")
+# Kinds of settings that have few values, none of which anybody would keep to himself.
+_OPEN_KINDS: Final = frozenset(
+    {"choice", "integer", "number", "duration", "size", "size_from", "flag", "percent", "date"}
+)
 _URL_SECRET: Final = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^/\s:@]*:)([^/\s@]+)(@)", re.IGNORECASE)
+
+
+def _folded(name: str) -> str:
+    """As names are compared; a sign too many makes another one of it."""
+    name = name.lower()
+    return name if name.isalnum() else "".join(filter(str.isalnum, name))
 
 
 def is_sensitive(name: str) -> bool:
     """True when a text below `name` is taken for a secret."""
-    folded = name.replace("_", "").replace("-", "").lower()
-    return folded.endswith(_ENDINGS)
+    return _folded(name).endswith(_ENDINGS)
 
 
 def is_sensitive_list(name: str) -> bool:
     """True when the texts of a list below `name` are taken for secrets (`maxTokens: 5` is no list)."""
-    return name.replace("_", "").replace("-", "").lower().endswith(_PLURALS)
+    return _folded(name).endswith(_PLURALS)
 
 
 def is_sensitive_variable(name: str) -> bool:
@@ -108,7 +128,7 @@ def resembles_secret(name: str) -> bool:
     """True when `name` may be a mistyped name of a secret, or of what holds some."""
     from difflib import get_close_matches
 
-    folded = name.replace("_", "").replace("-", "").lower()[:64]
+    folded = _folded(name[:64])
     return is_sensitive(name) or bool(get_close_matches(folded, _ENDINGS, n=1, cutoff=0.75)) or resembles_holder(name)
 
 
@@ -118,6 +138,12 @@ def resembles_holder(name: str) -> bool:
     from difflib import get_close_matches
 
     return bool(get_close_matches(name.lower()[:64], OVER_SECRETS, n=1, cutoff=0.75))
+
+
+def is_doubtful(path: DocumentPath) -> bool:
+    """True when what stands at `path`, by a name that has no place there or a second time, may be a secret."""
+    last = str(path[-1])
+    return path[0] not in OTHER_SECTIONS or last in _OWN | _UNREAD or resembles_secret(last)
 
 
 def is_reference_text(text: str) -> bool:
@@ -140,11 +166,17 @@ def is_secret_place(path: tuple[str, ...]) -> bool:
             return True
         case ("notifications", "channels", _, "url") | ("diagnostics", "otel", "headers", _):
             return True
-        case ("service", "environment", name):
-            return is_sensitive_variable(name)
+        case ("service", "environment", name, *below):
+            # A name that no variable has may be a mistyped one.
+            return bool(below) or is_sensitive_variable(name) or not (name.isidentifier() and name.isascii())
     if is_sensitive(path[-1]) or path[0] in OTHER_SECTIONS or path[0].startswith("x-"):
         return is_sensitive(path[-1])
-    return path[0] in _MISPLACED or path[-1] in _OWN | _UNREAD or path[-2:-1] == ("headers",)
+    if path[0] in _MISPLACED or path[-1] in _OWN | _UNREAD or path[-2:-1] == ("headers",):
+        return True
+    # A name of no setting may be a mistyped one.
+    return (
+        path[0] in SECRET_SECTIONS and len(path) > 3 and "order" not in path and path[-1] not in _names_of_schema()[0]
+    )
 
 
 def is_secret_holder(path: tuple[str, ...]) -> bool:
@@ -185,26 +217,17 @@ def mask_text(text: str) -> str:
     return _URL_SECRET.sub(rf"\g<1>{MASK}\g<3>", _SHAPES.sub(MASK, text))
 
 
-class Guess:
-    """Shows the lines of one text, each after the one before it, without what may be a secret, as far as their looks tell.
+class Unread:
+    """Shows the lines of one text that could not be read, each after the one before it.
 
-    For a text that could not be read: too much is masked rather than a secret shown. `read` says that its secrets are known and
-    masked already, so that only names tell of others; `near` has names count that may be mistyped ones of secrets.
+    Shown are punctuation, names, references, and values that are plain and stand behind the name of a setting that is a secret
+    nowhere in the schema. All else may be a secret that a mistake has moved, and is masked.
     """
 
-    def __init__(self, *, near: bool = False, read: bool = False) -> None:
-        self._hidden = hides_nearly if near else hides
-        self._near = near
-        self._read = read
-        # The indentation of a name below which a secret may go on for any number of lines, and whether nothing else can.
+    def __init__(self) -> None:
+        # The indentation of the name of a secret that may go on below it, and the quote that ends what is not shown.
         self._below: int | None = None
-        self._is_text = False
-        # The quote that ends a secret, the brackets that are open around some, and whether the next line may be more of one.
         self._until = ""
-        self._depth = 0
-        self._goes_on = False
-        # The indentation of a name below which addresses are secrets.
-        self._addressed: int | None = None
 
     def show(self, line: str, marked: str | None = None) -> str:
         """The next line as it may be shown; `marked` is the same without what is known to be a secret.
@@ -214,146 +237,130 @@ class Guess:
         shown = self._shown(line)
         if marked is None or marked == line:
             return shown
-        if marked.strip() == MASK:
-            self._goes_on = True
         return marked if shown == line else line[: min(_same(line, shown), _same(line, marked))] + MASK
 
     def _shown(self, line: str) -> str:
         bare = line.lstrip()
-        if not bare:
-            return line
         indent = len(line) - len(bare)
-        if self._inside(line, bare, indent):
-            return line[:indent] + MASK
-        return mask_text(self._addresses(self._words(self._scan(line, indent), indent), indent))
-
-    def _inside(self, line: str, bare: str, indent: int) -> bool:
-        """Whether the line is taken for a part of a secret that began above it."""
+        if not bare or bare == "---":
+            return line
         if self._until:
-            _, quote, after = line.partition(self._until)
-            if quote:
+            if self._until in bare:
+                # Which of its quotes is the one that is missing nobody knows: what this line begins counts as well.
                 self._until = ""
-                self._scan(after, indent)
-            return True
-        if self._depth:
-            self._depth = max(0, self._depth + _brackets(line))
-            return True
-        if self._below is not None and not bare.startswith(MASK):
-            in_list = bare.startswith("- ") and indent == self._below
-            if indent < self._below or (indent == self._below and not in_list):
+                self._read(line, indent)
+            return line[:indent] + MASK
+        if self._below is not None:
+            if indent < self._below or (indent == self._below and not bare.startswith("- ")):
                 self._below = None
-        if bare == MASK:
-            self._goes_on = True
-            return True
-        begins = _BEGINS.match(line) is not None
-        if self._below is not None and self._is_text:
-            if not self._read and (match := _UNCLOSED.search(line)) is not None:
-                self._until = match[1]
-            return True
-        if bare[0] == "#":
-            return False
-        if self._below is not None and (not begins or _NO_NAME.match(line) is not None):
-            # What began as a text goes on as one.
-            self._is_text = True
-            return True
-        return self._goes_on and not begins and bare.strip("]}, ") != ""
+            elif not _REFERENCE_BEGINS.match(bare) and bare.strip("]}, "):
+                below = self._below
+                self._read(line, indent)
+                self._below = below
+                return line[:indent] + MASK
+        return self._read(line, indent)
 
-    def _scan(self, line: str, indent: int) -> str:
-        """The line without the values of hidden names; remembers what may go on below it."""
-        if bare := line.lstrip():
-            self._goes_on = self._goes_on and bare[0] == "#"
-        if not self._read and (match := _COMPLEX.match(line)) is not None:
-            if self._holds(match[1]) or self._hides(match[1], ""):
-                self._open(indent - 1, is_text=True)
-            return line
+    def _read(self, line: str, indent: int) -> str:
+        """The line, of which the end is masked from the first thing on that nothing speaks for."""
         at = 0
-        while match := _PAIR.search(line, at):
-            rest = line[match.end() :]
-            if self._holds(match[1]):
-                self._open(indent, is_text=True)
-                self._depth = max(0, _brackets(rest))
-                return line if _is_nothing(rest) else line[: match.end()] + MASK
-            if not self._hides(match[1], rest):
-                at = match.end()
-                continue
-            end = _value_end(rest)
-            if _is_nothing(rest[:end]):
-                self._open(indent, is_text=False)
-            elif _BLOCK_OPENS.match(rest) is not None:
-                self._open(indent, is_text=True)
-            elif not _harmless(rest[:end]):
-                closed = rest[0] in _QUOTES and _QUOTES[rest[0]].match(rest) is not None
-                self._until = "" if closed or rest[0] not in _QUOTES else rest[0]
-                self._goes_on = not closed
-                if not closed and not self._read and not rest.rstrip().endswith(","):
-                    self._open(indent, is_text=True)
-                # Where a quote is closed may be the very mistake.
-                end = end if self._read else len(rest)
-                line = line[: match.end()] + MASK + rest[end:]
-                end = len(MASK)
-            elif end == 1:
-                self._goes_on = True
-            at = match.end() + max(end, 1)
+        while (at := _end(_GAP, line, at)) < len(line):
+            if line[at] == "#":
+                return f"{line[:at]}# {MASK}"
+            if (name := self._name(line, at)) is not None:
+                word, at = name
+                is_secret, end = self._value(word, line, at, indent)
+            elif (match := _TINY.match(line, at)) is not None:
+                is_secret, end = False, match.end()
+            else:
+                is_secret, end = False, None
+            if end is None:
+                # The sign that a value must not begin with is often the very mistake.
+                at += not is_secret and line[at] in _SIGNS
+                return line[:at] + MASK
+            at = end
         return line
 
-    def _words(self, line: str, indent: int) -> str:
-        """The line without what follows the name of a secret that no sign for a value comes after."""
-        if self._read or _ALERTS.search(line) is None:
-            return line
-        for match in _WORD.finditer(line):
-            name = match[0]
-            if not (hides(name) or name in _UNREAD):
-                continue
-            before, rest = line[: match.start()], line[match.end() :]
-            ahead = before.removesuffix("export ").rstrip(" \t-?\"'")
-            named = not ahead or ahead[-1] in "{[,"
-            # Short words are names only where a name stands; in prose they are words.
-            if not named and name in _OWN | _UNREAD:
-                continue
-            if not rest.strip() and named and "-" not in before:
-                self._open(indent, is_text=False)
-            elif not (_PAIR.match(line, match.start()) or _tells_nothing(rest) or _ARGUMENTS.search(before)):
-                return f"{line[: match.end()]} {MASK}"
-        return line
+    def _name(self, line: str, at: int) -> tuple[str, int] | None:
+        """The name that may be shown at `at`, and where its value begins."""
+        if (match := _NAME.match(line, at)) is not None:
+            plain, quoted = match[1], match[2] or match[3]
+            # In the middle of a line a quoted text may be the value of a name that is gone.
+            if plain is None and line[:at].strip(" -?") and quoted not in _names_of_schema()[0]:
+                return None
+            name: str = plain or quoted
+            return None if looks_secret(name) or mask_name(name) != name else (name, match.end())
+        match = _BARE_NAME.match(line, at)
+        return (match[1], match.end()) if match is not None and match[1] in _names_of_schema()[0] else None
 
-    def _addresses(self, line: str, indent: int) -> str:
-        """The line without the addresses that may be those of channels."""
-        if self._read or line[indent : indent + 1] == "#":
-            return line
-        if self._addressed is not None and indent <= self._addressed:
-            self._addressed = None
-        start = 0
-        if self._addressed is None:
-            if (match := _ADDRESSED.search(line)) is None:
-                return line
-            self._addressed, start = indent, match.end()
-        return line[:start] + _ADDRESS.sub(MASK, line[start:])
-
-    def _open(self, indent: int, *, is_text: bool) -> None:
-        self._below, self._is_text, self._goes_on = indent, is_text, True
-
-    def _holds(self, name: str) -> bool:
-        """Whether everything below `name` may be a secret."""
+    def _value(self, name: str, line: str, at: int, indent: int) -> tuple[bool, int | None]:
+        """Whether `name` is one of a secret, and where what may be shown behind it ends; None where nothing may."""
+        names, plain = _names_of_schema()
         last = name.rpartition(".")[2]
-        return not self._read if last in OVER_SECRETS else self._near and resembles_holder(last)
+        is_secret = hides(last) or last in _UNREAD | OVER_SECRETS or is_sensitive_list(last)
+        first = line[at : at + 1]
+        if (match := _HARMLESS.match(line, at)) is not None:
+            # A block text, or what belongs to a secret, goes on below.
+            goes_on = first in "|>{" and not line[match.end() :].strip()
+            if goes_on and (is_secret or (first != "{" and last not in names)):
+                self._below = indent
+            return is_secret, match.end()
+        is_closed = _QUOTED.match(line, at) is not None
+        if is_secret and not is_closed:
+            self._below = indent
+        if first in ("", "#") or (first in "{[" and not is_secret):
+            return is_secret, at
+        shape = _REFERRED.get(last, _PLAIN if last in plain else _TINY)
+        if not is_secret and (match := shape.match(line, at)) is not None and not looks_secret(match[0]):
+            return False, match.end()
+        if first in "\"'" and not is_closed:
+            self._until = first
+        return is_secret, None
 
-    def _hides(self, name: str, rest: str) -> bool:
-        if self._hidden(name):
-            return True
-        last = name.rpartition(".")[2]
-        return not self._read and (
-            last in _UNREAD or (is_sensitive_list(last) and (_is_nothing(rest) or rest[0] == "["))
-        )
+
+@lru_cache(1)
+def _names_of_schema() -> tuple[frozenset[str], frozenset[str]]:
+    """All names that the schema has, and those of settings of which every value may be shown."""
+    from reconciler.document.fast import shape_data
+
+    shape = shape_data()
+    names, kept = {"version", *shape["sections"]}, set()
+    for model in shape["models"].values():
+        names |= model.keys()
+        kept |= {name for name, node in model.items() if not _is_open(node)}
+    return frozenset(names), frozenset(name for name in names - kept - shape["sections"].keys() if not hides(name))
+
+
+def _is_open(node: Mapping[str, Any]) -> bool:
+    return "word" in node or ("check" in node and node["check"][0] in _OPEN_KINDS)
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return match.end() if match is not None else at
 
 
 def mask_name(name: str) -> str:
-    """A name, or a text in the place of one, without what follows the name of a secret in it."""
+    """A name as it may be shown: an address is none, and is what a secret may be; else as `mask_words`."""
+    return MASK if "://" in name[:_NAMED] else mask_words(name)
+
+
+def mask_words(name: str) -> str:
+    """A text without what follows the name of a secret in it."""
     head = name[:_NAMED]
     # Most names are plain words, and a document may have 50,000.
     if _WORD.fullmatch(head) is not None or _ALERTS.search(head) is None:
         return mask_text(name) if looks_secret(name) else name
-    shown = Guess().show(head)
-    return name if shown == head else shown
+    for match in _WORD.finditer(head):
+        word = match[0].rpartition(".")[2]
+        sign = _SIGN.match(head, match.end())
+        if sign is None or not (hides(word) or word in _UNREAD):
+            continue
+        # In prose a short word is a word.
+        is_named = sign[1] or not head[: match.start()].strip(" \"'{[") or word not in _OWN | _UNREAD
+        rest = head[sign.end() :].strip("\"'{}[], ")
+        if is_named and rest and not (is_reference_text(rest) or rest.startswith(_REFERENCES)):
+            return mask_text(head[: sign.end()].rstrip() + (" " if not sign[1] else "")) + MASK
+    return mask_text(name) if looks_secret(name) else name
 
 
 def shown_name(name: str) -> str:
@@ -372,13 +379,6 @@ def shown_path(path: DocumentPath) -> str:
 
 
 @lru_cache(4096)
-def hides_nearly(name: str) -> bool:
-    """As `hides`, or a name that may be a mistyped one of those."""
-    last = name.rpartition(".")[2]
-    return hides(name) or (last not in OVER_SECRETS and resembles_secret(last))
-
-
-@lru_cache(4096)
 def hides(name: str) -> bool:
     """True when what follows `name` in a line of any section may be a secret; too often rather than too rarely."""
     last = name.rpartition(".")[2]
@@ -389,40 +389,3 @@ def _same(line: str, other: str) -> int:
     """How many characters both begin with."""
     pairs = enumerate(zip(line, other, strict=False))
     return next((at for at, (one, two) in pairs if one != two), min(len(line), len(other)))
-
-
-def _brackets(text: str) -> int:
-    """How many brackets `text` leaves open."""
-    return text.count("{") + text.count("[") - text.count("}") - text.count("]")
-
-
-def _is_nothing(rest: str) -> bool:
-    return not (bare := rest.strip()) or bare[0] == "#"
-
-
-def _value_end(rest: str) -> int:
-    """Where the value that `rest` begins with may end; too far rather than too near."""
-    if rest[:1] in _QUOTES:
-        match = _QUOTES[rest[0]].match(rest)
-        return match.end() if match is not None and _AFTER.match(rest, match.end()) is not None else len(rest)
-    return 1 if _REFERENCE_OPENS.match(rest) else len(rest)
-
-
-def _tells_nothing(rest: str) -> bool:
-    """Whether what follows a word is no value of it: nothing, a reference, an opening or closing bracket, the next name."""
-    bare = rest.lstrip("\"' ")
-    if bare.startswith(","):
-        return _PAIR.match(bare[1:].lstrip("\"' ")) is not None or bare.strip(", ") == ""
-    return bare[:1] in {"", "#", "}", "]"} or _REFERENCE_OPENS.match(bare) is not None or _harmless(bare)
-
-
-def _harmless(value: str) -> bool:
-    """References, openings of mappings, and words that cannot be a secret."""
-    bare = value.split(" #", 1)[0].strip().rstrip(",}] ").strip("\"'")
-    return (
-        value == "{"
-        or value[0] == "#"
-        or _BLOCK_OPENS.match(value) is not None
-        or bare in {"", "null", "~", "true", "false", MASK}
-        or is_reference_text(bare + ("}" if bare.startswith("${") and not bare.endswith("}") else ""))
-    )

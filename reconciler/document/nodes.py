@@ -1,7 +1,7 @@
 """One text with its lines, and the tree of its values with their positions.
 
 What a tree may hold is bounded by `compose`, which builds it. It knows nothing of the document's meaning. A line is only ever
-quoted with its secrets masked: by their spans where these are known, by a guess where the text could not be read.
+quoted with its secrets masked: by their spans where these are known, by what is surely none where the text could not be read.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reconciler.document.masking import Guess, mask_text
+from reconciler.document.masking import Unread, mask_text
 from reconciler.document.problems import Problem, quote
 from reconciler.model import MASK, DocumentPath
 
 # Lines beyond this are quoted from a part of them, so that masking does not search megabytes for each problem.
 _LONG: Final = 2_000
-# As far as a text that could not be read is looked through for what its lines may hide, in a quarter of a second at the most.
-# Lines beyond are masked whole.
-_GUESSED: Final = 131_072
-# A mistyped name of a secret is looked for in so many quoted lines, and no longer ones: each of their names costs 0.1 ms.
-_DOUBTED: Final = 20
-_SHORT: Final = 400
+# As far as a text that could not be read is looked through, in a quarter of a second at the most. Lines beyond are masked whole.
+_LOOKED_THROUGH: Final = 131_072
 
 _BREAK = re.compile("\r\n|\r|\n")
 _NEWLINE = re.compile("\n")
@@ -35,7 +31,7 @@ class Source:
     """One text: `name` as the operator knows it, `key` as the journal stores it.
 
     `masked` holds the spans (line, start column, end column; from 1, end exclusive, None for all) that no message may show;
-    `mapped` says that all of them are known, so that no guess is needed.
+    `mapped` says that all of them are known, so that all else may be shown.
     """
 
     name: str
@@ -44,8 +40,7 @@ class Source:
     masked: dict[int, set[tuple[int, int | None]]] = field(default_factory=dict)
     mapped: bool = False
     _line_starts: array[int] | None = None
-    _guesses: list[str] | None = None
-    _doubted: int = 0
+    _lines: list[str] | None = None
 
     def line(self, number: int, start: int = 0, most: int | None = None) -> str:
         """The text of one line (from 1) without its end, empty beyond the last; of it `most` characters from `start` on."""
@@ -75,12 +70,6 @@ class Source:
             self._line_starts.extend(match.end() for match in ends.finditer(self.text))
         return self._line_starts
 
-    def guessed(self, number: int, guess: Guess) -> str:
-        """One line without what is known or guessed to be a secret; masked whole where it is too long to tell."""
-        line = self.line(number, most=_LONG + 1)
-        marked = (self._shown_of_long if len(line) > _LONG else self._marked)(number, 1)[0]
-        return guess.show(marked) if self.mapped else guess.show(line, marked)
-
     def shown(self, number: int, column: int) -> tuple[str, int]:
         """One line with every secret in it masked, and where `column` went."""
         # No more of it than tells that it is long: a line of megabytes may have a thousand problems.
@@ -90,11 +79,8 @@ class Source:
         if self.mapped:
             masked = mask_text(text)
         else:
-            guesses = self._guessed()
-            masked = guesses[number - 1] if number <= len(guesses) else MASK if text.strip() else text
-            if len(masked) <= _SHORT and self._doubted < _DOUBTED:
-                self._doubted += 1
-                masked = Guess(near=True).show(masked)
+            lines = self._unread()
+            masked = lines[number - 1] if number <= len(lines) else MASK if text.strip() else text
         return masked, min(at, len(masked) + 1)
 
     def _marked(self, number: int, column: int) -> tuple[str, int]:
@@ -118,16 +104,17 @@ class Source:
                 spans.append((start, until))
         return spans
 
-    def _guessed(self) -> list[str]:
+    def _unread(self) -> list[str]:
         """The first lines of a text that could not be read, as they may be shown."""
-        if self._guesses is None:
-            guess, left, self._guesses = Guess(), _GUESSED, []
+        if self._lines is None:
+            unread, left, self._lines = Unread(), _LOOKED_THROUGH, []
             for number in range(1, self.line_count + 1):
-                left -= len(self.line(number, most=_LONG + 1)) + 1
+                line = self.line(number, most=_LONG + 1)
+                left -= len(line) + 1
                 if left < 0:
                     break
-                self._guesses.append(self.guessed(number, guess))
-        return self._guesses
+                self._lines.append(unread.show(line, self._marked(number, 1)[0]) if len(line) <= _LONG else MASK)
+        return self._lines
 
     def _shown_of_long(self, number: int, column: int) -> tuple[str, int]:
         """The surroundings of a column in a line that no person wrote; masked whole where a secret is near."""

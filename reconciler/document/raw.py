@@ -12,8 +12,9 @@ from contextlib import suppress
 from itertools import zip_longest
 from typing import Final
 
+from reconciler.document.compose import compose
 from reconciler.document.files import ReadError, read_file
-from reconciler.document.masking import Guess
+from reconciler.document.marks import mark_doubtful
 from reconciler.document.nodes import Source
 from reconciler.document.problems import quote
 from reconciler.document.sources import Reading, read_document
@@ -54,11 +55,12 @@ def _contents(reading: Reading, directory: str, known: Mapping[str, str]) -> dic
 
 
 def _shown(source: Source, known: frozenset[str]) -> str:
-    # The marks know texts of many lines, the guess what may be the mistyped name of a secret.
-    guess = Guess(near=True, read=source.mapped)
+    root, _problems = compose(source)
+    if root is not None:
+        mark_doubtful(root)
     shown = []
     for number in range(1, source.line_count + 1):
-        line, guessed = source.line(number), source.guessed(number, guess)
-        shown.append(line if line in known else quote(guessed, 1)[0])
+        line = source.line(number)
+        shown.append(line if line in known else quote(source.shown(number, 1)[0], 1)[0])
     ends = _BREAKS.findall(source.text)
     return "".join(line + end for line, end in zip_longest(shown, ends, fillvalue=""))

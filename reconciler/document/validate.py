@@ -14,7 +14,7 @@ from typing import Any, get_args
 from reconciler.document.checked import check_version
 from reconciler.document.fast import canonical_section
 from reconciler.document.marks import mark_below
-from reconciler.document.masking import is_sensitive, resembles_secret, shown_name, shown_path
+from reconciler.document.masking import is_doubtful, is_sensitive, shown_name, shown_path
 from reconciler.document.nodes import Mapping, Node, Scalar, find, is_unusable, plain
 from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
@@ -54,8 +54,8 @@ def validate(root: Mapping) -> Validated:
     placed = [(place, issue) for place, issue in placed if not is_unusable(place)]
     shown = placed[: MAX_PROBLEMS + 1]
     for _, issue in shown:
-        if issue.code == "unknown_key" and (issue.beside_secret or resembles_secret(str(issue.path[-1]))):
-            # A mistyped name beside a secret's own may well stand before a secret.
+        if issue.code == "unknown_key" and (issue.beside_secret or is_doubtful(issue.path)):
+            # A mistyped name beside a secret's own, or in a section that is about them, may well stand before a secret.
             mark_below(find(root, issue.path)[0])
     return Validated(
         canonical=canonical,
