@@ -34,7 +34,7 @@ from reconciler.engine.standing import (
     is_unproven,
     settle_holds,
 )
-from reconciler.engine.steps import Steps, makes_room
+from reconciler.engine.steps import Steps, makes_room, steps_of
 from reconciler.engine.verify import Verdict
 from reconciler.engine.watching import Watching
 from reconciler.engine.window import Window, begin_anew, begin_window, see_again
@@ -500,18 +500,8 @@ class Engine:
         )
         spends = target is not None or makes_room(plan.actions)
         await _thread(partial(self.ballast.spend_on, begin) if spends else begin)
-        return Steps(
-            run=run,
-            journal=journal,
-            kinds={kind.name: kind for kind in self.kinds},
-            resources=goal.resources,
-            applied={key: item.applied for key, item in planned.wanted.items()},
-            world=self.world(goal, run),
-            report=self.report,
-            begun={plan.actions[0].id},
-            ballast=self.ballast,
-            spends=spends,
-        )
+        applied = {key: item.applied for key, item in planned.wanted.items()}
+        return steps_of(self, run, goal, applied, begun=(plan.actions[0].id,), spends=spends)
 
     async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
         await see_again(self, planned, journal)

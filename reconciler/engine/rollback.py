@@ -16,7 +16,8 @@ from reconciler.engine.aftermath import UNDO
 from reconciler.engine.execute import StepResult, execute
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
-from reconciler.engine.steps import Steps
+from reconciler.engine.steps import steps_of
+from reconciler.engine.upkeep import Upkeep, is_done_by_now
 from reconciler.engine.verify import verify
 from reconciler.engine.window import Window, end_run, paid
 from reconciler.errors import OpenClawError
@@ -143,7 +144,8 @@ async def _restore(
             keys += [intent.action.key for intent in await _thread(partial(journal.actions_of, begun.id))]
             seconds = goal.desired.policy.verify_seconds
         gates = {key: goal.resources[key] for key in keys if key in goal.resources}
-        verdict = await verify(gates, engine.kinds, engine.world(goal), seconds, undone=gates)
+        upkeep = Upkeep(engine, goal, begun.id) if begun is not None else None
+        verdict = await verify(gates, engine.kinds, engine.world(goal), seconds, undone=gates, keep_up=upkeep)
         await paid(engine, partial(account.record_health, journal, (), verdict, target.number, now()))
         if verdict.healthy:
             await paid(engine, partial(journal.set_given, target.number, goal.given))
@@ -163,7 +165,10 @@ async def _restore(
     gates |= {key: goal.resources[key] for key in gate_keys if key in goal.resources}
     # What somebody else moves meanwhile is drift, and no reason to call it not back.
     seconds = goal.desired.policy.verify_seconds
-    verdict = await verify(gates, engine.kinds, steps.world, seconds, undone=gates)
+    upkeep = Upkeep(engine, goal, steps.run, results)
+    verdict = await verify(gates, engine.kinds, steps.world, seconds, undone=gates, keep_up=upkeep)
+    if failed and verdict.healthy and not planned.plan.unknown and await is_done_by_now(engine, goal, results):
+        failed, results = None, ()
     failure = failed if failed is not None else (None if verdict.healthy else verdict.reason)
     await paid(engine, partial(account.record_health, journal, results, verdict, target.number, now()))
     ended = Result.CONFIRMED if failure is None else Result.FAILED
@@ -221,17 +226,7 @@ async def _undo_all(
     """
     goal, _notes = await _thread(partial(engine.goal_of, generation))
     journal = engine.journal()
-    steps = Steps(
-        run=run,
-        journal=journal,
-        kinds={kind.name: kind for kind in engine.kinds},
-        resources=goal.resources,
-        applied=await _thread(journal.applied),
-        world=engine.world(goal, run),
-        report=engine.report,
-        ballast=engine.ballast,
-        spends=True,
-    )
+    steps = steps_of(engine, run, goal, await _thread(journal.applied), spends=True)
     failures: dict[Key, str] = {}
     # A step that failed may have had half of its effect: its undo is idempotent, so it is taken back as well.
     back_to = [step for step in done if not step.stale and step.result in ("done", "failed")]

@@ -15,6 +15,7 @@ from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import roll_back
 from reconciler.engine.steps import makes_room
+from reconciler.engine.upkeep import is_done_by_now
 from reconciler.engine.verify import Verdict, probe_all
 from reconciler.engine.window import Window, end_run, paid
 from reconciler.errors import RollbackFailedError
@@ -113,7 +114,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: 
         reason = f"{reason}; {nowhere}"
     if reason:
         return await _end(engine, window, Result.FAILED, reason)
-    if window.plan.unknown or (failed and not await _is_done_by_now(engine, window, verdict)):
+    if window.plan.unknown or (failed and not await _is_led_to(engine, window, verdict)):
         # What was not seen was not led anywhere: that is no generation to go back to.
         return await _end(engine, window, Result.PARTIAL, (failed[0].error or "") if failed else window.plan.unseen)
     # What cannot be seen to serve may be as sick as any that was never tried: nothing to go back to before it was.
@@ -131,20 +132,10 @@ async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: 
     return await _end(engine, window, Result.CONFIRMED, "")
 
 
-async def _is_done_by_now(engine: Engine, window: Window, verdict: Verdict) -> bool:
-    """Whether all is as declared although a step failed, as where what acts by itself on the host has tried it again. What was
-    watched to the end of the window was that, and is ours then.
-    """
-    # What was stale or stopped was not led to by anybody's word, and what lacked descriptors was no gate.
-    if any(step.result != "done" and (step.result != "failed" or step.stale or step.short) for step in window.steps):
+async def _is_led_to(engine: Engine, window: Window, verdict: Verdict) -> bool:
+    if not await is_done_by_now(engine, window.goal, window.steps):
         return False
-    journal = engine.journal()
-    planned = await engine.plan(window.goal, journal)
-    if planned.plan.actions or planned.plan.unknown or planned.plan.blocked:
-        return False
-    record = partial(account.record_applied, journal, window.goal, planned.wanted, planned.observations, ())
-    await paid(engine, record)
-    await paid(engine, partial(account.record_health, journal, (), verdict, window.generation, engine.now()))
+    await paid(engine, partial(account.record_health, engine.journal(), (), verdict, window.generation, engine.now()))
     return True
 
 

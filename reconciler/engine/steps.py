@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -21,6 +21,10 @@ from reconciler.errors import OpenClawError, StaleError, lacking
 from reconciler.journal import Intent, Journal, JournalFullError
 from reconciler.kinds import Applied, AppliedField, Kind, Resource, World
 from reconciler.model import Action, Difference, Key
+
+if TYPE_CHECKING:
+    from reconciler.engine.engine import Engine
+    from reconciler.engine.goal import Goal
 
 T = TypeVar("T")
 
@@ -145,6 +149,30 @@ class Steps:
                 raise
         self.ran_full = True
         return await trio.to_thread.run_sync(partial(self.ballast.spend_on, call))
+
+
+def steps_of(
+    engine: Engine,
+    run: str,
+    goal: Goal,
+    applied: Mapping[Key, Applied],
+    *,
+    begun: Iterable[str] = (),
+    spends: bool,
+) -> Steps:
+    """The steps of `run`, which leads to `goal`."""
+    return Steps(
+        run=run,
+        journal=engine.journal(),
+        kinds={kind.name: kind for kind in engine.kinds},
+        resources=goal.resources,
+        applied=applied,
+        world=engine.world(goal, run),
+        report=engine.report,
+        begun=set(begun),
+        ballast=engine.ballast,
+        spends=spends,
+    )
 
 
 def step_of(intent: Intent) -> StepResult:

@@ -23,6 +23,9 @@ LATE_SECONDS = 5.0
 # Is told that a window begins anew, and how many seconds it has.
 Prolong: TypeAlias = "Callable[[float], Awaitable[None]]"
 
+# Is told at each look what has ended and was not started again, and may start it.
+KeepUp: TypeAlias = "Callable[[Collection[Key]], Awaitable[None]]"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -68,6 +71,7 @@ async def verify(
     whole_seconds: float = 0.0,
     since: float | None = None,
     prolong: Prolong | None = None,
+    keep_up: KeepUp | None = None,
 ) -> Verdict:
     """Probes `gates` for `window_seconds` and tells how they were at its end. A window of 0 is one look.
 
@@ -79,6 +83,8 @@ async def verify(
     A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
 
     `since` is when somebody else began the window (seconds since the epoch): what fell later fell in this window.
+
+    `keep_up` is for a window beside which nobody else could start what has fallen.
 
     `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick.
 
@@ -111,6 +117,9 @@ async def verify(
             end = trio.current_time() + left
             if prolong is not None:
                 await prolong(left)
+        down = [key for key in sick if health[key].life == ""]
+        if down and keep_up is not None:
+            await keep_up(down)
         await trio.sleep(min(left, EAGER_SECONDS if sick else CALM_SECONDS))
 
 

@@ -36,6 +36,15 @@ def without(plan: Plan, waiting: frozenset[Key]) -> Plan:
     return replace(plan, actions=tuple(kept))
 
 
+def only(plan: Plan, keys: frozenset[Key]) -> Plan:
+    """`plan` with the actions of `keys` and those that they need, and no others."""
+    needed: set[str] = set()
+    for action in reversed(plan.actions):
+        if action.key in keys or action.id in needed:
+            needed |= {action.id, *action.needs}
+    return replace(plan, actions=tuple(action for action in plan.actions if action.id in needed))
+
+
 def as_agreed(plan: Plan, expected: Plan | None) -> Plan:
     """`plan` with every irreversible action as it stood in the plan that was agreed to: what came since was agreed by nobody."""
     if expected is None:

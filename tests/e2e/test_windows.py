@@ -100,6 +100,37 @@ def test_an_apply_of_what_is_just_being_taken_back_waits_and_says_so(site: Site)
     assert [item["result"] for item in site.generations()] == ["rolled-back", "confirmed"]
 
 
+@pytest.mark.req("PLAN-7", "SVC-7")
+@pytest.mark.parametrize("falls", [1, 2])
+def test_a_gateway_that_falls_with_its_keeper_while_it_is_taken_back_is_started_again(site: Site, falls: int) -> None:
+    """The lock is held to the end of that window: no look can start it."""
+    good = site.write(verify="6s")
+    site.apply()
+    site.supervisor("--on-exit", "stop")
+    site.write(with_tls(site, good, *mismatch(site)))
+    wait_for_the_way_back(site)
+    before = None
+    for _ in range(falls):
+        wait_until(lambda before=before: site.health()[0] == 200 and site.gateway_pid() != before, 5, "up")  # type: ignore[misc]
+        # What no look has seen alive has not fallen.
+        seen = time.monotonic() + 1.5
+        wait_until(lambda seen=seen: time.monotonic() > seen, 3, "a look")  # type: ignore[misc]
+        assert site.standing() == (2, "verifying")
+        before = site.gateway_pid()
+        assert before is not None
+        keeper = keeper_pid(site)
+        # The keeper first: it would start another one.
+        kill(keeper)
+        kill(before)
+    if falls == 1:
+        wait_until(lambda: site.health()[0] == 200, 5, "up again")
+        assert site.standing() == (2, "verifying")
+    wait_until(lambda: site.standing()[1] != "verifying", 30, "its end")
+    assert site.standing() == (2, "rolled-back" if falls == 1 else "rollback-failed")
+    # Whoever watches goes on looking after it.
+    wait_until(lambda: site.health()[0] == 200, 20, "up at last")
+
+
 @pytest.mark.req("PLAN-6")
 def test_who_waits_for_a_frozen_writer_of_the_same_document_is_told_for_whom(
     site: Site, monkeypatch: pytest.MonkeyPatch
