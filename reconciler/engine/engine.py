@@ -327,9 +327,8 @@ class Engine:
         self, goal: Goal, left_open: Sequence[OpenRun], request: Request, first: First | None
     ) -> tuple[recovery.Recovered, tuple[Outcome, Window | None] | None]:
         """Ends what others left open; and how this begins then, where that leaves it nothing to do."""
-        # What is wanted beyond the document comes after the window, which is waited out then.
-        alone = first is None and request.expected is None and request.holds_back is None
-        recovered = await recovery.recover(self, goal, left_open, hands_over=alone)
+        # What a person wants done to the host comes after the window, which is waited out then.
+        recovered = await recovery.recover(self, goal, left_open, hands_over=first is None)
         if recovered.stopped is not None:
             return recovered, (recovered.stopped, None)
         if recovered.taken_back is not None and request.approvals.person and first is None:
@@ -338,8 +337,12 @@ class Engine:
             return recovered, (recovered.taken_back, None)
         if recovered.window is None or recovered.planned is None:
             return recovered, None
-        await recovery.give_way(self, recovered)
         window, seen = recovered.window, recovered.planned
+        if request.expected is not None:
+            # That there is nothing to do may not be what was agreed to.
+            await self._refuse(seen, request, self.journal())
+        await recovery.give_way(self, recovered)
+        await _thread(partial(settle_holds, self.journal(), goal, request, self.now()))
         if request.commit is not None:
             attribute = partial(self.journal().attribute, window.generation, request.author, request.commit)
             await _thread(attribute)

@@ -55,8 +55,8 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun], *, h
 
     A window that nobody watches any more is waited out and confirmed or rolled back, unless another run came after it, the caller
     brings another document, or the host has moved since: then what came, or comes now, takes its place. The rollback target stays
-    the last confirmed generation. Who wants nothing but `goal` gets the window to watch (`hands_over`): nobody else is kept from
-    the lock by it.
+    the last confirmed generation. Who does nothing to the host before it gets the window to watch (`hands_over`):
+    nobody else is kept from the lock by it.
     """
     # All accounts first: what is done below changes the world that they are settled by.
     for found in left_open:

@@ -396,3 +396,28 @@ def test_the_window_of_a_command_that_is_killed_is_gone_on_with_by_the_superviso
         assert f"supervisor pid {supervisor.process.pid} goes on with that in a moment" in told
     wait_until(lambda: watcher(site) == supervisor.process.pid, 3, "the supervisor goes on with it")
     wait_until(lambda: newest(site)["result"] == "confirmed", 20, "its end")
+
+
+@pytest.mark.req("PLAN-5", "PLAN-6", "SVC-9")
+def test_beside_a_window_that_a_killed_command_left_a_person_acts_at_once(site: Site) -> None:
+    """While nobody watches it, and while it is gone on with by a way back to what it is the window of."""
+    site.write(verify="15s")
+    site.apply()
+    site.write(with_environment(site, "A", "b"))
+    applying = site.start("apply", "--yes")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
+    applying.kill()
+    applying.wait()
+    before = site.gateway_pid()
+    assert site.run("service", "restart").code == 0
+    again = site.gateway_pid()
+    assert (again != before, site.standing()) == (True, (2, "verifying"))
+    # A save that nobody applied, and that is held back by it.
+    site.write(site.document.read_text().replace("level: info", "level: debug"))
+    back = site.start("rollback", "2", "--yes")
+    wait_until(lambda: watcher(site) == back.pid, 20, "the rest of the window")
+    assert holder(site.state / "reconciler" / "lock") is None
+    assert site.run("service", "restart").code == 0
+    assert (site.gateway_pid() != again, site.standing()) == (True, (2, "verifying"))
+    assert back.wait(40) == 0
+    assert (site.standing(), len(site.generations())) == ((2, "confirmed"), 2)

@@ -275,6 +275,32 @@ async def test_a_window_that_another_process_left_keeps_nobody_from_the_lock(hos
     assert [item.result for item in reader(host).generations()] == [Result.CONFIRMED, Result.SUPERSEDED]
 
 
+@pytest.mark.req("PLAN-2", "PLAN-5", "PLAN-7", "PLAN-15")
+async def test_a_window_that_another_process_left_is_handed_over_to_a_kept_plan_and_to_a_way_back_too(
+    host: Harness,
+) -> None:
+    """Each leads to what is watched: a plan that was kept is compared first, what is to be held back is so from now on."""
+    host.verify_seconds = 30.0
+    source = host.source({"a": fake(1, impact="restart")})
+    journal = Journal.open_reader(host.world.host.state.journal)
+    before = (await host.engine.plan(source(b""), journal)).plan
+    await host.engine.begin(source, APPLY)
+    empty = (await host.engine.plan(source(b""), host.engine.journal())).plan
+    kept = replace(APPLY, expected=empty, expected_digest=plan_digest(empty))
+    stale = replace(APPLY, expected=before, expected_digest=plan_digest(before))
+    back = replace(APPLY, cause="rollback to 1", holds_back=(("another document",), "a person went back"))
+    with trio.fail_after(10):
+        with pytest.raises(StaleError):
+            await host.fresh().begin(source, stale)
+        for request in (kept, back):
+            outcome, window = await host.fresh().begin(source, request)
+            assert window is not None
+            assert (outcome.result, outcome.generation) == (Result.VERIFYING, 1)
+            assert 0 < window.left_seconds <= 30.0
+            assert holder(host.world.host.state.lock) is None
+    assert [held.reason for held in reader(host).quarantines()] == ["a person went back"]
+
+
 @pytest.mark.req("PLAN-5", "PLAN-7")
 async def test_a_window_with_a_failed_step_that_the_host_mended_is_left_to_be_watched_too(host: Harness) -> None:
     host.verify_seconds = 30.0
