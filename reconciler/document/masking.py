@@ -84,7 +84,6 @@ _HARMLESS: Final = re.compile(
     rf"""(?:null|true|false|~|{re.escape(MASK)}|(["']?)(?:(?:Bearer|Basic)\s)?\$\{{[A-Za-z_]\w*\}}\1){_ENDS}"""
     r"""|[|>][-+1-9]{0,2}\s*$|\{(?=\s*(?:$|["']?(?:env|file|exec)["']?\s*:))"""
 )
-_SMALL: Final = re.compile(rf"""-?\d{{1,5}}{_ENDS}""")
 # What is too short for a secret, and with what no value may begin.
 _TINY: Final = re.compile(rf"[\w*]{{1,2}}{_ENDS}")
 _SIGNS: Final = "*&!@`%"
