@@ -132,6 +132,7 @@ class Loop:
         self._refused: tuple[str, str] | None = None
         self.kept: Source | None = None  # what the host is led to, as far as that is known
         self._backoff: dict[Key, Backoff] = {}
+        self._ended_for_good = False
         # What did not serve when it was probed last.
         self._silent: frozenset[Key] = frozenset()
         self._windows: trio.Nursery | None = None
@@ -264,6 +265,11 @@ class Loop:
         known = isinstance(err, (DocumentError, _NotRestorableError, JournalFullError)) or is_full(err)
         if not (known or refused):
             return
+        last = self._backoff.get(EVERYTHING) if self._ended_for_good else None
+        if last is not None and last.until > trio.current_time():
+            # Its own end brought this look; the one that the backoff asks for comes.
+            return
+        self._ended_for_good = False
         try:
             done, seen = await self.engine.keep(self._keep, LOCK_SECONDS)
         except OpenClawError as failed:
@@ -272,6 +278,7 @@ class Loop:
             if isinstance(failed, TerminalError):
                 # It was started, and ended for good: each try costs what a start costs.
                 self._retry(EVERYTHING, RESYNC_SECONDS)
+                self._ended_for_good = True
             else:
                 self.queue.add_after(EVERYTHING, SHORT_SECONDS)
         else:

@@ -78,7 +78,8 @@ async def verify(
     What was well and falls, and be it between two looks, has the window begin anew, once: it may have been an accident. It has
     `whole_seconds` then, where that is more, which `prolong` is told. What falls a second time does not stay up: that is sick,
     whatever it is at that moment. Where it was down before the first look, the window begins anew when it is well: a lucky look
-    at its end shows nothing. Ends early when a gate says that waiting cannot help. Cancellation passes at once.
+    at its end shows nothing. The next start of what is down is waited for, whatever its delay; not the one after it. Ends early
+    when a gate says that waiting cannot help. Cancellation passes at once.
 
     A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
 
@@ -95,6 +96,8 @@ async def verify(
     end = trio.current_time() + window_seconds
     late = trio.current_time() + min(LATE_SECONDS, whole_seconds)
     steady = Steady(since)
+    # Whether the next start of what is down was waited for already: that the one after it fails as well is no reason to.
+    waited = False
     while True:
         health = await probe_all(gates, kinds, world)
         sick = tuple(
@@ -111,8 +114,10 @@ async def verify(
         if any(health[key].final for key in sick) or (left <= 0 and not (fell or steady.rose)):
             return Verdict(health=health, sick=sick)
         # It is not over before what fell could be started again, and be well for as long as the rest.
-        due = max((found.due_seconds for found in health.values()), default=0.0) if steady.down else 0.0
+        waited = waited and not (fell or steady.rose)
+        due = max((found.due_seconds for found in health.values()), default=0.0) if steady.down and not waited else 0.0
         if fell or steady.rose or due > left:
+            waited = due > 0.0
             left = max(window_seconds, whole_seconds) + due
             end = trio.current_time() + left
             if prolong is not None:
@@ -135,25 +140,28 @@ class Steady:
         self.falls: list[tuple[Key, str]] = []
         self.rose = False
         self._lives: dict[Key, str] = {}
+        self._well: set[Key] = set()
         self.down = False
 
     def look(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> bool:
-        """Takes one look in; True where something fell since the one before."""
-        fallen = None
+        """Takes one look in; True where something fell since the one before that was well, or may have been."""
+        fallen = is_accident = False
         for key, found in health.items():
             if found.life is None or found.excused:
                 continue
             late = self._since is not None and found.fell is not None and found.fell > self._since
             if self._lives.get(key, "") not in ("", found.life) or (key not in self._lives and late):
-                fallen = key
+                fallen = True
+                is_accident = is_accident or key in self._well or key not in self._lives
                 self.falls.append((key, found.message or "it ended, and was started again"))
             elif key not in self._lives and not found.life and key in sick:
                 self.down = True
             self._lives[key] = found.life
-        self.down = self.down or fallen is not None
+            (self._well.discard if key in sick else self._well.add)(key)
+        self.down = self.down or fallen
         self.rose = self.down and not sick
         self.down = self.down and bool(sick)
-        return fallen is not None
+        return is_accident
 
     def verdict(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> Verdict:
         """That of what does not stay up."""

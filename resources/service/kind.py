@@ -65,6 +65,9 @@ class ServiceKind:
 
     async def apply(self, action: Action, resource: Resource | None, world: World) -> None:
         if action.precondition is not None and not await _still_to_do(action, resource, world):
+            if action.verb in ("start", "restart") and resource is not None:
+                # Somebody else began just that, its keeper for one: done it is when it is Ready.
+                await _await_ready(action, resource.spec, world)
             return
         if action.arguments.get("restore"):
             await _take_back(action, world)
@@ -140,7 +143,8 @@ async def _still_to_do(action: Action, resource: Resource | None, world: World) 
     assert action.precondition is not None
     if still_holds(action.precondition, action.differences, observation.fields):
         return True
-    if reached(action.differences, observation.fields):
+    is_gone = action.verb == "adopt" and observation.detail.pid is None
+    if reached(action.differences, observation.fields) and not is_gone:
         return False
     raise StaleError(f"cannot {action.verb} {action.key}: it moved since the plan")
 
@@ -183,6 +187,12 @@ async def _apply(action: Action, spec: ServiceSpec, world: World) -> None:
             await operate.tell(host, told, start_keeper=child.pid is not None)
         case _:
             raise TerminalError(f"cannot {action.verb} {action.key}: there is no such action")
+
+
+async def _await_ready(action: Action, spec: ServiceSpec, world: World) -> None:
+    port = await trio.to_thread.run_sync(effective_port, spec, world.host)
+    told = keeper_spec(spec, world.host, port)
+    await operate.bring_up(world.host, told, seconds=_patience(action), fresh=False, masked=_secrets(spec, world))
 
 
 async def _adopt(spec: ServiceSpec | None, world: World) -> None:

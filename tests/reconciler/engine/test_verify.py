@@ -110,6 +110,20 @@ async def test_what_is_started_again_later_than_the_window_is_long_is_waited_for
     assert seconds == pytest.approx(34, abs=1.1)
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+async def test_of_what_was_down_before_only_the_next_start_is_waited_for(
+    tmp_path: Path, autojump_clock: MockClock, is_seen: bool
+) -> None:
+    """The one after it comes later still: what fails in that way was not well for a moment."""
+    due = [(float(number), replace(DOWN, due_seconds=20.0 - number)) for number in range(20)]
+    starting = Health(ready=False, reason="Starting", life="1")
+    again = (20.5, replace(DOWN, due_seconds=40.0))
+    script = (*due, (20, starting if is_seen else replace(DOWN, due_seconds=40.0)), again)
+    verdict, seconds, told = await watched(tmp_path, 1, *script)
+    assert (verdict.sick, told) == ((GATE,), [21.0])
+    assert seconds == pytest.approx(21, abs=0.3)
+
+
 async def test_what_falls_and_stays_down_is_sick_a_window_later(tmp_path: Path, autojump_clock: MockClock) -> None:
     verdict, seconds, told = await watched(tmp_path, 10, (0, WELL), (6, DOWN))
     assert (verdict.sick, told) == ((GATE,), [10])

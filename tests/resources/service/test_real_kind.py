@@ -530,6 +530,24 @@ async def test_a_plan_for_a_world_that_moved_is_refused(bench: Bench, free_port:
     assert await pid_of(bench) == pid
 
 
+@pytest.mark.req("SVC-7")
+async def test_what_ended_before_it_could_be_adopted_is_planned_anew(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    desired = document(free_port())
+    await bench.apply(desired)
+    first = await pid_of(bench)
+    await kill_keeper(bench)
+    step = await bench.step(desired)
+    (action,) = bench.kind.plan(step).actions
+    assert action.verb == "adopt"
+    await trio.to_thread.run_sync(kill, first)
+    with pytest.raises(StaleError):
+        await bench.kind.apply(action, step.resource, bench.world)
+    assert [done.verb for done in await bench.apply(desired)] == ["start"]
+    assert await bench.ready(desired) == "Ready"
+
+
 # -- deaths --
 
 
