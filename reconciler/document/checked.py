@@ -169,6 +169,9 @@ def text(what: str = "a text", *, pattern: str | None = None, limit: int = 4096,
             raise BadValue(f"use a text of {len(value)} characters here", expected=f"at most {limit} characters")
         if compiled is not None and compiled.fullmatch(value) is None:
             raise BadValue(f"use {_shown(value)} here", expected=what)
+        # Addresses have rules of their own.
+        if "://" not in value and looks_secret(value):
+            raise BadValue("use a literal value that looks like a secret", expected=what, code="secret_literal")
         return value
 
     schema: dict[str, Any] = {"type": "string", "maxLength": limit}
@@ -393,8 +396,9 @@ PortOrNull = Annotated[int | None, or_null(integer(1, 65535, "a port"))]
 CountOrNull = Annotated[int | None, or_null(integer(0, 1_000_000))]
 Text = Annotated[str, text()]
 TextOrNull = Annotated[str | None, or_null(text())]
-Path = Annotated[str, text("a path")]
-PathOrNull = Annotated[str | None, or_null(text("a path"))]
+_PATH = text("a path", pattern=r"[^\x00-\x1f\x7f]+")
+Path = Annotated[str, _PATH]
+PathOrNull = Annotated[str | None, or_null(_PATH)]
 AddressOrNull = Annotated[str | None, or_null(_ADDRESS)]
 HttpUrl = Annotated[str, _check_url("http", "https")]
 

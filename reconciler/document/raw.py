@@ -15,10 +15,13 @@ from typing import Final
 from reconciler.document.compose import compose
 from reconciler.document.files import ReadError, read_file
 from reconciler.document.marks import mark_doubtful
+from reconciler.document.masking import mask_words
 from reconciler.document.nodes import Source
 from reconciler.document.problems import quote
 from reconciler.document.sources import Reading, read_document
 
+# What follows the sign, where it is one of a comment; inside of a text too much may be masked.
+_COMMENT: Final = re.compile(r"((?:^|(?<=\s))#\s*)(.+)")
 _BREAKS: Final = re.compile("\r\n|\r|\n")
 
 
@@ -54,6 +57,10 @@ def _contents(reading: Reading, directory: str, known: Mapping[str, str]) -> dic
     return found
 
 
+def _masked(comment: re.Match[str]) -> str:
+    return comment[1] + mask_words(comment[2])
+
+
 def _shown(source: Source, known: frozenset[str]) -> str:
     root, _problems = compose(source)
     if root is not None:
@@ -61,6 +68,6 @@ def _shown(source: Source, known: frozenset[str]) -> str:
     shown = []
     for number in range(1, source.line_count + 1):
         line = source.line(number)
-        shown.append(line if line in known else quote(source.shown(number, 1)[0], 1)[0])
+        shown.append(line if line in known else quote(_COMMENT.sub(_masked, source.shown(number, 1)[0]), 1)[0])
     ends = _BREAKS.findall(source.text)
     return "".join(line + end for line, end in zip_longest(shown, ends, fillvalue=""))

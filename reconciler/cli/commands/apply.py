@@ -210,8 +210,12 @@ def last_good(journal: Journal) -> Generation | None:
     from reconciler.model import Result
 
     newest, present = journal.last_generation(), journal.in_force()
-    if newest is not None and newest.result is Result.ROLLBACK_FAILED:
-        # What could not be taken back is what the host is at, whatever ought to be in force.
+    last = next(iter(journal.runs(1)), None)
+    is_left = (
+        last is not None and last.ended_at is None and present is not None and last.document_digest != present.digest
+    )
+    if is_left or (newest is not None and newest.result is Result.ROLLBACK_FAILED):
+        # What could not be taken back, or is not yet, is what the host is at, whatever ought to be in force.
         return journal.last_confirmed()
     confirmed = (item for item in journal.generations() if item.result is Result.CONFIRMED)
     return next((item for item in confirmed if present is None or item.digest != present.digest), None)

@@ -60,6 +60,28 @@ def test_without_a_number_the_goal_is_the_last_that_was_confirmed_before_what_is
 
 
 @pytest.mark.req("PLAN-8")
+@pytest.mark.parametrize(("digest", "ended", "goal"), [("3", False, 2), ("3", True, 1), ("2", False, 1)])
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_without_a_number_what_an_open_run_left_of_another_document_is_gone_back_from(
+    session: Session, digest: str, ended: bool, goal: int, is_recorded: bool
+) -> None:
+    """Held back already, as in its way back, or not recorded yet."""
+    with Journal.open_writer(session.host().state.journal, now=1.0) as journal:
+        for each in "12":
+            journal.record_generation(digest=each, at=1.0, cause="apply", result=Result.CONFIRMED)
+        journal.begin_run("run", cause="apply", plan_digest="p", document_digest=digest, at=2.0)
+        if digest == "3" and is_recorded:
+            result = Result.ROLLED_BACK if ended else Result.VERIFYING
+            journal.record_generation(digest=digest, at=2.0, cause="apply", result=result)
+            journal.quarantine(digest, "not ready", "run", 3.0)
+        if ended:
+            journal.end_run("run", Result.ROLLED_BACK, at=4.0)
+        found = last_good(journal)
+    assert found is not None
+    assert found.number == goal
+
+
+@pytest.mark.req("PLAN-8")
 @pytest.mark.parametrize(
     ("digests", "results", "goal"),
     [

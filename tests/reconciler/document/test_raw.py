@@ -43,6 +43,8 @@ def test_without_a_text_there_is_an_empty_one_and_without_a_file_none(tmp_path: 
         "bad: [\ngateway:\n  auth:\n    token:\n      one\n      canary-4711\n",
         "gateway:\n  auth: {mode: token, tokne: canary-4711}\n",
         "gateway:\n  auth:\n    passwrod: canary-4711\n",
+        "gateway: {prot: 1} # token: canary-4711\n",
+        "gateway: {prot: 1}\n# password = canary-4711\n",
     ],
 )
 def test_a_literal_secret_is_masked(tmp_path: Path, literal: str) -> None:
