@@ -6,8 +6,8 @@ watches a window holds a lock of its own (`verify.lock`), by which others see th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,13 +35,14 @@ from reconciler.engine.standing import (
     settle_holds,
 )
 from reconciler.engine.steps import Steps, makes_room, steps_of
+from reconciler.engine.upkeep import Upkeep
 from reconciler.engine.verify import Verdict
 from reconciler.engine.watching import Watching
 from reconciler.engine.window import Window, begin_anew, begin_window, see_again
-from reconciler.errors import BlockedError, OpenClawError, RollbackFailedError, StaleError, innermost
+from reconciler.errors import BlockedError, LockedError, OpenClawError, RollbackFailedError, StaleError, innermost
 from reconciler.files import place_of
 from reconciler.host import Host
-from reconciler.journal import PROVISIONAL_SALT, Journal, JournalFullError, OpenRun, Quarantined
+from reconciler.journal import PROVISIONAL_SALT, Journal, JournalError, JournalFullError, OpenRun, Quarantined
 from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
 from reconciler.model import Condition, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
@@ -365,8 +366,9 @@ class Engine:
         waiting = request.waiting if tried else request.waiting | planned.retried
         return without(as_agreed(planned.plan, request.expected), waiting)
 
-    async def finish(self, window: Window) -> Outcome:
-        """Watches the window of a run to its end, then confirms it or goes back.
+    async def finish(self, window: Window, *, keeps_up: bool = False) -> Outcome:
+        """Watches the window of a run to its end, then confirms it or goes back. With `keeps_up` what falls in it is started
+        again as by a look: for who watches where maybe nobody looks.
 
         A run that came after it takes its place: then this one is superseded and nothing is done. On cancellation the run
         stays unconfirmed in the journal, and the next writer finishes its window.
@@ -374,7 +376,8 @@ class Engine:
         self.report(Progress(what="verifying", text=f"{window.left_seconds:g}"))
         async with self.watching():
             prolong = partial(self._prolong, window)
-            verdict = await window.verdict(self.kinds, self.world(window.goal, window.run), prolong)
+            keep_up = partial(self._keep_up, window, Upkeep(self, window.goal, window.run)) if keeps_up else None
+            verdict = await window.verdict(self.kinds, self.world(window.goal, window.run), prolong, keep_up)
             # Until its end is written: another writer that comes in between would take it for one that nobody watches.
             self.watching.begin()
         try:
@@ -384,6 +387,22 @@ class Engine:
         finally:
             self.watching.end()
         return outcome
+
+    async def _keep_up(self, window: Window, upkeep: Upkeep, down: Collection[Key]) -> None:
+        """Has `upkeep` do its part, where nobody else is at it; what keeps it from that is for the window to judge."""
+        with suppress(LockedError):
+            async with self._writer(0.0):
+                mine = await _thread(partial(self.journal().run, window.run))
+                if mine is None or mine.state is not Result.VERIFYING:
+                    return
+                with trio.CancelScope(shield=True):
+                    try:
+                        await upkeep(down)
+                    except JournalError:
+                        # An effect may be without its result.
+                        raise
+                    except OpenClawError as err:
+                        self.report(Progress(what="note", text=err.message))
 
     async def _prolong(self, window: Window, seconds: float) -> None:
         """Writes down that the window begins anew: whoever finds it does not take its watcher for frozen, or cut it short."""

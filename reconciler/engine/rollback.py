@@ -46,10 +46,7 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     where = f"generation {number}" if number else "what was there before"
     engine.report(Progress(what="rolling_back", text=f"{reason}; going back to {where}"))
     await _thread(engine.make_room)
-    await _thread(partial(journal.quarantine, window.goal.digest, reason, window.run, now()))
-    await _thread(
-        partial(journal.set_run, window.run, Result.ROLLING_BACK, now(), reason=reason, target_generation=number)
-    )
+    await _thread(partial(_record_way_back, journal, window, reason, now(), number))
     try:
         failure = await (
             _undo_document(engine, window.run, window.steps)
@@ -66,6 +63,13 @@ async def roll_back(engine: Engine, window: Window, reason: str) -> Outcome:
     await end_run(engine, window, result, told)
     engine.report(Progress(what=result.value, text=told))
     return window.outcome(result, told, rolled_back_to=number if failure is None else None)
+
+
+def _record_way_back(journal: Journal, window: Window, reason: str, at: float, number: int) -> None:
+    # In one commit: held back and not taken back would be neither.
+    with journal.transaction():
+        journal.quarantine(window.goal.digest, reason, window.run, at)
+        journal.set_run(window.run, Result.ROLLING_BACK, at, reason=reason, target_generation=number)
 
 
 def way_back_from(run: str) -> str:

@@ -15,7 +15,7 @@ from reconciler.engine import account
 from reconciler.engine.execute import StepResult
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Request
-from reconciler.engine.verify import Prolong, Verdict, probe_all, verify
+from reconciler.engine.verify import KeepUp, Prolong, Verdict, probe_all, verify
 from reconciler.journal import Journal, JournalFullError, Run
 from reconciler.kinds import Health, Kind, Resource, World
 from reconciler.model import Key, Plan, Result, Status
@@ -48,8 +48,10 @@ class Window:
     whole_seconds: float = 0.0
     since: float | None = None
 
-    async def verdict(self, kinds: Sequence[Kind], world: World, prolong: Prolong) -> Verdict:
-        """Watches it to its end, which `prolong` is told where it is put off."""
+    async def verdict(
+        self, kinds: Sequence[Kind], world: World, prolong: Prolong, keep_up: KeepUp | None = None
+    ) -> Verdict:
+        """Watches it to its end, which `prolong` is told where it is put off; `keep_up` as in `verify`."""
         # What this run did not touch may still be behind by one before it.
         undone = self.gates.keys() - {step.action.key for step in self.steps if step.result == "done"}
         whole = max(self.left_seconds, self.whole_seconds)
@@ -62,6 +64,7 @@ class Window:
             whole_seconds=whole,
             since=self.since,
             prolong=prolong,
+            keep_up=keep_up,
         )
 
     def outcome(self, result: Result, reason: str, rolled_back_to: int | None = None) -> Outcome:

@@ -271,7 +271,8 @@ def _life(child: Child) -> str:
     if child.record is None:
         return ""
     ended = child.last_exit
-    asked = ended is not None and ended["asked"]
+    # Of an end that no keeper saw the last that it wrote down says nothing.
+    asked = ended is not None and ended["asked"] and not child.fell_unseen
     return str(child.record["restarts"]) if child.pid is not None or asked else ""
 
 

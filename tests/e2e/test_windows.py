@@ -131,6 +131,29 @@ def test_a_gateway_that_falls_with_its_keeper_while_it_is_taken_back_is_started_
     wait_until(lambda: site.health()[0] == 200, 20, "up at last")
 
 
+@pytest.mark.req("PLAN-7", "SVC-7")
+def test_a_gateway_that_falls_with_its_keeper_in_the_window_of_a_command_is_started_again(site: Site) -> None:
+    """No supervisor watches: but for the command nobody could."""
+    site.write(verify="5s")
+    site.apply()
+    site.edit("manager: embedded", "environment: {CHANGED: one}, manager: embedded")
+    process = site.start("apply", "--yes")
+    wait_until(lambda: site.standing() == (2, "verifying"), 20, "its window")
+    site.wait_healthy()
+    # What no look has seen alive has not fallen.
+    time.sleep(1.5)
+    before = site.gateway_pid()
+    assert before is not None
+    kill(keeper_pid(site))
+    kill(before)
+    wait_until(lambda: site.health()[0] == 200, 4, "up again")
+    assert site.standing() == (2, "verifying")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, (out, err)
+    assert site.standing() == (2, "confirmed")
+    assert site.plan()["actions"] == []
+
+
 @pytest.mark.req("PLAN-6")
 def test_who_waits_for_a_frozen_writer_of_the_same_document_is_told_for_whom(
     site: Site, monkeypatch: pytest.MonkeyPatch

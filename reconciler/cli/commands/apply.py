@@ -284,7 +284,7 @@ async def carry_out(
         if window is None and not outcome.stopped:
             return outcome
         if window is not None and not no_wait:
-            ended = await unless_stopping(engine.stopping, partial(engine.finish, window))
+            ended = await unless_stopping(engine.stopping, partial(engine.finish, window, keeps_up=True))
             if ended is not None and ended.result is Result.SUPERSEDED and ended.in_force:
                 # Another run goes on with the same document: how that ends is how this ends.
                 ended = await unless_stopping(engine.stopping, partial(joined, engine, ended)) or ended
