@@ -138,7 +138,8 @@ class Health:
     `life` tells what runs now, well or not, from what ran before an end that nobody asked for: empty where nothing runs, None
     where that is not known or there is no such thing. `began`: when what runs now began, seconds since the epoch, also where
     somebody asked for that; `fell`: when the last end came that nobody asked for, where the kind knows of one; `since`: when what
-    this tells of began, where the kind knows it; `due_seconds`: how long until it is started again by itself, where it is down.
+    this tells of began, where the kind knows it; `due_seconds`: how long until it is started again by itself, where it is down,
+    or until it is ready, where it is being started.
     """
 
     ready: bool

@@ -68,6 +68,7 @@ async def verify(
     window_seconds: float,
     *,
     undone: Collection[Key] = frozenset(),
+    undisturbed: Collection[Key] = frozenset(),
     whole_seconds: float = 0.0,
     since: float | None = None,
     prolong: Prolong | None = None,
@@ -88,6 +89,7 @@ async def verify(
     `keep_up` is for a window beside which nobody else could start what has fallen.
 
     `undone` are keys of which an action was not done: that these are not as declared is known, and makes nobody sick.
+    `undisturbed` are keys to which nothing was done that could bring them down: what is about to be started was so before.
 
     Raises:
         OSError: as `probe`; in a group.
@@ -104,6 +106,7 @@ async def verify(
             key
             for key, found in sorted(health.items())
             if not (found.ready or found.excused or key.kind in external or (found.lagging and key in undone))
+            and not (key in undisturbed and found.due_seconds > 0)
         )
         fell = steady.look(health, sick)
         if len(steady.falls) > 1:

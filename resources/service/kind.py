@@ -93,7 +93,7 @@ class ServiceKind:
             began = child.record["spawned_at"] if child.record is not None and child.pid is not None else None
             health = await _health(resource.spec, child, world)
             since = _since(child) if health.ready or child.pid is None else None
-            due = due_seconds(child)
+            due = due_seconds(child) if health.reason != "Starting" else _startup_seconds(child)
             return replace(health, life=_life(child), began=began, fell=fell(child), since=since, due_seconds=due)
         except (OSError, OpenClawError) as err:
             if (short := lacking(err)) is not None:
@@ -264,6 +264,11 @@ async def _health(spec: ServiceSpec, child: Child, world: World) -> Health:
         text = f"process {child.pid} does not listen on port {port}"
         return Health(ready=False, reason="PortNotOwned", message=text)
     return await _answers(spec, host, port, world)
+
+
+def _startup_seconds(child: Child) -> float:
+    measured = child.record["startup_seconds"] if child.record is not None else None
+    return measured or plan.DEFAULT_DOWNTIME_SECONDS
 
 
 def _life(child: Child) -> str:

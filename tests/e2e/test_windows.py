@@ -154,6 +154,24 @@ def test_a_gateway_that_falls_with_its_keeper_in_the_window_of_a_command_is_star
     assert site.plan()["actions"] == []
 
 
+@pytest.mark.req("PLAN-7", "SVC-12")
+def test_a_change_of_what_only_the_keeper_needs_is_confirmed_while_the_gateway_waits_for_its_next_start(
+    site: Site,
+) -> None:
+    good = site.write(verify="4s").replace("delay: 200ms, max_delay: 2s", "delay: 6s, max_delay: 30s")
+    site.write(good)
+    site.apply()
+    before = site.gateway_pid()
+    assert before is not None
+    kill(before)
+    wait_until(lambda: site.service()["state"] == "waiting", 5, "its end is known")
+    site.edit("max_delay: 30s", "max_delay: 40s")
+    done = site.apply()
+    assert (done["result"], [action["verb"] for action in done["actions"]]) == ("confirmed", ["update"])
+    wait_until(lambda: site.health()[0] == 200, 20, "its next start")
+    assert site.plan()["actions"] == []
+
+
 @pytest.mark.req("PLAN-6")
 def test_who_waits_for_a_frozen_writer_of_the_same_document_is_told_for_whom(
     site: Site, monkeypatch: pytest.MonkeyPatch

@@ -124,6 +124,17 @@ async def test_of_what_was_down_before_only_the_next_start_is_waited_for(
     assert seconds == pytest.approx(21, abs=0.3)
 
 
+@pytest.mark.parametrize(("due", "is_well"), [(4.0, True), (0.0, False)])
+async def test_what_nobody_disturbed_is_not_judged_while_it_is_about_to_be_started_again(
+    tmp_path: Path, autojump_clock: MockClock, due: float, is_well: bool
+) -> None:
+    kinds = (cast(Kind, Scripted([(0, replace(DOWN, due_seconds=due))])),)
+    gates: Any = {GATE: None}
+    for undisturbed in ((), (GATE,)):
+        verdict = await verify(gates, kinds, make_world(tmp_path), 0.0, undisturbed=undisturbed)
+        assert verdict.healthy is (is_well and undisturbed != ())
+
+
 async def test_what_falls_and_stays_down_is_sick_a_window_later(tmp_path: Path, autojump_clock: MockClock) -> None:
     verdict, seconds, told = await watched(tmp_path, 10, (0, WELL), (6, DOWN))
     assert (verdict.sick, told) == ((GATE,), [10])
