@@ -77,6 +77,11 @@ def unaccounted(wanted: Mapping[Key, Wanted], observations: Mapping[Key, Observa
     )
 
 
+def disturbed(touched: Iterable[StepResult]) -> set[Key]:
+    """What these steps could have brought down, or were to bring up."""
+    return {step.action.key for step in touched if step.action.impact is not Impact.NONE or step.action.verb == "start"}
+
+
 def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[Key, Resource]:
     """The resources that must be ready at the window's end: those that this run disturbed or started, and those that
     were ready before it. A run that disturbs nobody answers for nobody but itself; one that touched nothing has its window to
@@ -84,7 +89,7 @@ def gates(journal: Journal, goal: Goal, touched: Sequence[StepResult]) -> dict[K
     """
     if not touched or journal.history_lost is not None:
         return dict(goal.resources)
-    keys = {step.action.key for step in touched if step.action.impact is not Impact.NONE or step.action.verb == "start"}
+    keys = disturbed(touched)
     if not keys:
         return {
             key: goal.resources[key] for key in sorted({step.action.key for step in touched} & goal.resources.keys())

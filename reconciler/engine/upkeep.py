@@ -1,4 +1,5 @@
-"""Keeps up what falls in a window that is watched under the writer lock: no look can, which does so beside any other window.
+"""Keeps up what falls in a window beside which no look may come that would: one that is watched under the writer lock, and that
+of a command, for which no supervisor needs to be there.
 
 It is the plan of a look, for what is down and nothing else, and its actions are further steps of the run whose window it is.
 """

@@ -18,7 +18,7 @@ from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.verify import KeepUp, Prolong, Verdict, probe_all, verify
 from reconciler.journal import Journal, JournalFullError, Run
 from reconciler.kinds import Health, Kind, Resource, World
-from reconciler.model import Impact, Key, Plan, Result, Status
+from reconciler.model import Key, Plan, Result, Status
 
 if TYPE_CHECKING:
     from reconciler.engine.engine import Engine, Planned
@@ -56,8 +56,7 @@ class Window:
         undone = self.gates.keys() - {step.action.key for step in self.steps if step.result == "done"}
         whole = max(self.left_seconds, self.whole_seconds)
         # What nobody disturbed has a window of one look, which may come while it is down for a reason of its own.
-        disturbs = any(step.action.impact is not Impact.NONE or step.action.verb == "start" for step in self.steps)
-        is_quiet = bool(self.steps) and not disturbs and whole <= 0
+        is_quiet = bool(self.steps) and not account.disturbed(self.steps) and whole <= 0
         return await verify(
             self.gates,
             kinds,
