@@ -27,6 +27,11 @@ BUSY_SECONDS: Final = 5.0
 # What a journal has open at most: itself, its companions, its directory.
 _FILES: Final = 4
 _COMPANIONS: Final = ("-wal", "-shm")
+# A file that nobody writes needs no companions.
+_IMMUTABLE: Final = "immutable=1"
+# What SQLite makes of the index beside the log at once, and the piece of it in which it writes a byte to have room for it.
+_INDEX_BYTES: Final = 32 << 10
+_INDEX_PIECE_BYTES: Final = 4 << 10
 # What SQLite says where it may not open or write one of them, among other reasons.
 _REFUSALS: Final = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 # Of pages that a writer keeps in memory. By itself SQLite keeps 2 MB, which a supervisor fills within a thousand saves for
@@ -181,10 +186,10 @@ def open_reader(path: Path, *, lost: str | None = None, salt: bytes | None = Non
         try:
             try:
                 connection = _looked_at(path, "ro")
-            except sqlite3.OperationalError as err:
+            except (sqlite3.OperationalError, JournalFullError) as err:
                 if not (_lacks_side_files(err) and _is_closed(path)):
                     raise
-                connection = _looked_at(path, "ro&immutable=1")
+                connection = _looked_at(path, f"ro&{_IMMUTABLE}")
             return Store(connection, path, reading=True, salt=salt)
         except sqlite3.DatabaseError as err:
             if not _is_damage(err):
@@ -210,8 +215,10 @@ def _looked_at(path: Path, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _lacks_side_files(err: sqlite3.Error) -> bool:
+def _lacks_side_files(err: sqlite3.Error | JournalFullError) -> bool:
     """Whether SQLite could not make what even a reader needs beside the file: the disk is full, or mounted for reading."""
+    if isinstance(err, JournalFullError):
+        return True
     code = getattr(err, "sqlite_errorcode", 0)
     return code == sqlite3.SQLITE_IOERR_SHMSIZE or code & 0xFF in (
         sqlite3.SQLITE_CANTOPEN,
@@ -237,6 +244,8 @@ def _empty(reason: str, salt: bytes | None) -> sqlite3.Connection:
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
+    if _IMMUTABLE not in mode:
+        _refuse_holes(path)
     return sqlite3.connect(
         f"file:{quote(str(path))}?mode={mode}",
         uri=True,
@@ -244,6 +253,25 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=BUSY_SECONDS,
     )
+
+
+def _refuse_holes(path: Path) -> None:
+    """SQLite has room for the index beside the log when it could write one byte in each piece of it, and fills it in memory: on
+    a full file system of smaller blocks the system ends the process that does so (SIGBUS).
+
+    Raises:
+        JournalFullError: the index is not there in full, and may have no room.
+    """
+    system = os.statvfs(path.parent)
+    free = system.f_bavail * system.f_frsize
+    if system.f_frsize >= _INDEX_PIECE_BYTES or free >= 2 * _INDEX_BYTES:
+        return
+    try:
+        held = os.stat(f"{path}-shm").st_blocks * 512
+    except FileNotFoundError:
+        held = 0
+    if held < _INDEX_BYTES:
+        raise _full(path)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

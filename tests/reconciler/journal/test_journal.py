@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -317,6 +318,33 @@ def test_a_full_disk_has_an_error_of_its_own_and_leaves_the_journal_usable(journ
     connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
     journal.record_event(1.0, KEY, "small", "x")
     assert [event.what for event in journal.events()] == ["small"]
+
+
+@pytest.mark.req("LOG-3")
+def test_without_room_for_its_index_in_small_blocks_it_is_read_as_it_lies_and_not_written(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite would write to pages that have no block then, and the system would end the process."""
+    with Journal.open_writer(path, now=0) as journal:
+        begin(journal, "r1")
+    full = os.statvfs_result((1024, 1024, 8000, 40, 40, 100, 50, 50, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+    with pytest.raises(JournalFullError, match="the disk is full"):
+        Journal.open_writer(path, now=1)
+    reader = Journal.open_reader(path)
+    assert reader is not None
+    with reader:
+        assert [run.id for run in reader.runs()] == ["r1"]
+        assert not Path(f"{path}-shm").exists()
+    monkeypatch.undo()
+    with Journal.open_writer(path, now=2) as journal:
+        begin(journal, "r2")
+        # Whoever has it open has its index: then there is nothing to find room for.
+        monkeypatch.setattr(os, "statvfs", lambda _path: full)
+        other = Journal.open_reader(path)
+        assert other is not None
+        with other:
+            assert [run.id for run in other.runs()] == ["r2", "r1"]
 
 
 @pytest.mark.req("PLAN-6")
