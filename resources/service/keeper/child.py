@@ -86,10 +86,11 @@ class Child:
 
     def update(self, spec: dict[str, Any]) -> None:
         """Takes another spec. What needs a restart counts from the next start on; the limit of open files at once."""
+        limited = self.record.spec["limits"].get("files") is not None
         self.record.spec = spec
         self.save()
         files = spec["limits"].get("files")
-        if files is not None and self.running and self.record.pid is not None:
+        if (limited or files is not None) and self.running and self.record.pid is not None:
             try:
                 process.set_file_limit(self.record.pid, files)
             except OSError as err:

@@ -215,14 +215,15 @@ def file_limit(files: int, hard: int) -> tuple[int, int]:
     return (files if hard == resource.RLIM_INFINITY else min(files, hard), hard)
 
 
-def set_file_limit(pid: int, files: int) -> None:
-    """Gives a running process another soft limit of open files (prlimit(2)).
+def set_file_limit(pid: int, files: int | None) -> None:
+    """Gives a running process another soft limit of open files (prlimit(2)); without a wish the hard one, for which limit it
+    would have begun with, and given itself since, nobody knows.
 
     Raises:
         OSError: the process is gone or not ours.
     """
     hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, file_limit(files, hard))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard) if files is None else file_limit(files, hard))
 
 
 def new_attempt(name: str) -> str:

@@ -452,6 +452,12 @@ async def test_what_only_the_keeper_needs_changes_without_a_restart(bench: Bench
     assert (told["restart"]["delay"], told["stop"]["grace"]) == (9.0, 7.0)
     assert await bench.verbs(gentle) == []
     assert (await bench.shown(gentle))["limits"]["files"] == {"declared": 333, "held": 333}
+    (action,) = await bench.apply(document(port))
+    assert action.verb == "update"
+    assert (await bench.shown(document(port)))["limits"]["files"] == {
+        "declared": None,
+        "held": rlimits.prlimit(pid, rlimits.RLIMIT_NOFILE)[1],
+    }
 
 
 @pytest.mark.req("SVC-13")

@@ -443,6 +443,9 @@ def test_the_limit_of_open_files_is_set_at_the_start_and_later_without_a_restart
         assert resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] == 300
         client.ok("ensure", name="gateway", spec={**spec, "limits": {"files": 10**9}})
         assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        client.ok("ensure", name="gateway", spec=spec)
+        client.ok("ensure", name="gateway", spec={**spec, "limits": {}})
+        assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
         assert client.ok("status")["children"]["gateway"]["pid"] == pid
 
 
