@@ -195,15 +195,15 @@ class Engine:
             for held in before:
                 await _thread(partial(journal.quarantine, held.digest, held.reason, held.run_id, held.at))
 
-    async def keep(self, keep: Keep, wait_seconds: float) -> Kept:
-        """What `keep` does and returns, under the writer lock: it is for when nothing can be planned, and is in no run.
+    async def do(self, act: Callable[[], Awaitable[T]], wait_seconds: float) -> T:
+        """What `act` does and returns, under the writer lock: it is no plan, and in no run.
 
         Raises:
             LockedError: another writer holds the lock for longer than `wait_seconds`.
-            OpenClawError: as `keep`.
+            OpenClawError: as `act`.
         """
         async with self._writer(wait_seconds):
-            return await keep()
+            return await act()
 
     def close(self) -> None:
         """Closes the journal, if it was opened."""

@@ -271,7 +271,7 @@ class Loop:
             return
         self._ended_for_good = False
         try:
-            done, seen = await self.engine.keep(self._keep, LOCK_SECONDS)
+            done, seen = await self.engine.do(self._keep, LOCK_SECONDS)
         except OpenClawError as failed:
             if not (isinstance(failed, LockedError) and self.engine.is_writing):
                 self._teller.say("not_kept", failed.message, hint=failed.hint)

@@ -6,6 +6,7 @@ Called under the writer lock, before a new plan is made: the plan itself does th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,10 +21,10 @@ from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import resume_roll_back, way_back_from
 from reconciler.engine.settle import is_watched, settle
 from reconciler.engine.window import Window, begin_anew, boot_id, seconds_left
-from reconciler.errors import OpenClawError
-from reconciler.journal import Intent, OpenRun, Run
+from reconciler.errors import OpenClawError, RollbackFailedError
+from reconciler.journal import Intent, Journal, OpenRun, Run
 from reconciler.kinds import Applied
-from reconciler.model import Generation, Result
+from reconciler.model import Generation, Note, Result
 from reconciler.planning.agreed import without
 
 if TYPE_CHECKING:
@@ -91,6 +92,34 @@ async def recover(engine: Engine, goal: Goal, left_open: Sequence[OpenRun], *, h
             elif stands.result in (Result.ROLLED_BACK, Result.ROLLBACK_FAILED):
                 back = stands
     return Recovered(taken_back=back, overtaken=tuple(overtaken))
+
+
+async def end_ways_back(engine: Engine) -> None:
+    """Goes on with the ways back that their writers left open, and leaves what else is open as it is. The caller holds the writer
+    lock, and is about to act on what was applied last.
+
+    Raises:
+        RollbackFailedError: one failed.
+        OpenClawError: where one leads cannot be had here; it stays open.
+    """
+    with await _thread(partial(Journal.open_reader, engine.host.state.journal)) or nullcontext() as reader:
+        # Where there is none nothing is written: the disk may be full.
+        left_open = await _thread(reader.open_runs) if reader is not None else ()
+    for run in [found.run for found in left_open if found.run.state is Result.ROLLING_BACK]:
+        mine = [found for found in left_open if found.run.id == run.id or found.run.cause == way_back_from(run.id)]
+        goal, _notes = await _thread(partial(_goal_back, engine, run))
+        await give_way(engine, await recover(engine, goal, mine, hands_over=False))
+        ended = await _thread(partial(engine.journal().run, run.id))
+        if ended is not None and ended.state is Result.ROLLBACK_FAILED:
+            raise RollbackFailedError(f"cannot go back: {ended.reason}")
+
+
+def _goal_back(engine: Engine, run: Run) -> tuple[Goal, tuple[Note, ...]]:
+    """Where a way back leads; where that is to what was there before any generation, what it takes back."""
+    journal = engine.journal()
+    generation = journal.generation(run.target_generation or 0) or journal.generation(run.generation or 0)
+    assert generation is not None
+    return engine.goal_of(generation)
 
 
 async def give_way(engine: Engine, recovered: Recovered) -> None:

@@ -69,6 +69,7 @@ def _record_way_back(journal: Journal, window: Window, reason: str, at: float, n
     # In one commit: held back and not taken back would be neither.
     with journal.transaction():
         journal.quarantine(window.goal.digest, reason, window.run, at)
+        journal.set_generation_result(window.generation, Result.ROLLING_BACK, reason)
         journal.set_run(window.run, Result.ROLLING_BACK, at, reason=reason, target_generation=number)
 
 

@@ -173,7 +173,7 @@ async def joined(engine: Engine, found: Outcome) -> Outcome | None:
                 partial(_is_watched, engine, reader, found.generation)
             )
             generation = await _thread(partial(reader.generation, found.generation))
-            if generation is None or generation.result is not Result.VERIFYING:
+            if generation is None or generation.result not in (Result.VERIFYING, Result.ROLLING_BACK):
                 return ended_as(found, generation, await _thread(reader.last_confirmed))
             if left:
                 break

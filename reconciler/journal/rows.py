@@ -14,9 +14,9 @@ from reconciler.model import Action, Key, Result
 # A run in one of these states has no end yet: whoever writes next finishes or undoes it.
 OPEN_STATES = frozenset({Result.APPLYING, Result.VERIFYING, Result.ROLLING_BACK})
 
-# A generation that is in force, and neither confirmed nor taken back: its window goes on, a person keeps it from serving, a
-# step of it is still to be done, or it is sick and the document wants no way back (`policy.rollback`) or there is none.
-UNDECIDED = frozenset({Result.VERIFYING, Result.UNCONFIRMED, Result.PARTIAL, Result.FAILED})
+# A generation that is neither confirmed nor taken back: its window goes on, a person keeps it from serving, a step of it is
+# still to be done, or it is sick: on its way back, or in force without one (`policy.rollback`).
+UNDECIDED = frozenset({Result.VERIFYING, Result.UNCONFIRMED, Result.PARTIAL, Result.FAILED, Result.ROLLING_BACK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

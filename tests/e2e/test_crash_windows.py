@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -23,6 +24,19 @@ ENDS_SOON = """
 import os, threading, time
 if "AFTER" in os.environ:
     threading.Thread(target=lambda: (time.sleep(float(os.environ["AFTER"])), os._exit(1)), daemon=True).start()
+"""
+
+# `openclaw`, killed as soon as its journal says that it goes back.
+DIES_ON_ITS_WAY_BACK = """
+import os, signal, sys
+from reconciler.cli import entry
+from reconciler.engine import rollback
+
+def die(*_args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+rollback._restore = rollback._undo_document = die
+sys.exit(entry.main())
 """
 
 
@@ -82,7 +96,7 @@ def test_a_restart_by_hand_in_a_window_that_another_process_left_is_no_fall(site
         # Two between two looks would be one.
         seen = time.monotonic() + 3
         wait_until(lambda seen=seen: time.monotonic() > seen, 4, "looks")  # type: ignore[misc]
-    wait_until(lambda: site.standing()[1] != "verifying", 40, "the verdict")
+    wait_until(lambda: site.standing()[1] not in ("verifying", "rolling-back"), 40, "the verdict")
     assert site.standing()[1] == ("confirmed" if accidents == 1 else "rolled-back")
 
 
@@ -271,6 +285,52 @@ def test_a_way_back_that_is_not_finished_is_what_is_planned(site: Site) -> None:
     assert site.run("plan", "--detailed-exitcode").out.startswith("service/gateway")
     assert open_runs(site) == []
     site.wait_healthy()
+
+
+def die_on_the_way_back(site: Site) -> None:
+    """Applies the document by a process that is killed on its way back, and has nothing of the service left."""
+    program = [sys.executable, "-c", DIES_ON_ITS_WAY_BACK, "apply", "--yes"]
+    dead = site.spawned.start(program, cwd=site.home, env=site.environ)
+    assert dead.wait(60) == -signal.SIGKILL
+    # The keeper first: it would start its gateway again.
+    kill(keeper_pid(site))
+    for left in processes_of_state(site.state):
+        kill(left.pid)
+    assert [run.state for run in open_runs(site)] == [Result.ROLLING_BACK]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8", "PLAN-18", "SVC-9")
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_by_hand_what_is_being_taken_back_is_not_started_again(site: Site, verb: str, held: bool) -> None:
+    good = site.write(verify="1s")
+    site.apply()
+    site.write(with_an_end(site, good, 0.5))
+    die_on_the_way_back(site)
+    assert site.standing() == (2, "rolling-back")
+    assert "it does not stay up" in site.generations()[0]["reason"]
+    for told in (site.run("status"), site.run("why", "service/gateway")):
+        assert "to generation 1 is not finished" in told.out
+    if held:
+        assert site.run("service", "stop").code == 0
+    done = site.run("service", verb)
+    assert (done.code, "going on with the way back to generation 1" in done.err) == (0, True), done
+    site.wait_healthy()
+    assert not any("AFTER" in environ_of(found.pid) for found in processes_of_state(site.state))
+    assert (site.standing(), open_runs(site)) == ((2, "rolled-back"), [])
+    site.write(good)
+    assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8", "SVC-9")
+def test_by_hand_a_first_document_that_is_being_taken_back_is_not_started_again(site: Site) -> None:
+    site.write(with_an_end(site, site.write(verify="1s"), 0.5))
+    die_on_the_way_back(site)
+    assert site.standing() == (1, "rolling-back")
+    done = site.run("service", "start")
+    assert (done.code, "going on with the way back to what was there before" in done.err) == (1, True), done
+    assert "cannot start the service" in done.err
+    assert (site.standing(), open_runs(site), site.health()[0]) == ((1, "rolled-back"), [], 0)
 
 
 @pytest.mark.req("SVC-7", "PLAN-3")

@@ -15,7 +15,7 @@ from reconciler.errors import DocumentError, OpenClawError, TerminalError
 
 if TYPE_CHECKING:
     from reconciler.desired import SecretRef
-    from reconciler.engine.engine import Source
+    from reconciler.engine.engine import Engine, Source
     from reconciler.kinds import World
     from reconciler.model import Secret
 
@@ -110,7 +110,6 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     """Starts, stops or restarts the service, under the writer lock and with an entry in the journal."""
     from reconciler.cli.commands.apply import carry_out, exit_code, reporter, who
     from reconciler.cli.render.outcome import outcome_text
-    from reconciler.engine.lock import WriterLock
     from reconciler.engine.requests import Request
     from reconciler.model import Key
     from resources.service import control
@@ -129,8 +128,7 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
             first = partial(control.release, host, end=verb == "restart")
             outcome = await carry_out(session, engine, untried, request, wait_seconds=LOCK_SECONDS, first=first)
         else:
-            async with WriterLock(host.state.lock, command=engine.command, now=engine.now).hold(LOCK_SECONDS):
-                await by_hand(session, world, verb, person, why)
+            await engine.do(partial(by_hand, session, engine, world, verb, person, why), LOCK_SECONDS)
         reason = f": {why}" if why else ""
         try:
             engine.journal().record_event(
@@ -155,15 +153,19 @@ async def act(session: Session, *, verb: str, why: str, as_json: bool) -> int:
     return exit_code(session, outcome) if outcome is not None else 0
 
 
-async def by_hand(session: Session, world: World, verb: str, person: str, why: str) -> None:
-    """Does it to the service as it was last applied.
+async def by_hand(session: Session, engine: Engine, world: World, verb: str, person: str, why: str) -> None:
+    """Does it to the service as it was last applied: before a start, what is being taken back is.
 
     Raises:
         TerminalError: there is none, or it cannot be done.
+        RollbackFailedError: what was being taken back could not be.
         TemporaryError: it ended, was not Ready in time, or the keeper ended meanwhile.
     """
+    from reconciler.engine.recovery import end_ways_back
     from resources.service import control
 
+    if verb != "stop":
+        await end_ways_back(engine)
     try:
         if verb == "stop":
             await control.stop(world, person, why)

@@ -8,7 +8,9 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -16,7 +18,9 @@ import trio
 from reconciler.cli.render.outcome import outcome_text
 from reconciler.engine.goal import Goal
 from reconciler.engine.lock import WriterLock, holder
-from reconciler.engine.settle import OVERDUE_SECONDS, joined
+from reconciler.engine.recovery import end_ways_back
+from reconciler.engine.requests import Outcome
+from reconciler.engine.settle import JOIN_SECONDS, OVERDUE_SECONDS, joined
 from reconciler.errors import (
     BlockedError,
     LockedError,
@@ -28,7 +32,7 @@ from reconciler.errors import (
 )
 from reconciler.journal import Journal, JournalError
 from reconciler.kinds import Health, Wanted
-from reconciler.model import Action, Condition, Key, Result, Status
+from reconciler.model import Action, Condition, Generation, Key, Result, Status
 from reconciler.planning.policy import Approvals
 from reconciler.serial import plan_digest, plan_from_json, plan_to_json
 from tests.reconciler.engine.harness import APPLY, Harness, fake
@@ -400,6 +404,72 @@ async def test_a_way_back_that_another_process_finishes_is_told_and_its_document
     assert [event.what for event in journal.events(Key("fake", "a"), 10)] == ["rolled-back"]
     # A person's next word is another one.
     assert (await host.apply({"a": fake("bad", impact="restart")})).result is Result.CONFIRMED
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8", "SVC-9")
+@pytest.mark.parametrize("well", [True, False])
+async def test_who_acts_on_what_was_applied_last_finishes_the_way_back_first(host: Harness, well: bool) -> None:
+    await die_on_the_way_back(host)
+    with reader(host) as journal:
+        # What stands is told of the generation as of its run.
+        told = [(item.result, item.reason) for item in journal.generations()]
+        assert told[0] == (Result.ROLLING_BACK, "fake/a is not ready: no answer")
+        assert journal.in_force() == journal.generation(1)
+    if not well:
+        host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+    with (
+        nullcontext()
+        if well
+        else pytest.raises(RollbackFailedError, match="going back failed too: fake/a is not ready")
+    ):
+        await host.engine.do(partial(end_ways_back, host.engine), 1.0)
+    assert host.kind.state == {"a": {"v": "good"}}
+    with reader(host) as journal:
+        ends = (Result.ROLLED_BACK, Result.CONFIRMED) if well else (Result.ROLLBACK_FAILED, Result.FAILED)
+        assert journal.open_runs() == ()
+        assert [item.result for item in journal.generations()] == [ends[0], Result.CONFIRMED]
+        assert [run.state for run in journal.runs()] == [ends[1], ends[0], Result.CONFIRMED]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8")
+async def test_a_way_back_to_what_cannot_be_had_here_stays_open(host: Harness) -> None:
+    await die_on_the_way_back(host)
+
+    def no_secret(_generation: Generation) -> NoReturn:
+        raise TerminalError("cannot read the secret")
+
+    host.engine.goal_of = no_secret
+    with pytest.raises(TerminalError, match="cannot read the secret"):
+        await host.engine.do(partial(end_ways_back, host.engine), 1.0)
+    with reader(host) as journal:
+        assert [found.run.state for found in journal.open_runs()] == [Result.ROLLING_BACK, Result.APPLYING]
+
+
+@pytest.mark.req("PLAN-5")
+async def test_what_else_is_open_is_none_of_the_business_of_who_finishes_a_way_back(host: Harness) -> None:
+    host.verify_seconds = 30.0
+    await host.engine.begin(host.source({"a": fake(1, impact="restart")}), APPLY)
+    host.fresh()
+    await host.engine.do(partial(end_ways_back, host.engine), 1.0)
+    assert not host.engine.is_open
+    with reader(host) as journal:
+        assert [found.run.state for found in journal.open_runs()] == [Result.VERIFYING]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_who_waits_for_the_window_of_another_waits_for_its_way_back_as_well(host: Harness) -> None:
+    await die_on_the_way_back(host)
+    bad = host.source({"a": fake("bad", impact="restart")})
+    with reader(host) as journal:
+        plan = (await host.engine.plan(bad(b""), journal)).plan
+    found = Outcome(run="", result=Result.VERIFYING, plan=plan, generation=2)
+    async with WriterLock(host.world.host.state.lock, command="another", now=time.time).hold(0.0):
+        with trio.move_on_after(3 * JOIN_SECONDS) as waits:
+            await joined(host.engine, found)
+    assert waits.cancelled_caught
+    with trio.fail_after(10):
+        # It has died: how that ends is for the next one.
+        assert await joined(host.engine, found) is None
 
 
 @pytest.mark.req("PLAN-7", "PLAN-15")
