@@ -79,8 +79,9 @@ async def verify(
     What was well and falls, and be it between two looks, has the window begin anew, once: it may have been an accident. It has
     `whole_seconds` then, where that is more, which `prolong` is told. What falls a second time does not stay up: that is sick,
     whatever it is at that moment. Where it was down before the first look, the window begins anew when it is well: a lucky look
-    at its end shows nothing. The next start of what is down is waited for, whatever its delay; not the one after it. Ends early
-    when a gate says that waiting cannot help. Cancellation passes at once.
+    at its end shows nothing. The next start of what is down is waited for, whatever its delay; not the one after it. What is
+    restarted by hand over its end is waited for until it is ready, or has fallen. Ends early when a gate says that waiting cannot
+    help. Cancellation passes at once.
 
     A window of which less is left than the whole was begun by one who died: what is sick in it has `LATE_SECONDS` to be well.
 
@@ -114,6 +115,11 @@ async def verify(
         left = end - trio.current_time()
         if sick and left <= 0:
             left = late - trio.current_time()
+        if left <= 0 and steady.are_restarted(health, sick):
+            left = max(health[key].due_seconds for key in sick)
+            end = trio.current_time() + left
+            if prolong is not None:
+                await prolong(left)
         if any(health[key].final for key in sick) or (left <= 0 and not (fell or steady.rose)):
             return Verdict(health=health, sick=sick)
         # It is not over before what fell could be started again, and be well for as long as the rest.
@@ -144,12 +150,16 @@ class Steady:
         self.rose = False
         self._lives: dict[Key, str] = {}
         self._well: set[Key] = set()
+        # The life in which it last was well, or was kept from serving by a person's word.
+        self._served: dict[Key, str | None] = {}
         self.down = False
 
     def look(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> bool:
         """Takes one look in; True where something fell since the one before that was well, or may have been."""
         fallen = is_accident = False
         for key, found in health.items():
+            if found.excused or key not in sick:
+                self._served[key] = found.life
             if found.life is None or found.excused:
                 continue
             late = self._since is not None and found.fell is not None and found.fell > self._since
@@ -165,6 +175,13 @@ class Steady:
         self.rose = self.down and not sick
         self.down = self.down and bool(sick)
         return is_accident
+
+    def are_restarted(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> bool:
+        """True where all that is sick is being started because somebody asked: it did not end by itself since it served."""
+        return bool(sick) and all(
+            health[key].life and health[key].life == self._served.get(key) and health[key].due_seconds > 0
+            for key in sick
+        )
 
     def verdict(self, health: Mapping[Key, Health], sick: Sequence[Key]) -> Verdict:
         """That of what does not stay up."""

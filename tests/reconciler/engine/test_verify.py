@@ -222,3 +222,29 @@ async def test_a_person_who_stops_it_makes_it_fall_in_no_way(tmp_path: Path, aut
     verdict, seconds, told = await watched(tmp_path, 10, *script)
     assert (verdict.healthy, told) == (True, [])
     assert seconds == pytest.approx(10, abs=0.3)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_what_a_person_restarts_over_the_end_is_waited_for(
+    tmp_path: Path, autojump_clock: MockClock, stopped: bool
+) -> None:
+    """It was well, and that it is being started says nothing of what was applied."""
+    starting = Health(ready=False, reason="Starting", life="1", due_seconds=3.0)
+    held = [(8.0, Health(ready=False, reason="Suspended", life="1", excused=True))] if stopped else []
+    before = (0.0, WELL) if not stopped else (0.0, replace(starting, life="1"))
+    verdict, seconds, told = await watched(tmp_path, 10, before, *held, (9, starting), (15, WELL))
+    assert (verdict.healthy, told) == (True, [3.0, 3.0])
+    assert seconds == pytest.approx(16, abs=0.3)
+
+
+@pytest.mark.parametrize("how", ["never well", "fell", "does not answer"])
+async def test_what_nobody_restarts_is_not_waited_for(tmp_path: Path, autojump_clock: MockClock, how: str) -> None:
+    starting = Health(ready=False, reason="Starting", life="1", due_seconds=3.0)
+    script = {
+        "never well": [(0.0, starting)],
+        "fell": [(0.0, WELL), (9.0, starting), (12.0, DOWN)],
+        "does not answer": [(0.0, WELL), (9.0, replace(starting, reason="NoAnswer", due_seconds=0.0))],
+    }[how]
+    verdict, seconds, _told = await watched(tmp_path, 10, *script)
+    assert verdict.sick == (GATE,)
+    assert seconds == pytest.approx(13 if how == "fell" else 10, abs=0.5)
