@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reconciler.cli.runtime import Runtime
     from reconciler.document.load import Loaded
     from reconciler.engine.engine import Engine, First, Source
+    from reconciler.engine.execute import StepResult
     from reconciler.engine.requests import Outcome, Progress, Report, Request
     from reconciler.engine.window import Window
     from reconciler.journal import Journal, Quarantined
@@ -264,7 +265,6 @@ async def carry_out(
     """
     from reconciler.engine.execute import unless_stopping
     from reconciler.engine.settle import joined
-    from reconciler.model import Result
 
     patience = 0.0 if no_wait or first is not None else PATIENCE_SECONDS
     begin = partial(engine.begin, source, request, wait_seconds=wait_seconds, first=first)
@@ -273,23 +273,25 @@ async def carry_out(
         outcome, window = await _begun(engine, source, begin, patience)
         if window is not None:
             await session.tell_runs()
-        while not no_wait and window is None and _is_of_another(outcome) and not outcome.stopped:
+        mine: tuple[StepResult, ...] = ()
+        while not no_wait and not outcome.stopped:
+            if window is not None:
+                ended = await unless_stopping(engine.stopping, partial(engine.finish, window, keeps_up=True))
+                if ended is None:
+                    break
+                outcome, window = replace(ended, steps=(*mine, *ended.steps)), None
+            if not _is_of_another(outcome):
+                return outcome
+            # How the run ends that goes on with this document is how this ends.
             ended = await unless_stopping(engine.stopping, partial(joined, engine, outcome))
             if ended is not None:
                 return ended
             if engine.stopping.is_set():
-                outcome = replace(outcome, stopped=True)
-            else:
-                outcome, window = await engine.begin(source, request, wait_seconds=wait_seconds)
-        if window is None and not outcome.stopped:
-            return outcome
-        if window is not None and not no_wait:
-            ended = await unless_stopping(engine.stopping, partial(engine.finish, window, keeps_up=True))
-            if ended is not None and ended.result is Result.SUPERSEDED and ended.in_force:
-                # Another run goes on with the same document: how that ends is how this ends.
-                ended = await unless_stopping(engine.stopping, partial(joined, engine, ended)) or ended
-            if ended is not None:
-                return ended
+                break
+            # Nobody does: it is ours again, and no longer a matter of what was agreed to.
+            mine, anew = outcome.steps, replace(request, expected=None, expected_digest=None)
+            outcome, window = await engine.begin(source, anew, wait_seconds=wait_seconds)
+            outcome = replace(outcome, steps=(*mine, *outcome.steps))
         if engine.stopping.is_set():
             outcome = replace(outcome, stopped=True)
             session.console.err("no longer watching: what was applied stays, and is not confirmed yet\n")
@@ -327,10 +329,11 @@ async def _begun(engine: Engine, source: Source, begin: Begin, patience: float) 
 
 
 def _is_of_another(outcome: Outcome) -> bool:
-    """Whether there was nothing to do because another command did it, and still watches how that goes."""
+    """Whether another run leads to this document: there was nothing to do beside it, or it came after ours."""
     from reconciler.model import Result
 
-    return outcome.result is Result.VERIFYING and not outcome.run
+    is_overtaken = outcome.result is Result.SUPERSEDED and outcome.in_force
+    return is_overtaken or (outcome.result is Result.VERIFYING and not outcome.run)
 
 
 def reporter(session: Session, as_json: bool) -> Report:

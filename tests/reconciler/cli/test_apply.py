@@ -15,7 +15,8 @@ from reconciler.cli.supervisor import Silent
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Progress
 from reconciler.engine.window import Window
-from reconciler.model import Result
+from reconciler.kinds import Health
+from reconciler.model import Action, Result
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 
 
@@ -51,6 +52,46 @@ async def test_a_client_that_stops_leaves_the_window_to_the_supervisor(tmp_path:
     host.engine.close()
     assert (outcome.result, outcome.exit_code) == (Result.VERIFYING, 130)
     assert [window.run for window in keeper.windows] == [outcome.run]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-7")
+@pytest.mark.parametrize(("well", "code"), [(True, 0), (False, 5)])
+async def test_a_run_that_came_after_ours_and_is_left_by_its_writer_is_ours_to_see_through(
+    tmp_path: Path, well: bool, code: int
+) -> None:
+    """As by a supervisor that started again what fell in our window: how that ends is how the command ends."""
+    host = Harness(tmp_path, verify_seconds=0.5)
+    await host.apply({"a": fake(1, impact="restart")})
+    first, source = host.engine, host.source({"a": fake(2, impact="restart")})
+    session = Session(environ={}, directory="/", console=Silent(), kinds=tuple)
+
+    async def overtake() -> None:
+        other = host.fresh()
+        host.kind.state["a"] = {}
+        _outcome, window = await other.begin(source, APPLY, wait_seconds=5)
+        assert window is not None
+        other.close()
+        if not well:
+            host.kind.health["a"] = Health(ready=False, reason="Sick", message="no answer", final=True)
+
+            async def heal(_action: Action) -> None:
+                host.kind.health.clear()
+
+            host.kind.after_apply = heal
+
+    async with trio.open_nursery() as nursery:
+
+        def report(progress: Progress) -> None:
+            if progress.what == "verifying" and host.engine is first:
+                nursery.start_soon(overtake)
+
+        first.report = report
+        with trio.fail_after(20):
+            outcome = await carry_out(session, first, source, APPLY, no_wait=False)
+    first.close()
+    assert outcome.result is (Result.CONFIRMED if well else Result.ROLLED_BACK)
+    assert outcome.exit_code == code
+    assert [step.result for step in outcome.steps] == ["done"]
 
 
 @pytest.mark.req("PLAN-5", "PLAN-8")
