@@ -169,7 +169,8 @@ def split_path(text: str) -> tuple[str | int, ...]:
         else:
             rest = rest.removeprefix(".") if parts else rest
             end = next((at for at, char in enumerate(rest) if char in ".["), len(rest))
-            if end == 0:
+            # One form for each path: a name with a quote or a blank stands in brackets.
+            if join_path((rest[:end],)) != rest[:end]:
                 raise ValueError(f"not a path: {text!r}")
             parts.append(rest[:end])
             rest = rest[end:]

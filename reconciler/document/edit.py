@@ -115,6 +115,11 @@ def set_in_files(main: str, path: DocumentPath, value: Any, *, name: str | None 
     return edit
 
 
+def value_text(value: Any) -> str:
+    """Plain data in one line that means just it as YAML: a text as it is where that can be, all else as JSON."""
+    return value if isinstance(value, str) and _is_text(value) else _quoted(value)
+
+
 def comments(text: str) -> int:
     """How many lines of a text in YAML have a comment; 0 where it cannot be read."""
     text = text.removeprefix(_MARK)
@@ -201,6 +206,8 @@ class _Splice:
         if self.root is None:
             return self._insert_lines(len(self.text), self._block(path, value, 0))
         node, name, found = find(self.root, path)
+        if name is not None and self._start(node) < self._start(name):
+            _refuse(path, f"'{safe(join_path(path[:found]))}' is an alias of another value")
         if found == len(path):
             return self._replace(node, name, value)
         rest = path[found:]
@@ -333,8 +340,6 @@ class _Splice:
         end = self._content_end(node)
         quote = self.text[start : start + 1] if isinstance(node, Scalar) and not node.plain else ""
         rendered = _render(value, quote, flow=self.brackets)
-        if name is not None and start < self.index(name.line, name.column):
-            _refuse((name.value,), "it is an alias of another value")
         if name is not None and not isinstance(node, Scalar) and not node.flow:
             # A block collection begins below its name; its replacement stands beside it, in front of the comment of the name.
             # Those of the items go with them, that of the last one too.
@@ -484,7 +489,12 @@ def _render_text(text: str, quote: str, *, flow: bool) -> str:
         and _is_text(text)
     ):
         return text
-    quoted = json.dumps(text, ensure_ascii=False)
+    return _quoted(text)
+
+
+def _quoted(value: Any) -> str:
+    """Plain data as JSON, in which nothing stands that YAML or a terminal would take for something else."""
+    quoted = json.dumps(value, ensure_ascii=False)
     return "".join(char if char.isprintable() or char == " " else _escape(char) for char in quoted)
 
 

@@ -32,11 +32,12 @@ def config_command() -> None:
 @click.argument("path", shell_complete=setting_paths)
 @click.pass_obj
 def get_command(session: Session, as_json: bool, path: str) -> int:
-    """Print the value at PATH, with defaults and the environment applied.
+    """Print the value at PATH, with defaults and the environment applied, as `config set` takes it.
 
     A note says where a default holds on a condition only, and where there is no value.
     """
     from reconciler.cli.render.text import json_text
+    from reconciler.document.edit import value_text
     from reconciler.document.fields import NOT_DECLARED
 
     found = session.load().explain(parsed(path))
@@ -44,7 +45,7 @@ def get_command(session: Session, as_json: bool, path: str) -> int:
     if as_json:
         session.console.out(json_text({"schema": "openclaw.config-get/1", "path": path, "value": value}))
     else:
-        session.console.out((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) + "\n")
+        session.console.out(value_text(value) + "\n")
     if found.condition or found.origin == NOT_DECLARED:
         session.console.err(f"note: {path}: {found}\n")
     return 0
@@ -150,6 +151,7 @@ def yaml_value(text: str, where: tuple[Any, ...] = ()) -> Any:
     """What `text`, meant for the place `where` of a document, means as YAML.
 
     Raises:
+        UsageError: there is nothing in it, as where a variable of a script is not set.
         DocumentError: it is none; what may be a secret by its place is not quoted.
     """
     from dataclasses import replace
@@ -164,7 +166,9 @@ def yaml_value(text: str, where: tuple[Any, ...] = ()) -> Any:
         if is_below_secret(names) or is_below_secret((*names, "")):
             problems = tuple(replace(problem, text="", caret=-1) for problem in problems)
         raise DocumentError("cannot use the value: it cannot be read as YAML", problems)
-    return plain(node) if node is not None else None
+    if node is None:
+        raise UsageError("cannot use an empty value", hint="`null` withdraws the setting, `'\"\"'` is the empty text")
+    return plain(node)
 
 
 def parsed(path: str) -> tuple[Any, ...]:
@@ -179,7 +183,8 @@ def parsed(path: str) -> tuple[Any, ...]:
         parts = split_path(path)
     except ValueError as err:
         raise UsageError(
-            f"cannot use {path!r}: {err}", hint="write it like gateway.auth.token or policy.windows[0]"
+            f"cannot use {path!r}: {err}",
+            hint='write it like gateway.auth.token, policy.windows[0] or gateway.settings["a b"].c',
         ) from err
     if not parts:
         raise UsageError("cannot use an empty path", hint="write it like gateway.port")

@@ -412,6 +412,67 @@ def test_what_config_get_prints_is_what_config_set_takes(shell: Shell) -> None:
         assert after.desired.canonical == before.desired.canonical, (name, value)
 
 
+@pytest.mark.req("DOC-6", "DOC-7")
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        ("plain words: 10:30, it's", '"plain words: 10:30, it\'s"'),
+        ("10:30", "10:30"),
+        ("it's", "it's"),
+        ("yes", "yes"),
+        ("", '""'),
+        ("1", '"1"'),
+        ("null", '"null"'),
+        ("~", '"~"'),
+        ("0o17", '"0o17"'),
+        ("a #b", '"a #b"'),
+        ("a:", '"a:"'),
+        (" x ", '" x "'),
+        ("[x", '"[x"'),
+        ("one\ntwo\n", '"one\\ntwo\\n"'),
+        ("\x7f\u2028", '"\\x7f\\u2028"'),
+        (["\x7f", {"a": "1"}], '["\\x7f", {"a": "1"}]'),
+        (1, "1"),
+        (None, "null"),
+    ],
+)
+def test_a_value_that_yaml_would_take_for_another_is_printed_in_quotes(
+    shell: Shell, value: object, printed: str
+) -> None:
+    text = f"version: 1\ngateway:\n  settings:\n    x: {json.dumps(value)}\n"
+    Path("openclaw.yaml").write_text(text.replace("\x7f", "\\x7f"))
+    said = shell("config", "get", "gateway.settings.x")
+    assert said.out == f"{printed}\n"
+    assert shell("config", "set", "gateway.settings.x", said.out.rstrip("\n")).code == 0
+    assert load.load_text(Path("openclaw.yaml").read_text(), {}).explain(("gateway", "settings", "x")).value == value
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize("empty", ["", "  ", "# only a comment"])
+def test_an_empty_value_sets_nothing(shell: Shell, empty: str) -> None:
+    shell("init", "--port", "18989")
+    before = Path("openclaw.yaml").read_bytes()
+    said = shell("config", "set", "gateway.port", empty)
+    assert (said.code, said.out) == (64, "")
+    assert said.err == (
+        "openclaw: cannot use an empty value\n  hint: `null` withdraws the setting, `'\"\"'` is the empty text\n"
+    )
+    assert Path("openclaw.yaml").read_bytes() == before
+
+
+@pytest.mark.req("DOC-6")
+@pytest.mark.parametrize("path", ['gateway.settings."a b".c', "gateway.settings.a b.c", "gateway.settings.it's"])
+def test_a_name_with_quotes_or_blanks_stands_in_brackets_only(shell: Shell, path: str) -> None:
+    document = Path("openclaw.yaml")
+    document.write_text("version: 1\ngateway: {port: 18989}\n")
+    for words in (("set", path, "1"), ("get", path), ("explain", path)):
+        said = shell("config", *words)
+        assert (said.code, said.out) == (64, "")
+        assert 'write it like gateway.auth.token, policy.windows[0] or gateway.settings["a b"].c\n' in said.err
+    assert shell("config", "set", 'gateway.settings["a b"].c', "1").code == 0
+    assert document.read_text() == 'version: 1\ngateway: {port: 18989, settings: {"a b": {c: 1}}}\n'
+
+
 @pytest.mark.req("DOC-7")
 def test_values_with_a_unit_go_from_one_document_to_another(shell: Shell) -> None:
     Path("openclaw.yaml").write_text(

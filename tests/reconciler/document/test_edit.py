@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reconciler.document.compose import compose
-from reconciler.document.edit import comments, set_in_files, set_value
+from reconciler.document.edit import comments, set_in_files, set_value, value_text
 from reconciler.document.load import load_edited, load_text
 from reconciler.document.nodes import Source, find, plain
 from reconciler.errors import DocumentError, UsageError
@@ -135,6 +135,20 @@ def test_setting_in_an_empty_text_begins_it() -> None:
 def test_what_would_change_more_is_refused(text: str, path: DocumentPath, value: Any) -> None:
     with pytest.raises(UsageError):
         set_value(text, path, value)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "alias"),
+    [
+        ("x: &p 1\na:\n  port: *p\n", ("a", "port"), "a.port"),
+        ("x: &p\na:\n  port: *p\n", ("a", "port", "b"), "a.port"),
+        ("x: &p {port: 1}\na: {b: *p}\n", ("a", "b", "host"), "a.b"),
+    ],
+)
+def test_an_alias_is_refused_by_its_whole_path(text: str, path: DocumentPath, alias: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        set_value(text, path, 5)
+    assert refused.value.message == f"cannot set '{'.'.join(map(str, path))}': '{alias}' is an alias of another value"
 
 
 def test_a_broken_text_is_refused_with_its_problems() -> None:
@@ -317,6 +331,15 @@ def block(data: Any, indent: int = 0) -> str:
         else:
             lines.append(" " * indent + f"{_render(name, '')}: {_render(value, '')}  # c\n")
     return "".join(lines)
+
+
+@given(value=values)
+def test_any_value_is_written_in_one_line_that_means_it(value: Any) -> None:
+    text = value_text(value)
+    node, problems = compose(Source("", "", text))
+    assert (len(text.splitlines()), problems) == (1, ())
+    assert node is not None
+    assert same(plain(node), value)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
