@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from reconciler.model import Generation
 
 
+def _is_gone(path: str) -> bool:
+    """Whether surely nothing lies there; of a directory that may not be searched nobody can tell."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
 class WindowKeeper(Protocol):
     """Watches the windows of runs whose command did not wait, and tells of what commands do."""
 
@@ -109,7 +120,7 @@ class Session:
         try:
             return load(self.document, self.environ, cache=self.host().state.cache, name=self.named)
         except DocumentError as err:
-            if not os.path.lexists(self.document):
+            if _is_gone(self.document):
                 err.hint = self._where_else()
             raise
 

@@ -21,6 +21,8 @@ _REASONS: Final = {
     errno.ENAMETOOLONG: "its name is too long",
     errno.ENXIO: "it is no regular file",
     errno.ENODEV: "it is no regular file",
+    # What the kernel shows as a file, and has nothing to give for at the moment.
+    errno.EAGAIN: "it is no regular file",
     errno.EIO: "the disk reports an error",
     errno.EMFILE: "too many open files",
     errno.ENFILE: "too many open files on this host",

@@ -298,9 +298,7 @@ def _holder(port: int, child: Child) -> Holder | None:
         return None
     taken = proc.listening_ports()
     free = next((other for other in range(port + 1, min(port + _OFFERED, 65536)) if other not in taken), None)
-    if not pid:
-        return Holder(port=port, pid=0, program="", uid=None, free_port=free)
-    return Holder(port=port, pid=pid, program=proc.program(pid), uid=proc.user_id(pid), free_port=free)
+    return Holder(port=port, who=proc.described(pid), free_port=free)
 
 
 def _taken(child: Child) -> frozenset[int]:

@@ -37,12 +37,10 @@ OUTPUT_HINT: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who listens on the port that the gateway wants; `pid` 0 where the system does not tell."""
+    """Who listens on the port that the gateway wants, in words for people."""
 
     port: int
-    pid: int
-    program: str
-    uid: int | None
+    who: str
     free_port: int | None
 
 
@@ -446,10 +444,7 @@ def output_text(verb: str, place: str, why: str) -> str:
 
 
 def _held(holder: Holder) -> str:
-    if not holder.pid:
-        return f"cannot listen on port {holder.port}: a process that this user may not see holds it"
-    user = "" if holder.uid is None else f" of user {holder.uid}"
-    return f"cannot listen on port {holder.port}: process {holder.pid} ({holder.program}){user} holds it"
+    return f"cannot listen on port {holder.port}: {holder.who} holds it"
 
 
 def _offer(holder: Holder) -> str:

@@ -86,6 +86,14 @@ def program(pid: int) -> str:
     return first.rpartition("/")[2] or (read_text(f"/proc/{pid}/comm") or "").strip() or "unknown program"
 
 
+def described(pid: int) -> str:
+    """The process in words for people; 0 stands for one that we may not see (`port_owner`)."""
+    if not pid:
+        return "a process that this user may not see"
+    user = user_id(pid)
+    return f"process {pid} ({program(pid)})" + ("" if user is None else f" of user {user}")
+
+
 def environ_value(pid: int, name: str) -> str | None:
     """One variable of the environment that the process was started with; None where absent or not readable."""
     return environ(pid).get(name)

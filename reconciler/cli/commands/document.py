@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,9 @@ TOKEN_BYTES = 24
 
 @click.command("init")
 @file_option
-@click.option("--port", type=PORT, help="The gateway's port [default: 18789, or the next free one].")
+@click.option(
+    "--port", type=PORT, help="The gateway's port [default: 18789, else the first free one of 18809, 18829, ...]."
+)
 @click.pass_obj
 def init_command(session: Session, port: int | None) -> int:
     """Write a first document with comments, and a random token in a file of its own (0600).
@@ -178,20 +181,24 @@ def create(path: str, text: str, mode: int = 0o600) -> None:
         raise BlockedError(f'cannot write "{path}": it is there already') from err
     except PermissionError as err:
         raise NotPermittedError(f'cannot write "{path}": {(err.strerror or "").lower()}') from err
+    except FileNotFoundError as err:
+        directory = os.path.dirname(path)
+        raise OpenClawError(
+            f'cannot write "{path}": its directory is not there', hint=f"mkdir -p {quote(directory)} makes it"
+        ) from err
     except OSError as err:
         raise OpenClawError(f'cannot write "{path}": {(err.strerror or "").lower()}') from err
 
 
 def free_port(session: Session) -> int:
-    """The usual port, or where a stranger holds it the next free one, with a line that names who."""
-    from resources.service.proc import listening_inodes, port_owner, program
+    """The usual port, or where a stranger holds it the first free one of every twentieth above, with a line that names who."""
+    from resources.service.proc import described, listening_inodes, port_owner
 
     port = DEFAULT_PORT
     # Ten gateways of the real product side by side, with the three further ports of each (its browser relay).
     while listening_inodes(port) and port < DEFAULT_PORT + 200:
         port += 20
     if port != DEFAULT_PORT:
-        owner = port_owner(DEFAULT_PORT)
-        who = f"pid {owner} ({program(owner)})" if owner is not None else "a process that this user may not see"
+        who = described(port_owner(DEFAULT_PORT) or 0)
         session.console.err(f"note: port {DEFAULT_PORT} is held by {who}: the document gets port {port}\n")
     return port

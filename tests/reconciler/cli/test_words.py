@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from reconciler.cli.commands import document
 from reconciler.cli.commands.apply import who
 from reconciler.cli.commands.config import yaml_value
 from reconciler.cli.main import cli
@@ -30,6 +32,8 @@ from reconciler.document.schema import SECTIONS
 from reconciler.engine.lock import WriterLock
 from reconciler.errors import DocumentError, UsageError
 from reconciler.values import join_path, split_path
+from resources.service import proc
+from tests.beds.users import directory_of_nobody, nobody
 from tests.reconciler.cli.conftest import Shell
 
 ROOT = Path(__file__).parents[3]
@@ -196,6 +200,50 @@ def test_without_a_document_it_is_said_where_one_comes_from(shell: Shell) -> Non
     said = shell("validate")
     assert said.code == 78
     assert "there is no ./openclaw.yaml either; `openclaw init` writes a first document" in said.err
+
+
+def test_a_document_that_may_be_there_and_cannot_be_looked_for_is_not_called_missing(
+    shell: Shell,
+) -> None:
+    # It loads what nobody may not read, where these tests lie in a directory of root's.
+    assert "`openclaw init` writes a first document" in shell("validate", "--file", "nothing.yaml").err
+    with directory_of_nobody() as closed:
+        closed.chmod(0o600)
+        with nobody():
+            said = shell("validate", "--file", str(closed / "openclaw.yaml"))
+    assert said.code == 78
+    assert "cannot read it: permission denied" in said.err
+    assert "hint" not in said.err
+
+
+@pytest.mark.req("OPS-1")
+def test_init_names_whoever_holds_the_usual_port_and_takes_the_twentieth_above(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        monkeypatch.setattr(document, "DEFAULT_PORT", port)
+        said = shell("init")
+        free = load.load("openclaw.yaml", {}).desired.gateway
+        assert free is not None
+        assert free.port is not None
+        assert (free.port - port) % 20 == 0
+        name = Path(sys.executable).name
+        who = f"process {os.getpid()} ({name}) of user {os.geteuid()}"
+        assert said.err == f"note: port {port} is held by {who}: the document gets port {free.port}\n"
+        monkeypatch.setattr(proc, "holds_inode", lambda *_: False)
+        said = shell("init", "--file", "other.yaml")
+        assert said.err.startswith(f"note: port {port} is held by a process that this user may not see: ")
+
+
+def test_init_says_how_the_directory_comes_that_is_not_there(shell: Shell, tmp_path: Path) -> None:
+    said = shell("init", "--file", "no where/x.yaml", "--port", "18989")
+    assert (said.code, said.out) == (1, "")
+    place = tmp_path / "no where"
+    assert said.err == (
+        f'openclaw: cannot write "{place}/.openclaw-token": its directory is not there\n'
+        f"  hint: mkdir -p '{place}' makes it\n"
+    )
 
 
 def test_init_keeps_a_token_that_only_we_know_and_says_so(shell: Shell) -> None:

@@ -6,6 +6,7 @@ environment (`environ`) and ask for secrets to be resolved (`resolve`). Cases th
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.document.files import reason_of
 from reconciler.document.load import load
 from reconciler.document.problems import Problem, problem_json, render_problems
 from reconciler.document.secrets import resolve
@@ -271,6 +273,11 @@ def test_no_permission(tmp_path: Path) -> None:
     path.write_text("version: 1\n")
     path.chmod(0)
     assert "cannot read it: permission denied" in render_problems(refuse(str(path), {}).problems)  # type: ignore[arg-type]
+
+
+def test_what_only_looks_like_a_file_is_called_none() -> None:
+    """The kernel's /proc/kmsg, for one, has nothing to read at most moments."""
+    assert reason_of(BlockingIOError(errno.EAGAIN, "")) == "it is no regular file"
 
 
 @pytest.mark.req("DOC-9")
