@@ -257,6 +257,7 @@ def _detail(spec: ServiceSpec | None, host: Host, child: Child) -> Detail:
         program_missing=_program_missing(spec.program.argv[0]),
         output=output_obstacle(output_path(spec)),
         taken=_taken(child) if spec.port is None else frozenset(),
+        least_port=proc.least_port(child.seen.keeper_pid or os.getpid()),
     )
 
 

@@ -55,7 +55,7 @@ class Detail:
     and that this still holds; `prepared` that its next start would be by what runs, or is declared; `waits` is why it is down
     while its keeper waits before the next start, and for how long, empty at any other time; `taken` are the ports that others
     listen on, known only where the document declares none; `outlived` that a person stopped it before the document wanted it
-    stopped itself.
+    stopped itself; `least_port` is the lowest port that its keeper may give it.
     """
 
     pid: int | None
@@ -72,6 +72,7 @@ class Detail:
     program_missing: str | None = None
     output: tuple[str, str] | None = None
     taken: frozenset[int] = frozenset()
+    least_port: int = 1
 
 
 def plan(step: Step) -> KindPlan:
@@ -419,6 +420,10 @@ def _collisions(detail: Detail, port: int, origin: DocumentPath | None) -> tuple
             found.append(Blocked(key=KEY, code="port_held", message=text, hint="stop that process, or declare a port"))
     elif (holder := detail.holder) is not None:
         found.append(Blocked(key=KEY, code="port_held", message=_held(holder), hint=_offer(holder), setting=origin))
+    if port < detail.least_port:
+        text = f"cannot listen on port {port}: without CAP_NET_BIND_SERVICE only ports from {detail.least_port} on are allowed"
+        hint = f"declare a port from {detail.least_port} on, or give that right to whoever runs this (and its keeper)"
+        found.append(Blocked(key=KEY, code="port_forbidden", message=text, hint=hint, setting=origin))
     for path, why in detail.unreadable:
         found.append(
             Blocked(

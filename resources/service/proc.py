@@ -21,6 +21,7 @@ _EXEC_SECONDS = 1.0
 _EXEC_POLL_SECONDS = 0.001
 # PF_KTHREAD in field 9 of stat: a thread of the kernel has no environment, ever.
 _KERNEL_THREAD = 0x00200000
+_CAP_NET_BIND_SERVICE = 1 << 10
 
 
 def read_text(path: str) -> str | None:
@@ -92,6 +93,13 @@ def described(pid: int) -> str:
         return "a process that this user may not see"
     user = user_id(pid)
     return f"process {pid} ({program(pid)})" + ("" if user is None else f" of user {user}")
+
+
+def least_port(pid: int) -> int:
+    """The lowest TCP port on which the process, and what it starts, may listen (ip(7), capabilities(7))."""
+    least = read_text("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    held = (read_text(f"/proc/{pid}/status") or "").partition("\nCapEff:")[2].split()
+    return 1 if least is None or not held or int(held[0], 16) & _CAP_NET_BIND_SERVICE else int(least)
 
 
 def environ_value(pid: int, name: str) -> str | None:

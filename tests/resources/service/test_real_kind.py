@@ -1026,6 +1026,25 @@ async def test_a_restart_into_a_held_port_is_found_in_planning_and_the_old_one_s
 
 
 @pytest.mark.req("PLAN-17")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process that has other rights")
+async def test_a_port_that_its_keeper_may_not_give_is_found_in_planning(
+    bench: Bench, spawned: Spawned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = spawned.start(["sleep", "1000"], user=65534)
+    least = int(proc.read_text("/proc/sys/net/ipv4/ip_unprivileged_port_start") or "0")
+    if least < 2 or proc.least_port(os.getpid()) != 1:
+        pytest.skip("here all may listen on every port, or root may not either")
+    assert proc.least_port(others.pid) == least
+    assert (await bench.plan(document(1))).blocked == ()
+    monkeypatch.setattr(os, "getpid", lambda: others.pid)
+    (blocked,) = (await bench.plan(document(1))).blocked
+    assert blocked.code == "port_forbidden"
+    assert blocked.message == (
+        f"cannot listen on port 1: without CAP_NET_BIND_SERVICE only ports from {least} on are allowed"
+    )
+
+
+@pytest.mark.req("PLAN-17")
 async def test_a_tls_key_that_cannot_be_read_is_found_in_planning(bench: Bench, free_port: Callable[[], int]) -> None:
     port = free_port()
     (bench.root / "cert.pem").write_text("x")
