@@ -93,14 +93,16 @@ class Limits(Section):
     memory: SizeOrNull = setting(None, "Memory of all its processes together; never by RLIMIT_AS.", examples=("1GiB",))
     cpu: PercentOrNull = setting(None, "Processor time; 100% is one core.", examples=("150%",))
     files: Annotated[int | None, or_null(integer(64, 1_048_576))] = setting(
-        None, "Open files of each process.", examples=(4096,)
+        None, "Open files of each process; a gateway that runs has it at once.", examples=(4096,)
     )
 
 
 class Restart(Section):
     """When and how fast a service that ended is started again."""
 
-    delay: Duration = setting(5, "Wait before a restart after an early exit.", shown="5s")
+    delay: Duration = setting(
+        5, "Wait before a restart after an early exit; a shorter one also counts for a wait that has begun.", shown="5s"
+    )
     max_delay: Duration = setting(300, "The longest that the wait grows to.", shown="5m")
     burst: Annotated[int, integer(1, 1000)] = setting(5, "Early exits in a window after which it is held down.")
     window: Duration = setting(300, "The time in which early exits are counted.", shown="300s")

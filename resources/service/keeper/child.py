@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from resources.service import proc
@@ -85,9 +86,12 @@ class Child:
             self._waiters.append(call)
 
     def update(self, spec: dict[str, Any]) -> None:
-        """Takes another spec. What needs a restart counts from the next start on; the limit of open files at once."""
+        """Takes another spec. What needs a restart counts from the next start on; the limit of open files, and a shorter wait
+        for that start, at once.
+        """
         limited = self.record.spec["limits"].get("files") is not None
         self.record.spec = spec
+        self._shorten_wait()
         self.save()
         files = spec["limits"].get("files")
         if (limited or files is not None) and self.running and self.record.pid is not None:
@@ -455,6 +459,20 @@ class Child:
 
     def _start_later(self, seconds: float) -> None:
         self._timer = self._keeper.loop.after(seconds, self._start_again)
+
+    def _shorten_wait(self) -> None:
+        """Counts the wait from the same exit on by the policy of the spec, where that gives a shorter one."""
+        record = self.record
+        if record.state not in ("waiting", "broken") or record.next_boot is None:
+            return
+        wait = policy.wait_after(policy_of(record.spec), record.history)
+        less = record.history.waited - wait
+        if less > 0:
+            record.next_boot -= less
+            record.history = replace(record.history, waited=wait)
+            record.exits[-1]["restart_after"] = wait
+            self._cancel()
+            self._start_later(record.next_boot - boot_seconds())
 
     def _start_again(self) -> None:
         self.record.restarts += 1

@@ -7,12 +7,13 @@ Times are seconds of one clock that never jumps (CLOCK_BOOTTIME); the caller has
 - An earlier exit waits: `delay`, doubled for each further one, up to `max_delay`. With `burst` of them inside `window` the
   child is *broken*: from then on it is only probed, `max_delay` apart.
 - Nothing is given up for good, and nothing runs at full speed: delays have a floor.
+- Another policy shortens a wait that has begun to what it would have given; it never lengthens one.
 - The growth is forgotten when the child was Ready for as long as it last waited (and for `STABLE_SECONDS`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 STABLE_SECONDS = 10.0
 # Even with `delay: 0s`: ten tries a second cost a core nothing much, and no log fills up overnight.
@@ -76,12 +77,19 @@ def after_exit(
         forgotten = ready_seconds >= history.waited
         return Restart(after=0.0), History() if forgotten else history
     early = (*(at for at in history.early if now - policy.window < at <= now), now)
+    noted = History(
+        # More than `burst` of them say nothing new.
+        early=early[-max(policy.burst, 1) :],
+        doublings=min(history.doublings + 1, _MOST_DOUBLINGS),
+        broken=history.broken or len(early) >= policy.burst,
+    )
+    wait = wait_after(policy, noted)
+    return Restart(after=wait, broken=noted.broken), replace(noted, waited=wait)
+
+
+def wait_after(policy: Policy, history: History) -> float:
+    """How many seconds follow the early exit that `history` noted last. It may have been noted under another policy."""
     ceiling = max(policy.max_delay, policy.delay, SHORTEST_DELAY_SECONDS)
-    wait = min(ceiling, max(policy.delay, SHORTEST_DELAY_SECONDS) * 2.0**history.doublings)
-    broken = history.broken or len(early) >= policy.burst
-    if broken:
-        wait = max(ceiling, SHORTEST_PROBE_SECONDS)
-    # More than `burst` of them say nothing new.
-    kept = early[-max(policy.burst, 1) :]
-    doublings = min(history.doublings + 1, _MOST_DOUBLINGS)
-    return Restart(after=wait, broken=broken), History(early=kept, doublings=doublings, waited=wait, broken=broken)
+    if history.broken:
+        return max(ceiling, SHORTEST_PROBE_SECONDS)
+    return min(ceiling, max(policy.delay, SHORTEST_DELAY_SECONDS) * 2.0 ** (history.doublings - 1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +17,7 @@ from resources.service.keeper.policy import (
     Policy,
     Restart,
     after_exit,
+    wait_after,
 )
 
 pytestmark = pytest.mark.req("SVC-7")
@@ -105,6 +109,33 @@ def test_a_failing_child_is_never_given_up_and_never_restarted_at_full_speed(
             ceiling = max(policy.delay, policy.max_delay, 1.0)
             assert SHORTEST_DELAY_SECONDS <= decision.after <= ceiling
         assert len(history.early) <= policy.burst
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        pytest.param({"delay": 1.0}, 4.0, id="the delay of as many exits"),
+        pytest.param({"max_delay": 7.0}, 7.0, id="no more than max_delay"),
+        pytest.param({"delay": 0.0}, 4 * SHORTEST_DELAY_SECONDS, id="no less than the floor"),
+        pytest.param({"burst": 1}, 20.0, id="broken is what was found so at an exit"),
+    ],
+)
+def test_another_policy_has_a_wait_of_its_own_for_the_same_exits(other: dict[str, Any], expected: float) -> None:
+    history = History()
+    for now in (0.0, 5.0, 15.0):
+        _, history = after_exit(POLICY, history, code=1, ready_seconds=None, now=now)
+    assert wait_after(replace(POLICY, **other), history) == expected
+    assert wait_after(replace(POLICY, max_delay=30.0), replace(history, broken=True)) == 30.0
+
+
+@given(policies, st.lists(st.floats(0, 1), min_size=1, max_size=60))
+def test_the_same_policy_has_the_same_wait_for_what_it_remembers(policy: Policy, gaps: list[float]) -> None:
+    history, now = History(), 0.0
+    for gap in gaps:
+        now += gap
+        decision, history = after_exit(policy, history, code=None, ready_seconds=None, now=now)
+        assert decision == Restart(after=wait_after(policy, history), broken=history.broken)
+        assert history.waited == wait_after(policy, history)
 
 
 @given(policies, st.lists(st.floats(0, 1), min_size=1, max_size=30))

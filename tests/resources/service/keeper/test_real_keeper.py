@@ -129,6 +129,31 @@ def test_a_child_that_ends_is_started_again_after_a_growing_delay_and_never_give
         client.ok("stop", name="gateway")
 
 
+@pytest.mark.parametrize(("waits", "burst"), [("waiting", 9), ("broken", 1)])
+def test_another_policy_shortens_the_wait_for_the_next_start_and_never_lengthens_it(
+    bed: Bed, waits: str, burst: int
+) -> None:
+    def spec(seconds: float) -> dict[str, Any]:
+        policy = {**FAST, "delay": seconds, "max_delay": seconds, "burst": burst}
+        return bed.spec(["sh", "-c", "exit 3"], restart=policy)
+
+    bed.keeper()
+    with bed.client() as client:
+        bed.up(client, spec(600.0))
+        before = bed.wait_child(waits)
+        for seconds in (700.0, 200.0, 500.0):
+            child = client.ok("ensure", name="gateway", spec=spec(seconds))["child"]
+        assert child["next_boot"] == pytest.approx(before["next_boot"] - 400.0)
+        assert (child["history"]["waited"], child["exits"][-1]["restart_after"]) == (200.0, 200.0)
+        assert {**bed.record(), "number": None} == {**child, "number": None}
+        client.ok("subscribe")
+        client.ok("ensure", name="gateway", spec=spec(1.0))
+        assert client.event("spawned")["child"]["restarts"] == 1
+        client.ok("stop", name="gateway")
+        # What does not wait has nothing to shorten.
+        assert client.ok("ensure", name="gateway", spec=spec(0.1))["child"]["state"] == "stopped"
+
+
 def test_an_exit_code_that_must_not_restart_holds_the_child_down_with_its_reason(bed: Bed) -> None:
     bed.keeper()
     left = bed.run / "gateway.exit"
