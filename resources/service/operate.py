@@ -45,7 +45,6 @@ async def bring_up(
         TemporaryError: it ended, or was not Ready in time; the keeper goes on trying.
     """
     await ensure_keeper(host)
-    size = await trio.to_thread.run_sync(_size, told["output"])
     with trio.move_on_after(seconds) as limit:
         async with connect(host) as keeper:
             before = await keeper.child("ensure", CHILD, spec=dict(told))
@@ -58,7 +57,9 @@ async def bring_up(
     if limit.cancelled_caught:
         raise TemporaryError(f"cannot start the gateway: it was not ready within {seconds:g} s")
     if child["state"] != "ready":
-        last = await trio.to_thread.run_sync(_last_words, told["output"], size, tuple(masked))
+        # A keeper of an earlier version does not say where it begins.
+        start = child.get("output_start")
+        last = "" if start is None else await trio.to_thread.run_sync(_last_words, told["output"], start, tuple(masked))
         raise _failed(child, last)
 
 
@@ -162,15 +163,8 @@ def _failed(child: Mapping[str, Any], last_words: str) -> TemporaryError | Termi
     return TemporaryError(f"cannot start the gateway: {reason}{said}", hint=hint, delay_seconds=again)
 
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
 def _last_words(path: str, start: int, masked: tuple[str, ...]) -> str:
-    """The last line that it printed since `start`, without what must not be repeated."""
+    """The last line behind byte `start`, without what must not be repeated."""
     try:
         with open(path, "rb") as file:
             end = file.seek(0, os.SEEK_END)

@@ -204,7 +204,7 @@ class Child:
         record.boot, record.attempt = self._keeper.store.boot, attempt
         record.digest = proc.environ_value(pid, process.DIGEST)
         record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
-        record.ready_at = record.ready_boot = record.next_boot = record.last_refusal = None
+        record.ready_at = record.ready_boot = record.next_boot = record.last_refusal = record.output_start = None
         if record.goal == "up":
             record.state, record.hold = "starting", None
         self._keeper.log(f"{record.name}: process {pid} runs, and no record tells of it")
@@ -251,6 +251,7 @@ class Child:
         record.pid = record.start_ticks = record.digest = None
         record.ready_at = record.ready_boot = record.next_boot = None
         record.adopted, record.last_refusal = False, None
+        record.output_start = process.output_size(record.spec["output"])
         record.spawned_at, record.spawned_boot = time.time(), boot_seconds()
         self._forget_exit_file()
         try:

@@ -94,6 +94,14 @@ def _open_output(path: str | None) -> int:
     return fd
 
 
+def output_size(path: str | None) -> int:
+    """Where in `path` a child that is started now begins to write; 0 where there is nothing yet."""
+    try:
+        return os.stat(path).st_size if path is not None else 0
+    except OSError:
+        return 0
+
+
 def output_obstacle(path: str) -> tuple[str, str] | None:
     """What would keep `_open_output` from opening `path`: the place that is in the way, and why; None where nothing is seen to.
 

@@ -55,6 +55,7 @@ class Record:
         startup_seconds: from the last start to Ready.
         adopted: this keeper did not start the process.
         last_refusal: why the last start failed before there was a process.
+        output_start: where in its output file begins what the process of the last spawn printed, bytes.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Record:
         "last_refusal",
         "name",
         "next_boot",
+        "output_start",
         "pid",
         "ready_at",
         "ready_boot",
@@ -105,6 +107,7 @@ class Record:
         self.startup_seconds: float | None = None
         self.adopted = False
         self.last_refusal: str | None = None
+        self.output_start: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, all attributes; also what `status` shows."""

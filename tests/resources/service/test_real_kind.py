@@ -30,7 +30,7 @@ from resources.service import control, keeper_client, kind, operate, prepared, p
 from resources.service.keeper import program, protocol
 from resources.service.keeper_client import SOCKET, ensure_keeper, look, upgrade_keeper
 from resources.service.kind import ServiceKind
-from resources.service.spec import Program, ServiceSpec, env_path, keeper_spec, spec_path
+from resources.service.spec import OUTPUT_NAME, Program, ServiceSpec, env_path, keeper_spec, spec_path
 from resources.testing import FakeSecrets, make_desired
 from tests.beds.processes import Spawned, argv_of, environ_of, identify, processes_of_state, wait_until
 from tests.resources.service.beds import DEADLINE, KEEPER, Client, environ, kill, other_version
@@ -189,6 +189,18 @@ async def test_a_start_that_fails_tells_the_exit_and_the_last_line_without_secre
     with pytest.raises(error) as caught:
         await bench.apply(document(free_port(), environment={"FAIL": code}))
     assert str(caught.value) == f"cannot start the gateway: exit code {code}; its last line: it is {code} ********"
+
+
+async def test_a_restart_that_fails_without_a_word_is_not_told_with_the_last_line_of_the_process_before(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    await bench.apply(document(port))
+    with pytest.raises(TemporaryError) as caught:
+        await bench.apply(document(port, environment={"SILENT": "9"}))
+    output = bench.world.host.state.logs / OUTPUT_NAME
+    assert output.read_text() == "stopped: SIGTERM\n"
+    assert str(caught.value) == "cannot start the gateway: exit code 9"
 
 
 async def test_what_is_held_down_or_broken_is_shown_and_the_next_plan_starts_it(
@@ -594,7 +606,7 @@ async def test_without_a_keeper_the_same_process_is_adopted(bench: Bench, free_p
 async def test_a_stop_ends_in_time_when_the_keeper_is_stopped_in_the_middle_of_it(
     free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deaf = GATEWAY.replace("lambda *_: os._exit(0)", "signal.SIG_IGN")
+    deaf = GATEWAY.replace("signal.SIGTERM, end", "signal.SIGTERM, signal.SIG_IGN")
     bench = Bench(kind=ServiceKind(program=lambda _host: Program(argv=(sys.executable, "-S", "-c", deaf))))
     # It is stopped before or after it said that it heard.
     monkeypatch.setattr(operate, "_SLACK_SECONDS", 0.5)

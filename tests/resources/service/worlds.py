@@ -21,10 +21,16 @@ from resources.testing import FakeSecrets, make_desired, make_world
 from tests.beds.processes import end_state
 from tests.resources.contract import recorded
 
-# Listens on PORT, says Ready, answers every request with 200; ends on SIGTERM with 0. FAIL is an exit code to end with.
+# Listens on PORT, says Ready, answers every request with 200; ends on SIGTERM with 0 and a word. FAIL is an exit code to end
+# with, SILENT one to end with without a word.
 GATEWAY = """
 import os, signal, socket, sys
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+def end(*_):
+    print("stopped: SIGTERM", flush=True)
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+if os.environ.get("SILENT"):
+    os._exit(int(os.environ["SILENT"]))
 if os.environ.get("FAIL"):
     print("first line")
     print("it is", os.environ["FAIL"], os.environ.get("OPENCLAW_GATEWAY_TOKEN", ""), flush=True)
