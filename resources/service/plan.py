@@ -296,13 +296,27 @@ def _restart(
 
 
 def _update(step: Step, resource: Resource, differences: tuple[Difference, ...]) -> Action:
+    # What runs has this limit at once, and one that is too low starves it.
+    files = next((item for item in differences if item.path == "limits.files"), None)
+    felt = _limited(step.observation.detail.pid, files) if files is not None else ()
     return _action(
         step,
         resource,
         "update",
         differences,
+        impact=Impact.HOT_RELOAD if felt else Impact.NONE,
+        consequences=felt,
         undo=Undo(verb="update", arguments={"restore": True}, text="puts the earlier values back"),
     )
+
+
+def _limited(pid: int | None, files: Difference) -> tuple[Consequence, ...]:
+    """What another limit of open files is to the process `pid`."""
+    if pid is None:
+        return ()
+    many = f"{files.desired} files" if isinstance(files.desired, int) else "as many files as the system allows"
+    text = f"the gateway (process {pid}) may have {many} open from this moment on"
+    return (Consequence(what="note", text=text),)
 
 
 def _adopt(step: Step, resource: Resource, differences: tuple[Difference, ...]) -> Action:

@@ -66,6 +66,24 @@ def test_a_mapping_that_became_a_flag_is_a_mapping_again_on_the_way_back(site: S
     assert "web" not in site.config()
 
 
+@pytest.mark.req("PLAN-7", "SVC-13")
+def test_a_limit_of_open_files_that_starves_the_gateway_is_taken_back_and_nobody_restarted(site: Site) -> None:
+    text = site.write()
+    site.apply()
+    pid = site.gateway_pid()
+    with contextlib.ExitStack() as stack:
+        for _ in range(90):
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", site.port)))
+            # One that has asked may stay for longer than one that says nothing.
+            peer.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        site.write(text.replace("manager: embedded,", "manager: embedded, limits: {files: 64},"))
+        done = site.apply(code=5)
+        assert (done["result"], done["rolled_back_to"]) == ("rolled-back", 1)
+        assert site.gateway_pid() == pid
+    assert "service/gateway is not ready" in site.generations()[0]["reason"]
+    assert site.service()["limits"]["files"]["declared"] is None
+
+
 @pytest.mark.req("PLAN-7")
 def test_a_first_apply_that_does_not_serve_leaves_nothing_running(site: Site) -> None:
     site.write(with_tls(site, site.write(), *mismatch(site)))

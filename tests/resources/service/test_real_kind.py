@@ -445,31 +445,46 @@ async def test_another_terminal_is_no_reason_to_restart(bench: Bench, free_port:
     assert await bench.verbs(desired) == []
 
 
-@pytest.mark.req("SVC-13")
 async def test_what_only_the_keeper_needs_changes_without_a_restart(bench: Bench, free_port: Callable[[], int]) -> None:
     port = free_port()
     await bench.apply(document(port))
     pid = await pid_of(bench)
     gentle = document(
         port,
-        limits=Limits(memory_bytes=None, cpu_percent=None, files=333),
         stop=Stop(drain_seconds=0.0, grace_seconds=7.0),
         restart=Restart(delay_seconds=9.0, max_delay_seconds=90.0, burst=2, window_seconds=5.0, never_on_exit=()),
     )
     (action,) = await bench.apply(gentle)
-    assert (action.verb, action.impact) == ("update", Impact.NONE)
+    assert (action.verb, action.impact, action.consequences) == ("update", Impact.NONE, ())
     assert await pid_of(bench) == pid
-    assert rlimits.prlimit(pid, rlimits.RLIMIT_NOFILE)[0] == 333
     told = (await look(bench.world.host)).children["gateway"]["spec"]
     assert (told["restart"]["delay"], told["stop"]["grace"]) == (9.0, 7.0)
     assert await bench.verbs(gentle) == []
-    assert (await bench.shown(gentle))["limits"]["files"] == {"declared": 333, "held": 333}
-    (action,) = await bench.apply(document(port))
-    assert action.verb == "update"
-    assert (await bench.shown(document(port)))["limits"]["files"] == {
-        "declared": None,
-        "held": rlimits.prlimit(pid, rlimits.RLIMIT_NOFILE)[1],
-    }
+
+
+@pytest.mark.req("SVC-13")
+async def test_the_limit_of_open_files_is_of_what_runs_at_once_and_so_it_is_watched(
+    bench: Bench, free_port: Callable[[], int]
+) -> None:
+    port = free_port()
+    few = Limits(memory_bytes=None, cpu_percent=None, files=333)
+    await bench.apply(document(port))
+    pid = await pid_of(bench)
+    hard = rlimits.prlimit(pid, rlimits.RLIMIT_NOFILE)[1]
+    for desired, held, files in (
+        (document(port, limits=few), 333, "333 files"),
+        (document(port), hard, "as many files as the system allows"),
+    ):
+        (action,) = await bench.apply(desired)
+        assert (action.verb, action.impact) == ("update", Impact.HOT_RELOAD)
+        text = f"the gateway (process {pid}) may have {files} open from this moment on"
+        assert [item.text for item in action.consequences] == [text]
+        assert await pid_of(bench) == pid
+        assert (await bench.shown(desired))["limits"]["files"]["held"] == held
+        assert await bench.verbs(desired) == []
+    await bench.apply(document(port, state="stopped"))
+    (action,) = await bench.apply(document(port, state="stopped", limits=few))
+    assert (action.verb, action.impact, action.consequences) == ("update", Impact.NONE, ())
 
 
 @pytest.mark.req("SVC-13")
