@@ -32,6 +32,11 @@ is there. In files that openclaw shares with others (`openclaw.json`) a default 
 as they are, and the gateway puts the values in. Below a name that says secret (`botToken`) it must be the whole value there too,
 or stand right behind `Bearer ` or `Basic `.
 
+What a reference gives is UTF-8 text of at most 64 KiB that is more than white space; of a file, and of what a program prints, one
+line break at the end is left out. The gateway's token and password are shown by clients in a header: one line without control
+characters, without white space at either end and without a byte order mark. Umlauts, emoji and blanks inside are allowed there.
+Any other secret may have several lines, as a PEM has. `openclaw validate --resolve` tells what is wrong, and where.
+
 **Who wins.** `OPENCLAW_*` variables of the process that applies come before the file, the file before the defaults.
 `openclaw config explain PATH` says where a value came from, and of a default on what condition it holds.
 """

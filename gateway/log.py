@@ -15,7 +15,7 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,7 +168,7 @@ class Log:
         self._level, self._console_level = _RANK["info"], _RANK["info"]
         self._style = "pretty" if os.isatty(stdout) else "compact"
         self._colour = os.isatty(stdout) and not os.environ.get("NO_COLOR")
-        self._secrets: tuple[str, ...] = ()
+        self._secrets: tuple[bytes, ...] = ()
         self._gap: tuple[int, str] | None = None
 
     def configure(
@@ -184,8 +184,8 @@ class Log:
         """Take over what the config says; from the next line on it holds. `secrets` are masked wherever they appear."""
         self._level, self._console_level = _RANK[level], _RANK[console_level]
         self._style = console_style or ("pretty" if os.isatty(self._stdout) else "compact")
-        forms = {form for secret in secrets for form in (secret, orjson.dumps(secret).decode()[1:-1])}
-        self._secrets = tuple(sorted((form for form in forms if len(form) >= _MIN_SECRET_CHARS), key=len, reverse=True))
+        forms = {form for secret in secrets if len(secret) >= _MIN_SECRET_CHARS for form in _forms(secret)}
+        self._secrets = tuple(sorted(forms, key=len, reverse=True))
         if self.file is not None:
             self.file.max_bytes = max_file_bytes
         if directory is None or (self.file is not None and self.file.directory == directory):
@@ -261,8 +261,8 @@ class Log:
 
     def _masked(self, line: bytes) -> bytes:
         for secret in self._secrets:
-            if (raw := secret.encode()) in line:
-                line = line.replace(raw, _MASK.encode())
+            if secret in line:
+                line = line.replace(secret, _MASK.encode())
         return line
 
     def _to_console(self, subsystem: str, level: str, text: str, meta: dict[str, Any]) -> None:
@@ -348,6 +348,17 @@ def _is_private(directory: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _forms(secret: str) -> Iterator[bytes]:
+    """How a secret may stand in a line. One from the environment may have bytes that are no UTF-8 (surrogates)."""
+    yield secret.encode("utf-8", "surrogatepass")
+    yield secret.encode("utf-8", "replace")
+    try:
+        yield orjson.dumps(secret)[1:-1]
+    except TypeError:
+        # What is no text for JSON stands there as `_dumps` shows it: twice escaped.
+        yield orjson.dumps(ascii(secret)[1:-1])[1:-1]
 
 
 def _dumps(data: Any) -> bytes:

@@ -128,7 +128,7 @@ def test_the_places_that_the_pages_for_a_start_name_are_those_of_the_first_docum
     text = init_text(".openclaw-token")
     first = load_text(text, {})
     places = {}
-    for name in ("gateway.port", "logging.level"):
+    for name in ("gateway.port", "gateway.auth.token", "logging.level"):
         for value in (False, True):
             position = first.locate(tuple(name.split(".")), value=value)
             assert position is not None

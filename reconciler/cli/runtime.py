@@ -105,7 +105,9 @@ class Runtime:
         def instead(path: DocumentPath) -> str | None:
             digests, values = former()
             if (value := values.get(digests.get(join_path(path), ""))) is not None:
-                text = f"the reference at {join_path(path)} gives nothing now: the value that it had is used again"
+                text = (
+                    f"the reference at {join_path(path)} gives nothing of use now: the value that it had is used again"
+                )
                 again.append(Note(code="secret_again", message=text, path=path))
             return value
 

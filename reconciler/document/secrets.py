@@ -7,6 +7,7 @@ once; programs run side by side.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,6 +42,17 @@ MAX_SECRET_BYTES: Final = 64 * 1024
 EXEC_SECONDS: Final = 10.0
 # Password managers ask a daemon that serves one request at a time; more side by side gains nothing.
 _MAX_THREADS: Final = 8
+# What the clients of the gateway show in a header, and people copy: it must come through unchanged.
+_SHOWN: Final[frozenset[DocumentPath]] = frozenset(
+    {
+        ("gateway", "auth", "token"),
+        ("gateway", "auth", "password"),
+        ("service", "environment", "OPENCLAW_GATEWAY_TOKEN"),
+        ("service", "environment", "OPENCLAW_GATEWAY_PASSWORD"),
+    }
+)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +181,8 @@ def resolve_references(
     hanging: Hanging | None = None,
     seconds: float = EXEC_SECONDS,
 ) -> SecretValues:
-    """The same for references in hand; `locate` tells where each stands, `instead` the value of one that gives nothing, where
-    that is known otherwise.
+    """The same for references in hand; `locate` tells where each stands, `instead` the value of one that gives nothing of use,
+    where that is known otherwise.
 
     Raises:
         DocumentError: with a problem at each reference that cannot be resolved.
@@ -199,17 +211,20 @@ def resolve_references(
 
         with ThreadPoolExecutor(min(len(programs), _MAX_THREADS)) as pool:
             list(pool.map(one, programs))
-    for path, each in found if refused else ():
-        if each in refused and (value := instead(path)) is not None:
-            values[each] = value
-            del refused[each]
-    if refused:
+
+    wrong = [
+        (path, each, why)
+        for path, each in found
+        if (why := refused.get(each) or (_unfit(each, values[each]) if path in _SHOWN else None)) is not None
+    ]
+    again = {each: value for path, each, _why in wrong if (value := instead(path)) is not None}
+    problems = [_problem(path, why, locate(path)) for path, each, why in wrong if each not in again]
+    if problems:
         from reconciler.document.problems import sort_problems
 
-        problems = [_problem(path, refused[each], locate(path)) for path, each in found if each in refused]
         what = "1 reference to a secret" if len(problems) == 1 else f"{len(problems)} references to secrets"
         raise DocumentError(f"cannot resolve {what}", sort_problems(problems))
-    return SecretValues(values, salt)
+    return SecretValues({**values, **again}, salt)
 
 
 def _directory(loaded: Loaded) -> str:
@@ -236,27 +251,52 @@ def _problem(path: DocumentPath, refused: _Refused, position: Position | None) -
 def _resolve(reference: SecretRef, environ: Mapping[str, str], directory: str, seconds: float) -> str:
     match reference.source, reference.value:
         case "env", str() as name:
-            return _from_environment(name, environ)
+            return _from_environment(reference, name, environ)
         case "file", str() as path:
-            return _from_file(path, environ, directory)
+            return _from_file(reference, path, environ, directory)
         case _, tuple() as argv:
-            return _from_program(argv, environ, directory, seconds)
+            return _from_program(reference, argv, environ, directory, seconds)
     raise AssertionError(reference.source)
 
 
-def _from_environment(name: str, environ: Mapping[str, str]) -> str:
-    from reconciler.document.problems import safe
+def _using(reference: SecretRef) -> str:
+    """How an error begins about what it gives."""
+    from reconciler.document.problems import named, safe
 
+    match reference.source, reference.value:
+        case "env", str() as name:
+            return f"use the environment variable {safe(name)}"
+        case "file", str() as path:
+            return f"use the secret file '{named(path)}'"
+        case _, tuple() as argv:
+            return f"use what '{safe(argv[0])}' prints"
+    raise AssertionError(reference.source)
+
+
+def _unfit(reference: SecretRef, value: str) -> _Refused | None:
+    """Why the gateway's clients cannot show it; None where they can."""
+    if value.startswith(_BYTE_ORDER_MARK):
+        wrong, hint = "begins with a byte order mark", "save it as UTF-8 without one"
+    elif value != value.strip():
+        wrong = "begins or ends with white space"
+        hint = "take it away; one line break at the end of a file or of what a program prints does no harm"
+    elif _CONTROL.search(value):
+        wrong, hint = "holds a line break or another control character", "give it a secret that is one line of text"
+    else:
+        return None
+    return _Refused("secret_unfit", f"{_using(reference)} for the gateway: it {wrong}, which no client can show", hint)
+
+
+def _from_environment(reference: SecretRef, name: str, environ: Mapping[str, str]) -> str:
     value = environ.get(name)
     if not value:
         state = "it is not set" if value is None else "it is empty"
-        raise _Refused(
-            "secret_unset", f"use the environment variable {safe(name)}: {state}", "set it where openclaw is started"
-        )
-    return value
+        raise _Refused("secret_unset", f"{_using(reference)}: {state}", "set it where openclaw is started")
+    # Bytes that are no UTF-8 are lone surrogates in os.environ.
+    return _text(value.encode("utf-8", "surrogatepass"), "secret_unset", _using(reference))
 
 
-def _from_file(path: str, environ: Mapping[str, str], directory: str) -> str:
+def _from_file(reference: SecretRef, path: str, environ: Mapping[str, str], directory: str) -> str:
     from reconciler.document.files import ReadError, read_file
     from reconciler.document.problems import named
 
@@ -265,7 +305,7 @@ def _from_file(path: str, environ: Mapping[str, str], directory: str) -> str:
     except ReadError as err:
         reason = err.message.removeprefix("read it: ")
         raise _Refused("secret_unreadable", f"read the secret file '{named(path)}': {reason}", err.hint) from None
-    return _text(data, "secret_unreadable", f"use the secret file '{named(path)}'")
+    return _text(_without_newline(data), "secret_unreadable", _using(reference))
 
 
 def _located(path: str, environ: Mapping[str, str], directory: str) -> str:
@@ -273,20 +313,29 @@ def _located(path: str, environ: Mapping[str, str], directory: str) -> str:
     return os.path.join(directory, expanded)
 
 
+def _without_newline(data: bytes) -> bytes:
+    """The one that editors and `echo` put at the end."""
+    return data.removesuffix(b"\n").removesuffix(b"\r")
+
+
 def _text(data: bytes, code: str, message: str) -> str:
-    """The text of a secret without one newline at its end."""
-    data = data.removesuffix(b"\n").removesuffix(b"\r")
+    """The text of a secret."""
     if not data:
         raise _Refused(code, f"{message}: it gives nothing")
     if b"\0" in data:
         raise _Refused(code, f"{message}: it gives a NUL byte")
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise _Refused(code, f"{message}: it gives no UTF-8 text") from None
+    if text.isspace():
+        raise _Refused(code, f"{message}: it gives nothing but white space")
+    return text
 
 
-def _from_program(argv: tuple[str, ...], environ: Mapping[str, str], directory: str, seconds: float) -> str:
+def _from_program(
+    reference: SecretRef, argv: tuple[str, ...], environ: Mapping[str, str], directory: str, seconds: float
+) -> str:
     import subprocess
     import time
 
@@ -324,12 +373,12 @@ def _from_program(argv: tuple[str, ...], environ: Mapping[str, str], directory: 
     if data is None:
         raise _Refused(_TIMEOUT, f"wait for {shown}: it took longer than {seconds:g} s and was ended")
     if len(data) > MAX_SECRET_BYTES:
-        raise _Refused("secret_exec_failed", f"use what {shown} prints: more than {MAX_SECRET_BYTES // 1024} KiB")
+        raise _Refused("secret_exec_failed", f"{_using(reference)}: more than {MAX_SECRET_BYTES // 1024} KiB")
     status = process.returncode
     if status:
         how = f"it ended with status {status}" if status > 0 else f"it was ended by signal {-status}"
-        raise _Refused("secret_exec_failed", f"use what {shown} prints: {how}", "run it by hand to see what it says")
-    return _text(data, "secret_exec_failed", f"use what {shown} prints")
+        raise _Refused("secret_exec_failed", f"{_using(reference)}: {how}", "run it by hand to see what it says")
+    return _text(_without_newline(data), "secret_exec_failed", _using(reference))
 
 
 def _read_until(process: Popen[bytes], deadline: float) -> bytes | None:

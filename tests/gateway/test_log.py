@@ -169,6 +169,17 @@ def test_a_secret_is_masked_in_every_sink(tmp_path: Path, pipe: tuple[int, int])
     assert text.count("***") >= 3
 
 
+@pytest.mark.req("LOG-4", "DOC-4")
+@pytest.mark.parametrize("style", ["compact", "pretty", "json"])
+def test_a_secret_with_bytes_that_are_no_utf8_is_masked_too(tmp_path: Path, pipe: tuple[int, int], style: str) -> None:
+    secret = "canary\udcff\udcfe"
+    log = make(tmp_path, Clock(), console="info", style=style, out=pipe[1], secrets=(secret,))
+    log.logger("x").info(f"the secret is {secret}", nested={"a": [secret]})
+    text = next(tmp_path.glob("*.log")).read_text() + os.read(pipe[0], 65536).decode()
+    assert "canary" not in text + log.masked(secret)
+    assert text.count("***") >= 3
+
+
 @pytest.mark.req("LOG-1")
 @pytest.mark.parametrize(
     ("style", "expected"),

@@ -15,7 +15,13 @@ from reconciler.document.problems import render_problems
 from reconciler.document.secrets import SecretValues, references, resolve, resolve_references
 from reconciler.errors import DocumentError
 
-ENVIRON = {"PATH": os.environ["PATH"], "TOKEN": "canary-1", "HOME": "/nonexistent"}
+ENVIRON = {
+    "PATH": os.environ["PATH"],
+    "TOKEN": "canary-1",
+    "HOME": "/nonexistent",
+    "BINARY": "canary\udcff",
+    "BLANK": "\t",
+}
 
 
 def document(directory: Path, auth: str) -> Loaded:
@@ -45,7 +51,7 @@ def resolved(loaded: Loaded, salt: bytes = b"salt", seconds: float = 5.0) -> Sec
         ("{exec: [sh, -c, 'printf canary-3']}", "canary-3"),
         ("{exec: [cat, secret]}", "canary-2"),
         ("{exec: [sh, -c, 'echo \"$TOKEN\"']}", "canary-1"),
-        ("{exec: [sh, -c, 'printf \"a\\nb\\n\\n\"']}", "a\nb\n"),
+        ("{exec: [sh, -c, 'printf \"a b\\n\"']}", "a b"),
     ],
 )
 def test_each_source(tmp_path: Path, reference: str, value: str) -> None:
@@ -80,7 +86,10 @@ def test_digests_compare_values_and_depend_on_the_salt(tmp_path: Path) -> None:
         ("{file: binary}", "secret_unreadable", "it gives no UTF-8 text"),
         ("{file: nul}", "secret_unreadable", "it gives a NUL byte"),
         ("{file: ~/secret}", "secret_unreadable", "read the secret file '~/secret': there is no such file"),
+        ("{file: blank}", "secret_unreadable", "use the secret file 'blank': it gives nothing but white space"),
         ("{env: NONE}", "secret_unset", "use the environment variable NONE: it is not set"),
+        ("{env: BINARY}", "secret_unset", "use the environment variable BINARY: it gives no UTF-8 text"),
+        ("{env: BLANK}", "secret_unset", "use the environment variable BLANK: it gives nothing but white space"),
         ("{exec: [none-such]}", "secret_exec_failed", "start 'none-such': there is no such file"),
         ("{exec: [sh, -c, 'echo canary; exit 4']}", "secret_exec_failed", "it ended with status 4"),
         ("{exec: ['true']}", "secret_exec_failed", "it gives nothing"),
@@ -93,6 +102,7 @@ def test_each_failure_has_its_place_and_no_value(tmp_path: Path, reference: str,
     (tmp_path / "empty").write_bytes(b"\n")
     (tmp_path / "binary").write_bytes(b"canary\xff")
     (tmp_path / "nul").write_bytes(b"canary\0")
+    (tmp_path / "blank").write_bytes(b"\n\n")
     os.mkfifo(tmp_path / "fifo")
     if not code:
         with pytest.raises(DocumentError):  # an argument that is no text never gets this far
@@ -103,6 +113,66 @@ def test_each_failure_has_its_place_and_no_value(tmp_path: Path, reference: str,
     (problem,) = caught.value.problems
     assert (problem.code, problem.path, problem.line) == (code, "gateway.auth.token", 4)  # type: ignore[attr-defined]
     assert text in render_problems([problem])  # type: ignore[list-item]
+
+
+PEM = "-----BEGIN CANARY-----\nabc\n-----END CANARY-----\n"
+
+
+@pytest.mark.req("DOC-4", "DOC-9")
+@pytest.mark.parametrize("name", ["token", "password"])
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("canary\n", "begins or ends with white space"),
+        (" canary", "begins or ends with white space"),
+        ("canary\u00a0", "begins or ends with white space"),
+        ("\ufeffcanary", "begins with a byte order mark"),
+        ("can\nary", "holds a line break or another control character"),
+        ("can\x01ary", "holds a line break or another control character"),
+        ("canary\x7f", "holds a line break or another control character"),
+        (PEM.strip(), "holds a line break or another control character"),
+    ],
+)
+def test_what_a_client_cannot_show_to_the_gateway_is_refused(tmp_path: Path, name: str, value: str, why: str) -> None:
+    loaded = document(tmp_path, f"    {name}: {{env: SHOWN}}\n")
+    with pytest.raises(DocumentError) as caught:
+        resolve(loaded, {"SHOWN": value}, salt=b"")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.path, problem.line) == ("secret_unfit", f"gateway.auth.{name}", 4)  # type: ignore[attr-defined]
+    text = render_problems([problem])  # type: ignore[list-item]
+    assert f"use the environment variable SHOWN for the gateway: it {why}" in text
+    assert "canary" not in text
+
+
+@pytest.mark.req("DOC-4")
+@pytest.mark.parametrize("value", ["ab cd", "grün", "😀-👩‍💻", "~!@#$%^&*()"])
+def test_any_other_line_of_text_is_a_secret_of_the_gateway(tmp_path: Path, value: str) -> None:
+    loaded = document(tmp_path, "    token: {env: SHOWN}\n")
+    assert resolve(loaded, {"SHOWN": value}, salt=b"").reveal(token(loaded)) == value
+
+
+@pytest.mark.req("DOC-4")
+def test_secrets_that_are_not_shown_in_a_header_may_have_lines(tmp_path: Path) -> None:
+    """The same reference may be good in one place and not in another."""
+    (tmp_path / "pem").write_text(f"{PEM}\n")
+    path = tmp_path / "openclaw.yaml"
+    path.write_text("version: 1\nservice: {environment: {KEY: {file: pem}}}\n")
+    pem = SecretRef("file", "pem")
+    assert resolved(load(path, {})).reveal(pem) == PEM
+    path.write_text(f"{path.read_text()}gateway: {{auth: {{token: {{file: pem}}}}}}\n")
+    with pytest.raises(DocumentError) as caught:
+        resolved(load(path, {}))
+    assert [problem.path for problem in caught.value.problems] == ["gateway.auth.token"]  # type: ignore[attr-defined]
+    found = references(load(path, {}).desired.canonical)
+    again = resolve_references(
+        found,
+        {},
+        salt=b"",
+        directory=str(tmp_path),
+        locate=lambda _path: None,
+        instead=lambda path: "canary-before" if path[0] == "gateway" else None,
+    )
+    assert again.reveal(pem) == "canary-before"
 
 
 @pytest.mark.req("DOC-4")
