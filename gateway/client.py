@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import sys
 import uuid
@@ -34,6 +35,7 @@ _UPGRADE_SECONDS = 10.0
 _CLOSE_SECONDS = 1.0
 # A health report is about 1 kB.
 MAX_HEALTH_BYTES = 256 * 1024
+_HEADER_VALUE = re.compile(rb"[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]*[^\x00-\x20\x7f])?")
 # All but pairing and approvals, which no program of ours uses.
 DEFAULT_SCOPES = ("operator.admin", "operator.read", "operator.write")
 
@@ -397,7 +399,7 @@ async def get_health(
     host: str, port: int, secret: str | None = None, tls: ssl.SSLContext | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Status code and JSON of `GET /health`, over TLS where there is a context; the parts are in it when `secret` is the
-    gateway's.
+    gateway's. One that no header carries is not shown.
 
     One small request over a stream of Trio, without an HTTP library. Cancelled, it leaves the connection closed.
 
@@ -406,10 +408,10 @@ async def get_health(
     """
     stream = await _open_stream(host, port, tls)
     try:
-        lines = [f"GET /health HTTP/1.1\r\nHost: {_bracketed(host)}:{port}\r\nConnection: close\r\n"]
-        if secret is not None:
-            lines.append(f"Authorization: Bearer {_one_line(secret)}\r\n")
-        await stream.send_all("".join((*lines, "\r\n")).encode("latin-1", "replace"))
+        head = f"GET /health HTTP/1.1\r\nHost: {_bracketed(host)}:{port}\r\nConnection: close\r\n".encode()
+        if secret is not None and (shown := in_header(secret)) is not None:
+            head += b"Authorization: Bearer " + shown + b"\r\n"
+        await stream.send_all(head + b"\r\n")
         answer = bytearray()
         while received := await stream.receive_some(65536):
             answer += received
@@ -439,6 +441,12 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _one_line(secret: str) -> str:
-    """A secret with a line feed in it is wrong anyway; it must not become a header of its own."""
-    return "".join(char for char in secret if char.isprintable())
+def in_header(secret: str) -> bytes | None:
+    """The bytes that a header carries to the gateway unchanged; None where none can: control characters do not pass, and a
+    blank at either end is no part of a header's value (RFC 9110, 5.5).
+    """
+    try:
+        shown = secret.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
+    return shown if _HEADER_VALUE.fullmatch(shown) else None

@@ -71,7 +71,8 @@ def is_trusted(headers: Mapping[str, str], address: str, secret: Secret) -> bool
     if secret.mode is AuthMode.NONE:
         return "origin" not in headers and is_local_direct(address, headers.get("host"), frozenset(headers))
     scheme, _, value = headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and secret.matches(value.strip())
+    # Of white space only that of HTTP may stand around it: what else looks like it is part of a secret.
+    return scheme.lower() == "bearer" and secret.matches(value.strip(" \t"))
 
 
 def _json(status: int, data: Any) -> Response:
@@ -98,7 +99,8 @@ async def serve(stream: trio.abc.Stream, head: bytes, address: str, health: Heal
         if isinstance(request, Response):
             await _send(stream, conn, request, head_only=False)
             return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        # A secret is compared as the bytes that were sent: UTF-8, and those that are none as the environment would give them.
+        headers = {name.decode("latin-1"): value.decode("utf-8", "surrogateescape") for name, value in request.headers}
         response = answer(
             request.method.decode("ascii", "replace"),
             request.target.decode("ascii", "replace"),

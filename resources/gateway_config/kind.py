@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
@@ -72,6 +72,9 @@ from resources.gateway_config.store import (
     write_config,
 )
 from resources.steps import action_id, because_of, cause_of, precondition_of, reached, still_holds
+
+if TYPE_CHECKING:
+    from gateway.config import Issue
 
 SERVICE = Key("service", "gateway")
 
@@ -191,7 +194,7 @@ async def _look(wanted: Wanted, world: World) -> Observation:
     loaded, silent = None, None
     if spec is not None and spec.runtime == "builtin":
         try:
-            loaded = await ask(address(file.root, spec, world))
+            loaded = _foreseen(await ask(address(file.root, spec, world)), file, spec)
         except OpenClawError as err:
             silent = err.message
     stale = await trio.to_thread.run_sync(outdated, file.root, loaded.tls if loaded is not None else None, world.host)
@@ -211,6 +214,25 @@ async def _look(wanted: Wanted, world: World) -> Observation:
         shown=shown,
         conditions=tuple(one for one in (_degraded(file, loaded), stale) if one is not None),
     )
+
+
+def _foreseen(loaded: Loaded | None, file: File, spec: ConfigSpec) -> Loaded | None:
+    """What a gateway says, and in place of one that is shut to us what it would say of the file."""
+    if loaded is None or not loaded.shut or not (wrong := _objections(file.text or "{}", spec)):
+        return loaded
+    # Loaded here: it comes with all that the gateway knows of its config.
+    from gateway.config import in_one_line
+
+    return replace(loaded, error=in_one_line(wrong), refused=file.digest)
+
+
+def _objections(text: str, spec: ConfigSpec | None) -> tuple[Issue, ...]:
+    """What the gateway would have against an openclaw.json with this text."""
+    # Loaded here: it comes with all that the gateway knows of its config.
+    from gateway.config import SECRET_VARIABLES, objections
+
+    # Of the environment of a gateway that somebody else starts nothing is known.
+    return objections(text, spec.variables if spec is not None and spec.managed else SECRET_VARIABLES)
 
 
 def _running(file: File, loaded: Loaded | None, known: Mapping[str, Collection[Value]], secrets: Secrets) -> Fields:
@@ -289,11 +311,9 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
     if step.resource is not None and (spec is None or spec.runtime != "builtin"):
         return None
     # Loaded here: it comes with all that the gateway knows of its config.
-    from gateway.config import SECRET_VARIABLES, in_one_line, objections
+    from gateway.config import in_one_line
 
-    # Of the environment of a gateway that somebody else starts nothing is known.
-    variables = spec.variables if spec is not None and spec.managed else SECRET_VARIABLES
-    after = objections(text, variables)
+    after = _objections(text, spec)
     if not after:
         return None
     loaded, error = seen.loaded, in_one_line(after)
@@ -305,7 +325,7 @@ def _refused(step: Step, seen: Seen, text: str) -> Blocked | None:
             hint="repair that in the file; until then the gateway goes on by the last good one",
         )
     # Of what is in the file already a gateway that runs has said what it thinks; one that is started says it when it is late.
-    before = () if _planned(step, "start") else objections(seen.file.text or "{}", variables)
+    before = () if _planned(step, "start") else _objections(seen.file.text or "{}", spec)
     if not (wrong := [issue for issue in after if issue not in before and not issue.guessed]):
         return None
     path, hint = blamed(step.resource, wrong)

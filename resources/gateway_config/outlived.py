@@ -23,12 +23,13 @@ def outlived(observation: Observation | None, differences: Iterable[Difference])
     if observation is None or seen is None or seen.loaded is None:
         return None
     loaded = seen.loaded
-    if loaded.shut:
+    moved = {item.path: item for item in differences}
+    # By a file that it refuses it does not begin: as long as nothing cures that, it would begin by the same as it did.
+    if loaded.shut and (moved or not loaded.refuses(seen.file.digest)):
         return "the gateway does not take the declared secret: it was started by another openclaw.json"
     if loaded.error is not None or loaded.digest != seen.file.digest:
         # What it owes is said of a file that lies there no longer.
         return None
-    moved = {item.path: item for item in differences}
     # What the file has and the process too goes wrong with the cure; what the file has and the process has not is wrong now.
     paths = [
         path

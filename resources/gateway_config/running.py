@@ -30,19 +30,23 @@ PID_FILE = "gateway.pid"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the gateway is spoken to, and with what. `state` is the state directory whose gateway must be the one there."""
+    """Where the gateway is spoken to, and with what. `state` is the state directory whose gateway must be the one there;
+    `by_password` that it wants the password; `declared` that the one it wants is the document's.
+    """
 
     host: str
     port: int
     state: str
     token: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    by_password: bool = False
+    declared: bool = False
     encrypted: bool = False
 
     @property
     def secret(self) -> str | None:
         """What `/health` is asked with."""
-        return self.token if self.token is not None else self.password
+        return self.password if self.by_password else self.token
 
     @property
     def url(self) -> str:
@@ -55,8 +59,8 @@ class Loaded:
     """What a running gateway says: the digest of the file that it runs by, why not the latest and the digest of that, and the
     hash of certificate and key. None: it does not say, or there is none.
 
-    `owed` are the paths of that file that it goes by after its next start only; `shut`: it does not take the secret that it was
-    asked with, and says no more than that it is there.
+    `owed` are the paths of that file that it goes by after its next start only; `shut`: it does not take the declared secret,
+    and says no more than that it is there (what is refused is then what it would refuse).
     """
 
     digest: str | None = None
@@ -73,14 +77,18 @@ class Loaded:
 
 def address(root: Node | None, spec: ConfigSpec | None, world: World) -> Address:
     """Where the gateway that read this file listens, and the secret that it wants as far as we know it."""
-    port = scalar_at(root, "gateway.port")
+    port, mode = scalar_at(root, "gateway.port"), scalar_at(root, "gateway.auth.mode")
+    token, password = (spec.token, spec.password) if spec is not None else (None, None)
+    by_password = mode == "password" or (mode is None and _has_password(root, spec))
     host = scalar_at(root, "gateway.customBindHost") if scalar_at(root, "gateway.bind") == "custom" else None
     return Address(
         host=host if isinstance(host, str) and host != "0.0.0.0" else "127.0.0.1",  # noqa: S104 - compared, not bound
         port=port if isinstance(port, int) and 0 < port < 65536 else DEFAULT_PORT,
         state=str(world.host.state.root),
-        token=_secret(root, "token", spec.token if spec is not None else None, world),
-        password=_secret(root, "password", spec.password if spec is not None else None, world),
+        token=_secret(root, "token", token, world),
+        password=_secret(root, "password", password, world),
+        by_password=by_password,
+        declared=(password if by_password else token) is not None,
         encrypted=scalar_at(root, "gateway.tls.enabled") is True,
     )
 
@@ -95,7 +103,7 @@ async def ask(where: Address) -> Loaded | None:
     if found is None:
         return None
     # Loaded here: most plans find no gateway, or are made by the supervisor that has it loaded.
-    from gateway.client import ClientError, get_own_health
+    from gateway.client import ClientError, get_own_health, in_header
 
     try:
         with trio.fail_after(ANSWER_SECONDS):
@@ -105,7 +113,9 @@ async def ask(where: Address) -> Loaded | None:
     except ClientError as err:
         failed = err
     else:
-        return replace(_loaded(report), shut=found.secret is not None and "parts" not in report)
+        # Nothing is said of it by a gateway that was not shown it, and no start cures what is not ours to declare.
+        shown = found.declared and found.secret is not None and in_header(found.secret) is not None
+        return replace(_loaded(report), shut=shown and "parts" not in report)
     if await trio.to_thread.run_sync(serving, where) is None:
         # It ended meanwhile.
         return None
@@ -183,6 +193,12 @@ def _held(pid: int | None, candidates: Iterable[Listener]) -> Listener | None:
 def _started_for(pid: int | None, where: Address) -> bool:
     """Also where it could not write a pid file (a full disk)."""
     return pid is not None and proc.environ_value(pid, "OPENCLAW_STATE_DIR") == where.state
+
+
+def _has_password(root: Node | None, spec: ConfigSpec | None) -> bool:
+    """Whether its file or its environment gives it a password: without a mode it asks for that then."""
+    given = spec is not None and (spec.password is not None or "OPENCLAW_GATEWAY_PASSWORD" in spec.variables)
+    return given or bool(scalar_at(root, "gateway.auth.password"))
 
 
 def _secret(root: Node | None, name: str, reference: SecretRef | None, world: World) -> str | None:

@@ -53,6 +53,61 @@ def test_a_gateway_that_began_with_the_access_of_somebody_else_is_restarted(site
     assert site.plan()["actions"] == []
 
 
+@pytest.mark.req("DOC-4")
+@pytest.mark.parametrize(
+    "auth",
+    [
+        "{mode: token, token: {env: SHOWN}}",
+        "{mode: password, token: {env: E2E_TOKEN}, password: {env: SHOWN}}",
+        "{token: {env: E2E_TOKEN}, password: {env: SHOWN}}",
+    ],
+)
+def test_no_gateway_is_restarted_for_the_look_of_its_secret(site: Site, auth: str) -> None:
+    """It is asked whether it has the declared one, and by that very one."""
+    site.extra["SHOWN"] = "grün und 😀"
+    site.write(site.write(verify="300ms").replace("{mode: token, token: {env: E2E_TOKEN}}", auth))
+    assert site.apply()["result"] == "confirmed"
+    assert site.plan()["actions"] == []
+    assert site.run("drift").code == 0
+    assert "parts" in json.loads(site.run("gateway", "health", "--json").out)
+
+
+@pytest.mark.req("DOC-4")
+def test_the_secret_of_somebody_else_is_nothing_that_a_restart_could_cure(site: Site) -> None:
+    """The document says nothing of it, and its variable has another value here than in the gateway's process."""
+    text = site.write(verify="300ms").replace("  auth: {mode: token, token: {env: E2E_TOKEN}}\n", "")
+    site.write(text.replace("service: {", "service: {environment: {THEIRS: {env: E2E_TOKEN}}, "))
+    config = site.state / "openclaw.json"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(json.dumps({"gateway": {"auth": {"mode": "token", "token": "${THEIRS}"}}}))
+    site.extra["THEIRS"] = "another value"
+    site.apply("--take-over")
+    assert "parts" in site.health(secret=TOKEN)[1]
+    assert site.plan()["actions"] == []
+
+
+@pytest.mark.req("DOC-4", "GW-6")
+def test_a_file_that_it_cannot_begin_by_is_no_reason_to_start_it_again(site: Site) -> None:
+    """It begins by the last good one then, with the secret of somebody else, however often it begins."""
+    site.write(verify="300ms")
+    site.apply()
+    pid = site.gateway_pid()
+    assert pid is not None
+    before = written(site, lambda data: data["gateway"].update(auth={"mode": "token", "token": "theirs"}))
+    wait_until(lambda: "gateway.auth.token" in str(site.health(secret=TOKEN)[1]), 10, "the gateway has seen it")
+    written(site, lambda data: data.update({**json.loads(before), "bogus": 1}))
+    kill(pid)
+    wait_until(lambda: "parts" in (site.health(secret="theirs")[1] or ()), 20, "a gateway by the last good file")
+    assert site.plan()["actions"] == []
+    assert (
+        'Degraded: Rejected: the gateway refuses openclaw.json and runs by the last good one: Unrecognized key: "bogus"'
+        in site.run("status").out
+    )
+    (site.state / "openclaw.json").write_bytes(before)
+    assert verbs(site.apply()["actions"]) == CURED[1:]
+    assert "parts" in site.health(secret=TOKEN)[1]
+
+
 def test_a_gateway_that_began_without_tls_is_restarted(site: Site) -> None:
     relative(site)
     written(site, lambda data: data["gateway"]["tls"].update(enabled=False))

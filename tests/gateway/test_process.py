@@ -22,7 +22,15 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from gateway.client import CallError, ClientError, ConnectRefused, get_health, open_client, unverified_context
+from gateway.client import (
+    CallError,
+    ClientError,
+    ConnectRefused,
+    get_health,
+    in_header,
+    open_client,
+    unverified_context,
+)
 from gateway.process import PidFile
 from gateway.version import VERSION
 from tests.beds.processes import Spawned, run, wait_until
@@ -515,6 +523,23 @@ async def test_our_own_client_calls_hears_events_and_raises_its_own_errors(gatew
     with pytest.raises(ClientError, match="cannot reach the gateway"):
         async with open_client(url, token=TOKEN):
             pass
+
+
+@pytest.mark.req("GW-5", "DOC-4")
+@pytest.mark.parametrize("secret", ["grün-😀", "in two words", "no-utf8-\udcff", "\u00a0blanks-of-its-own\u00a0"])
+async def test_a_secret_comes_through_a_header_as_it_is(gateway: Gateway, secret: str) -> None:
+    gateway.write("{}")
+    gateway.start("--port", str(gateway.port), OPENCLAW_GATEWAY_TOKEN=secret)
+    assert "parts" in (await get_health("127.0.0.1", gateway.port, secret))[1]
+    assert "parts" not in (await get_health("127.0.0.1", gateway.port, secret[:-1]))[1]
+
+
+@pytest.mark.req("GW-5", "DOC-4")
+@pytest.mark.parametrize("secret", ["ends-with-a-line\n", " blank", "two\r\nlines", "control\x01", "", "\ud800"])
+async def test_a_secret_that_no_header_carries_is_not_shown_in_another_form(gateway: Gateway, secret: str) -> None:
+    assert in_header(secret) is None
+    gateway.start()
+    assert await get_health("127.0.0.1", gateway.port, secret) == (200, {"status": "ok"})
 
 
 def test_the_client_alone_loads_neither_http_nor_websocket_libraries() -> None:

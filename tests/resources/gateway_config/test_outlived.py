@@ -48,11 +48,17 @@ def test_what_is_declared_and_owed_is_named_and_nothing_that_others_wrote() -> N
         (by_this_file("gateway.port", error="it is half", refused=FILE.digest), False),
         (Loaded(digest="of another file", owed=("gateway.port",)), False),
         (Loaded(shut=True), True),
+        (Loaded(shut=True, error="it is half", refused=FILE.digest), False),
     ],
 )
 def test_only_a_gateway_that_runs_by_this_very_file_is_believed(loaded: Loaded | None, found: bool) -> None:
     assert (outlived(observation(loaded, "gateway.port"), ()) is not None) is found
     assert outlived(None, ()) is None
+
+
+def test_one_that_is_shut_to_us_begins_anew_with_the_cure_of_a_file_that_it_would_refuse() -> None:
+    seen = observation(Loaded(shut=True, error="it is half", refused=FILE.digest), "logging.level")
+    assert outlived(seen, (moved("logging.level", 5, "info"),)) is not None
 
 
 @pytest.mark.parametrize(

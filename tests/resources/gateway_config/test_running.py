@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 import trio
 
+from gateway.wire.json5 import parse
 from reconciler.desired import Desired, SecretRef
 from reconciler.errors import TemporaryError, TerminalError
 from reconciler.files import replace_file
 from reconciler.kinds import Observation
 from reconciler.model import Cause, Impact
 from resources.gateway_config import running
+from resources.gateway_config.fields import ConfigSpec
 from resources.gateway_config.kind import GatewayConfigKind
-from resources.gateway_config.running import Address, ask, reload, serving
+from resources.gateway_config.running import Address, address, ask, reload, serving
 from resources.testing import FakeSecrets, make_desired, make_world
 from tests.beds.processes import Spawned, wait_until
 from tests.resources.contract import Case, carry_out, look
@@ -192,9 +194,52 @@ async def test_a_gateway_with_another_secret_says_nothing_and_is_no_reason_to_fa
     where = bed.where("another")
     loaded = await ask(where)
     assert loaded is not None
-    assert loaded.digest is None
+    assert (loaded.digest, loaded.shut) == (None, False)
     with pytest.raises(TemporaryError, match=r"refused|unauthorized"):
         await reload(where)
+
+
+@pytest.mark.req("PLAN-13")
+@pytest.mark.parametrize(
+    ("secret", "shut"),
+    [("another", True), ("änder-😀", True), (TOKEN, False), (f"{TOKEN}\n", False), (f" {TOKEN}", False)],
+)
+async def test_a_gateway_is_shut_to_a_declared_secret_that_it_was_shown(bed: Bed, secret: str, shut: bool) -> None:
+    await started(bed)
+    loaded = await ask(replace(bed.where(secret), declared=True))
+    assert loaded is not None
+    assert loaded.shut is shut
+
+
+@pytest.mark.req("PLAN-13", "GW-5")
+@pytest.mark.parametrize(
+    ("auth", "declared", "asked"),
+    [
+        ({}, {"token"}, ("of-token", True)),
+        ({}, {"password"}, ("of-password", True)),
+        ({}, {"token", "password"}, ("of-password", True)),
+        ({"mode": "token"}, {"token", "password"}, ("of-token", True)),
+        ({"mode": "password"}, {"token", "password"}, ("of-password", True)),
+        ({"mode": "none"}, {"token"}, ("of-token", True)),
+        ({"password": "theirs"}, {"token"}, ("theirs", False)),
+        ({"mode": "password", "password": "theirs"}, {"token"}, ("theirs", False)),
+        ({"token": "theirs"}, set(), ("theirs", False)),
+        ({}, {"token", "service"}, (None, False)),
+    ],
+)
+def test_it_is_asked_with_the_secret_that_a_gateway_of_this_file_wants(
+    tmp_path: Path, auth: dict[str, str], declared: set[str], asked: tuple[str | None, bool]
+) -> None:
+    world = make_world(tmp_path, secrets=FakeSecrets({"env:TOKEN": "of-token", "env:PASSWORD": "of-password"}))
+    spec = ConfigSpec(
+        runtime="builtin",
+        managed=True,
+        token=SecretRef("env", "TOKEN") if "token" in declared else None,
+        password=SecretRef("env", "PASSWORD") if "password" in declared else None,
+        variables=frozenset({"OPENCLAW_GATEWAY_PASSWORD"} if "service" in declared else ()),
+    )
+    where = address(parse(json.dumps({"gateway": {"auth": auth}})), spec, world)
+    assert (where.secret, where.declared) == asked
 
 
 async def test_where_nobody_listens_nothing_is_asked(free_port: Callable[[], int]) -> None:
