@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
 from reconciler.document import units
-from reconciler.document.masking import REFERENCE, looks_secret, mask_words
+from reconciler.document.masking import REFERENCE, is_secret_itself, looks_secret, mask_words
 from reconciler.document.problems import safe
 from reconciler.document.units import BadValue, kind_of
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pydantic_core import core_schema
 
 SECRET_EXPECTED = "{env: NAME}, {file: PATH}, {exec: [PROGRAM, ARGUMENT]} or ${NAME}"  # noqa: S105 - how a reference is written
+_LIKE_A_FILE = "; what is really called so is written with its directory: ./NAME"
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -244,7 +245,7 @@ def check_secret(value: Any) -> dict[str, Any]:
                 hint="keep the value in the environment or in a file, and refer to it",
                 code="secret_literal",
             )
-        return {"env": match[1]}
+        return {"env": _no_secret(match[1], "the name of an environment variable")}
     if not isinstance(value, dict):
         code = "secret_literal" if isinstance(value, (int, float)) and not isinstance(value, bool) else "wrong_type"
         raise BadValue(f"use {kind_of(value)} for a secret", expected=SECRET_EXPECTED, code=code)
@@ -258,7 +259,7 @@ def check_secret(value: Any) -> dict[str, Any]:
     if source == "file":
         if not isinstance(target, str) or not target:
             raise BadValue("use this as the path of a secret", expected="{file: PATH}", code="bad_reference")
-        return {"file": target}
+        return {"file": _no_secret(target, "the path of a secret", _LIKE_A_FILE)}
     words = target if isinstance(target, list) else None
     if not words or not all(isinstance(word, str) for word in words) or not words[0]:
         raise BadValue(
@@ -267,13 +268,26 @@ def check_secret(value: Any) -> dict[str, Any]:
             hint="no shell is used: give the program and its arguments as a list of texts",
             code="bad_reference",
         )
-    return {"exec": list(words)}
+    return {"exec": [_no_secret(words[0], "the program for a secret", _LIKE_A_FILE), *words[1:]]}
 
 
 def _reference_name(target: Any) -> str:
+    what = "the name of an environment variable"
     if isinstance(target, str) and _VARIABLE_NAME.fullmatch(target):
-        return target
-    raise BadValue("use this as the name of an environment variable", expected="{env: NAME}", code="bad_reference")
+        return _no_secret(target, what)
+    raise BadValue(f"use this as {what}", expected="{env: NAME}", code="bad_reference")
+
+
+def _no_secret(target: str, what: str, unless: str = "") -> str:
+    """`target`, which is to name where a secret is to be had."""
+    if is_secret_itself(target):
+        raise BadValue(
+            f"use this as {what}: it looks like a secret or an address itself",
+            expected=SECRET_EXPECTED,
+            hint=f"keep the value in the environment or in a file, and refer to it{unless}",
+            code="secret_literal",
+        )
+    return target
 
 
 def check_variable(value: Any) -> str | dict[str, Any]:

@@ -16,7 +16,15 @@ import re
 from typing import Any, Final, NoReturn
 
 from reconciler.document.marks import mark, mark_below, mark_secrets
-from reconciler.document.masking import hides, is_below_secret, is_doubtful, mask_name, shown_name, shown_path
+from reconciler.document.masking import (
+    hides,
+    is_below_secret,
+    is_doubtful,
+    is_lost_value,
+    mask_name,
+    shown_name,
+    shown_path,
+)
 from reconciler.document.nodes import Mapping, Node, Scalar, Sequence, Source, is_unusable
 from reconciler.document.problems import MAX_PROBLEMS, Problem, safe
 from reconciler.model import MASK
@@ -344,11 +352,14 @@ class _Composer:
             self.again = len(self.reports) < MAX_PROBLEMS and is_doubtful((*self._names(), node.value))
             if self.again:
                 self.doubtful[id(value)] = value
+            is_secret = isinstance(value, Scalar) and is_lost_value(self._names(), node.value, value.value)
+            if is_secret:
+                mark(node)
             self._report(
                 line,
                 column,
                 "duplicate_key",
-                f"use the name '{shown_name(node.value)}' twice: it is already on line {first.line}",
+                f"use the name '{MASK if is_secret else shown_name(node.value)}' twice: it is already on line {first.line}",
                 hint="keep one of the two",
             )
             return node, True

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from reconciler.document.masking import (
+    assigns_secret,
     is_below_secret,
     is_harmless,
+    is_lost_choice,
+    is_lost_value,
     is_secret_holder,
     is_secret_place,
     is_sensitive_list,
@@ -42,10 +45,15 @@ def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
             # A name or a path is no list: whatever stands in one is not taken for either.
             below = path[:-1] if path and path[-1] in {"env", "file"} else path
             waiting.extend((below, item, hidden) for item in node.items)
+            if below[-1:] == ("exec",) and node.items:
+                # The program is named as a file is, and only it.
+                waiting.append(((*below[:-1], "file"), node.items[0], hidden))
         else:
             for name, (name_node, item) in node.entries.items():
                 below = (*path, name)
-                if hidden and isinstance(item, Scalar) and item.value is None and name not in _REFERENCES:
+                if isinstance(item, Scalar) and (
+                    is_lost_value(path, name, item.value) or (hidden and item.value is None and name not in _REFERENCES)
+                ):
                     # `{abc}` is a mapping with a name and nothing.
                     mark(name_node)
                 # A name that holds a secret, or a part of one, is followed by the rest of it.
@@ -54,7 +62,10 @@ def mark_secrets(root: Node, above: tuple[str, ...] = ()) -> None:
 
 
 def _is_secret(path: tuple[str, ...], value: Any) -> bool:
-    if is_secret_holder(path) or looks_secret(value):
+    if is_secret_holder(path) or looks_secret(value) or assigns_secret(value) or is_lost_choice(path, value):
+        return True
+    if path[:1] in {("auth",), ("notifications",)} and isinstance(value, str) and mask_name(value) != value:
+        # What should be the name of a profile or a channel is the key or the address itself.
         return True
     # Where a section stands, or a tunnel, `token abc` is the rest of a mapping.
     is_section = len(path) <= 1 and not "".join(path).startswith("x-")

@@ -50,6 +50,15 @@ OTHER_SECTIONS: Final = frozenset(
 )
 # What holds secrets deeper down, where it begins a document instead.
 _MISPLACED: Final = frozenset({"profiles", "channels", "otel", "headers", "environment"})
+# What holds secrets by names that anybody gives.
+_OF_FREE_NAMES: Final = frozenset(
+    {
+        ("auth", "profiles"),
+        ("notifications", "channels"),
+        ("service", "environment"),
+        ("diagnostics", "otel", "headers"),
+    }
+)
 OVER_SECRETS: Final = frozenset({"headers"})
 
 # A whole word that is no part of a path.
@@ -63,6 +72,9 @@ _SHAPES: Final = re.compile(
     r"|(?i:bearer|basic)\s+[\w.\-+/=]{8,}"
     r"|\b\d{8,10}:[\w\-]{30,}"
 )
+_ASSIGNMENT: Final = re.compile(r"""\s*["']?([A-Za-z_][\w.\-]{0,63})["']?(\s*[:=]\s*|\s+)["']?(\S+?)["']?\s*""")
+_COMPOUND: Final = re.compile(r"[a-z][A-Z]|[\d_.\-]")
+_NOTHING: Final = frozenset({"null", "none", "true", "false", "off", "on", "no", "yes"})
 _REFERENCES: Final = ("env:", "file:", "exec:")
 # No shape is shorter, and no key stands further in: searching megabytes would take a second.
 _SHORTEST: Final = 8
@@ -75,7 +87,7 @@ _SIGN: Final = re.compile(r"""["']?\s*([:=]?)(?!//)\s*""")
 # Lines of a text that could not be read. What stands between names and values; where a name begins, and one without a sign.
 _GAP: Final = re.compile(r"(?:[\s{}\[\],]|[-?:](?=\s|$))*")
 _NAME: Final = re.compile(
-    r"""(?:([A-Za-z_][\w.\-]{0,63})["']?|"([\w.\-:@/ ]{1,64})"|'([\w.\-:@/ ]{1,64})')\s*[:=](?!//)\s*"""
+    r"""(?:([A-Za-z_][\w.\-]{0,63})["']?|"([\w.\-:@/ ]{1,64})"|'([\w.\-:@/ ]{1,64})')\s*([:=])(?!//)\s*"""
 )
 _BARE_NAME: Final = re.compile(r"([A-Za-z_][\w\-]{0,63})(?![\w.\-/])\s*")
 _ENDS: Final = r"(?=\s*(?:[,}\]]|\s#|$))"
@@ -98,7 +110,10 @@ _REFERENCE_BEGINS: Final = re.compile(r"""(?:-\s+)?["']?(?:env|file|exec)["']?\s
 _OPEN_KINDS: Final = frozenset(
     {"choice", "integer", "number", "duration", "size", "size_from", "flag", "percent", "date"}
 )
-_URL_SECRET: Final = re.compile(r"(\b[a-z][a-z0-9+.\-]*://[^/\s:@]*:)([^/\s@]+)(@)", re.IGNORECASE)
+# The password of an address, and a user as long as only tokens are (people's have a `+` or an escaped `@` where they are long).
+_URL_SECRET: Final = re.compile(
+    r"(\b[a-z][a-z0-9+.\-]*://[^/\s:@]*:|\bhttps?://(?=[\w.\-~]{17,}@))([^/\s@]+)(@)", re.IGNORECASE
+)
 
 
 def _folded(name: str) -> str:
@@ -158,6 +173,23 @@ def looks_secret(value: Any) -> bool:
     return _SHAPES.search(head) is not None or ("@" in head and _URL_SECRET.search(head) is not None)
 
 
+def assigns_secret(value: Any) -> bool:
+    """True for a text that is no more than the name of a secret and its value, as `botToken=abc`."""
+    if not isinstance(value, str) or len(value) > _NAMED or _ALERTS.search(value) is None:
+        return False
+    match = _ASSIGNMENT.fullmatch(value)
+    if match is None or not is_sensitive(match[1]) or match[3].lower() in _NOTHING or is_reference_text(match[3]):
+        return False
+    # Two words without a sign may be a title, unless the first is of no language.
+    return bool(match[2].strip()) or _COMPOUND.search(match[1]) is not None
+
+
+def is_secret_itself(text: str) -> bool:
+    """True for what should name the place of a secret, and is one or an address; behind a `/` a file may be called like one."""
+    is_path = "/" in text and ":" not in text
+    return "://" in text or (looks_secret(text) and not (is_path and _SHAPES.match(text) is None))
+
+
 def is_secret_place(path: tuple[str, ...]) -> bool:
     """True when the schema has a secret at `path`, or its last name says that it is one; lists have no part in `path`."""
     match path:
@@ -193,6 +225,20 @@ def is_secret_holder(path: tuple[str, ...]) -> bool:
     return False
 
 
+def is_lost_value(path: tuple[str, ...], name: str, value: Any) -> bool:
+    """True when `name`, which stands below `path` with the value `value`, may be a secret whose own name was forgotten."""
+    if value is not None or path in _OF_FREE_NAMES:
+        return False
+    return is_secret_holder(path) and name not in _names_of_schema()[0]
+
+
+def is_lost_choice(path: tuple[str, ...], value: Any) -> bool:
+    """True when `value`, where beside secrets a choice stands, is unlike all of its words and may be a secret."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        return False
+    return bool(path) and is_secret_holder(path[:-1]) and _is_unlike_choices(path[-1], str(value))
+
+
 def is_below_secret(path: tuple[str, ...]) -> bool:
     """True when `path` is the place of a secret, or leads through one."""
     return any(is_secret_place(path[:count]) for count in range(1, len(path) + 1))
@@ -206,7 +252,9 @@ def is_harmless(path: tuple[str, ...], value: Any) -> bool:
         return False
     if path and path[-1] == "env":
         return value.isidentifier() and value.isascii() and not looks_secret(value)
-    if path and path[-1] in {"file", "exec"}:
+    if path and path[-1] == "file":
+        return not is_secret_itself(value)
+    if path and path[-1] == "exec":
         return not looks_secret(value)
     return REFERENCE.fullmatch(value) is not None or is_reference_text(value) or value == ""
 
@@ -287,6 +335,10 @@ class Unread:
             if plain is None and line[:at].strip(" -?") and quoted not in _names_of_schema()[0]:
                 return None
             name: str = plain or quoted
+            # A sign without a space makes no name of what only may be one, but is a part of many secrets.
+            is_named = match[4] == ":" and not line[match.end(4) : match.end(4) + 1].strip()
+            if not is_named and name not in _names_of_schema()[0] and not hides(name):
+                return None
             return None if looks_secret(name) or mask_name(name) != name else (name, match.end())
         match = _BARE_NAME.match(line, at)
         return (match[1], match.end()) if match is not None and match[1] in _names_of_schema()[0] else None
@@ -297,7 +349,7 @@ class Unread:
         last = name.rpartition(".")[2]
         is_secret = hides(last) or last in _UNREAD | OVER_SECRETS or is_sensitive_list(last)
         first = line[at : at + 1]
-        if (match := _HARMLESS.match(line, at)) is not None:
+        if (match := _HARMLESS.match(line, at)) is not None and not looks_secret(match[0]):
             # A block text, or what belongs to a secret, goes on below.
             goes_on = first in "|>{" and not line[match.end() :].strip()
             if goes_on and (is_secret or (first != "{" and last not in names)):
@@ -309,8 +361,10 @@ class Unread:
         if first in ("", "#") or (first in "{[" and not is_secret):
             return is_secret, at
         shape = _REFERRED.get(last, _PLAIN if last in plain else _TINY)
-        if not is_secret and (match := shape.match(line, at)) is not None and not looks_secret(match[0]):
-            return False, match.end()
+        if not is_secret and (match := shape.match(line, at)) is not None:
+            value = match[0].strip("\"'")
+            if not looks_secret(value) and (len(value) < 3 or not _is_unlike_choices(last, value)):
+                return False, match.end()
         if first in "\"'" and not is_closed:
             self._until = first
         return is_secret, None
@@ -327,6 +381,30 @@ def _names_of_schema() -> tuple[frozenset[str], frozenset[str]]:
         names |= model.keys()
         kept |= {name for name, node in model.items() if not _is_open(node)}
     return frozenset(names), frozenset(name for name in names - kept - shape["sections"].keys() if not hides(name))
+
+
+@lru_cache(4096)
+def _is_unlike_choices(name: str, text: str) -> bool:
+    """True when `name` is that of a choice, of which `text` is no word and no mistyped one."""
+    from reconciler.document.problems import closest
+
+    words = _choices_of_schema().get(name)
+    return words is not None and text not in words and (mask_words(text) != text or closest(text, words) is None)
+
+
+@lru_cache(1)
+def _choices_of_schema() -> Mapping[str, frozenset[str]]:
+    """The names of all choices with the words of each."""
+    from reconciler.document.fast import shape_data
+
+    found: dict[str, frozenset[str]] = {}
+    for model in shape_data()["models"].values():
+        for name, node in model.items():
+            check = node.get("check", ())
+            words = check[1:] if check[:1] == ["choice"] else [node["word"]] if "word" in node else []
+            if words:
+                found[name] = found.get(name, frozenset()) | {*words}
+    return found
 
 
 def _is_open(node: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from reconciler.document.masking import (
     REFERENCE,
+    assigns_secret,
     is_reference_text,
     is_sensitive,
     is_sensitive_list,
@@ -27,7 +28,7 @@ from reconciler.model import DocumentPath
 @dataclass(frozen=True, slots=True)
 class Issue:
     """A problem without its place: the document path instead. `message` follows "cannot "; `on_name` points at the
-    name; `beside_secret` says that what follows an unknown name may be a secret.
+    name; `beside_secret` says that what follows an unknown name may be a secret, `name_is_secret` that it may be one itself.
     """
 
     path: DocumentPath
@@ -37,6 +38,7 @@ class Issue:
     hint: str = ""
     on_name: bool = False
     beside_secret: bool = False
+    name_is_secret: bool = False
 
 
 # Keys of openclaw.json that have a typed field: one owner for each.
@@ -273,7 +275,7 @@ def _literals(value: Any, path: DocumentPath, hidden: bool) -> Iterator[Issue]:
         for number, item in enumerate(value):
             yield from _literals(item, (*path, number), hidden)
     elif isinstance(value, str):
-        if value and (looks_secret(value) or (hidden and not is_reference_text(value))):
+        if value and (looks_secret(value) or assigns_secret(value) or (hidden and not is_reference_text(value))):
             yield Issue(
                 path,
                 "secret_literal",
@@ -319,7 +321,7 @@ def _auth(data: dict[str, Any], suggestions: Suggestions) -> Iterator[Issue]:
                 yield Issue(
                     path,
                     "unknown_name",
-                    f"find the profile '{safe(name)}'",
+                    f"find the profile '{shown_name(name)}'",
                     "the name of one of auth.profiles",
                     f"did you mean '{safe(near)}'?" if near else "",
                 )
@@ -345,7 +347,7 @@ def _notifications(data: dict[str, Any], suggestions: Suggestions) -> Iterator[I
             yield Issue(
                 ("notifications", "routes", number, "to"),
                 "unknown_name",
-                f"find the channel '{safe(target)}'",
+                f"find the channel '{shown_name(target)}'",
                 "the name of one of notifications.channels",
                 f"did you mean '{safe(near)}'?" if near else "",
             )
@@ -378,8 +380,8 @@ def _source(data: dict[str, Any]) -> Iterator[Issue]:
         yield Issue(
             ("source", "git"),
             "secret_literal",
-            "use an address with a password in it",
-            "an address without a password",
+            "use an address with a password or a token in it",
+            "an address without one; a user has at most 16 characters",
             "use an ssh key or a credential helper of git",
         )
 

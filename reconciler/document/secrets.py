@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from reconciler.desired import SecretRef
 from reconciler.document.references import references
 from reconciler.errors import DocumentError, TerminalError
-from reconciler.model import DocumentPath, Position, Secret
+from reconciler.model import MASK, DocumentPath, Position, Secret
 from reconciler.paths import here
 from reconciler.values import join_path
 
@@ -261,15 +261,13 @@ def _resolve(reference: SecretRef, environ: Mapping[str, str], directory: str, s
 
 def _using(reference: SecretRef) -> str:
     """How an error begins about what it gives."""
-    from reconciler.document.problems import named, safe
-
     match reference.source, reference.value:
         case "env", str() as name:
-            return f"use the environment variable {safe(name)}"
+            return f"use the environment variable {_shown(name)}"
         case "file", str() as path:
-            return f"use the secret file '{named(path)}'"
+            return f"use the secret file '{_shown(path)}'"
         case _, tuple() as argv:
-            return f"use what '{safe(argv[0])}' prints"
+            return f"use what '{_shown(argv[0])}' prints"
     raise AssertionError(reference.source)
 
 
@@ -298,14 +296,22 @@ def _from_environment(reference: SecretRef, name: str, environ: Mapping[str, str
 
 def _from_file(reference: SecretRef, path: str, environ: Mapping[str, str], directory: str) -> str:
     from reconciler.document.files import ReadError, read_file
-    from reconciler.document.problems import named
 
+    shown = f"'{_shown(path)}'"
     try:
         data = read_file(_located(path, environ, directory), MAX_SECRET_BYTES, MAX_SECRET_BYTES)
     except ReadError as err:
         reason = err.message.removeprefix("read it: ")
-        raise _Refused("secret_unreadable", f"read the secret file '{named(path)}': {reason}", err.hint) from None
+        raise _Refused("secret_unreadable", f"read the secret file {shown}: {reason}", err.hint) from None
     return _text(_without_newline(data), "secret_unreadable", _using(reference))
+
+
+def _shown(name: str) -> str:
+    """The name of a variable, a file or a program inside a message; an older version took a secret for one."""
+    from reconciler.document.masking import is_secret_itself
+    from reconciler.document.problems import named
+
+    return MASK if is_secret_itself(name) else named(name)
 
 
 def _located(path: str, environ: Mapping[str, str], directory: str) -> str:
@@ -340,9 +346,8 @@ def _from_program(
     import time
 
     from reconciler.document.files import reason_of
-    from reconciler.document.problems import safe
 
-    shown = f"'{safe(argv[0])}'"
+    shown = f"'{_shown(argv[0])}'"
     program = environ.get("HOME", "~") + argv[0][1:] if argv[0].startswith("~/") else argv[0]
     try:
         # A session of its own, so that whatever it starts can be ended with it. Its stderr may hold anything: never shown.

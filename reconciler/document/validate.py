@@ -14,12 +14,19 @@ from typing import Any, get_args
 from reconciler.document.checked import check_version
 from reconciler.document.fast import canonical_section
 from reconciler.document.marks import mark_below
-from reconciler.document.masking import is_doubtful, is_sensitive, shown_name, shown_path
+from reconciler.document.masking import (
+    is_doubtful,
+    is_lost_choice,
+    is_lost_value,
+    is_sensitive,
+    shown_name,
+    shown_path,
+)
 from reconciler.document.nodes import Mapping, Node, Scalar, find, is_unusable, plain
 from reconciler.document.problems import MAX_PROBLEMS, Problem, Suggestions, safe
 from reconciler.document.rules import Issue, check_rules
 from reconciler.document.units import BadValue, kind_of
-from reconciler.model import DocumentPath
+from reconciler.model import MASK, DocumentPath
 
 _NO_RETENTION = {"age": None, "total": None, "files": None, "compress_after": None}
 # Union members are named in pydantic's places, after this many parts: tunnels.NAME.<type>, auth.profiles.NAME.<type>.
@@ -157,7 +164,8 @@ def _issue(path: tuple[str | int, ...], error: Any, suggestions: Suggestions) ->
             known = _fields(path[:-1]) if suggestions.left > 0 else []
             near = suggestions.near(str(real[-1]), known)
             expected = f"one of {', '.join(sorted(known))}" if known else ""
-            return _unknown(real, near, expected, beside_secret=any(map(_holds_secret, known)))
+            is_secret = is_lost_value(_names(real[:-1]), str(real[-1]), error["input"])
+            return _unknown(real, near, expected, beside_secret=any(map(_holds_secret, known)), is_secret=is_secret)
         case "union_tag_not_found":
             inside = shown_path(real)
             return Issue((*real, "type"), "missing", f"find 'type' in '{inside}'", f"type: one of {_tags(real)}")
@@ -175,7 +183,8 @@ def _issue(path: tuple[str | int, ...], error: Any, suggestions: Suggestions) ->
             hint = context["hint"]
             if context["given"] and (near := suggestions.near(context["given"], context["words"]())):
                 hint = f"did you mean '{safe(near)}'?"
-            return Issue(real, error["type"], context["message"], context["expected"], hint)
+            message = "use this value here" if is_lost_choice(_names(real), error["input"]) else context["message"]
+            return Issue(real, error["type"], message, context["expected"], hint)
         case _:
             return Issue(real, "bad_value", "use this value here", "")
 
@@ -188,16 +197,23 @@ def _holds_secret(field: str) -> bool:
     return is_sensitive(field) or field in {"key", "access", "refresh", "url"}
 
 
-def _unknown(path: DocumentPath, near: str | None, expected: str, *, beside_secret: bool = False) -> Issue:
+def _names(path: DocumentPath) -> tuple[str, ...]:
+    return tuple(part for part in path if isinstance(part, str))
+
+
+def _unknown(
+    path: DocumentPath, near: str | None, expected: str, *, beside_secret: bool = False, is_secret: bool = False
+) -> Issue:
     hint = f"did you mean '{near}'?" if near else ""
     return Issue(
         path,
         "unknown_key",
-        f"use the name '{shown_name(str(path[-1]))}' here",
+        f"use the name '{MASK if is_secret else shown_name(str(path[-1]))}' here",
         expected,
         hint,
         on_name=True,
         beside_secret=beside_secret,
+        name_is_secret=is_secret,
     )
 
 
@@ -292,7 +308,7 @@ def _problem(place: Node, issue: Issue) -> Problem:
         place.column,
         issue.code,
         issue.message,
-        path=shown_path(issue.path),
+        path=shown_path((*issue.path[:-1], MASK) if issue.name_is_secret else issue.path),
         expected=issue.expected,
         hint=issue.hint,
     )

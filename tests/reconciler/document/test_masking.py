@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reconciler.desired import SecretRef
 from reconciler.document.compose import compose
 from reconciler.document.fast import shape_data
 from reconciler.document.load import load_text
@@ -19,6 +20,7 @@ from reconciler.document.masking import OTHER_SECTIONS, Unread, is_secret_holder
 from reconciler.document.nodes import Source
 from reconciler.document.problems import problem_json, render_problems
 from reconciler.document.raw import texts_beside
+from reconciler.document.secrets import resolve_references
 from reconciler.errors import DocumentError
 from tests.beds.pace import slowness
 
@@ -237,7 +239,13 @@ def test_the_sign_between_a_name_and_its_value_is_missing(tmp_path: Path, text: 
         ("    mode: token  # why", "    mode: token  # ********"),
         ("exec: [get-secret, gateway", "exec: [********"),
         ("name: the key to it", "name: ********"),
-        ("MY_KEY=shown", "MY_KEY=********"),
+        ("MY_API_KEY=shown", "MY_API_KEY=********"),
+        ("MY_KEY=hidden", "********"),
+        ("hidden:hidden", "********"),
+        ("aGlkZGVu==", "********"),
+        ("MY_KEY: hidden", "MY_KEY: ********"),
+        ("    mode: hidden", "    mode: ********"),
+        ("mode: tokn", None),
         ("- word", "- ********"),
         ("prot 18789", "********"),
         ("x-a: @ops", "x-a: @********"),
@@ -312,6 +320,128 @@ def test_a_secret_stands_in_a_name(tmp_path: Path, text: str) -> None:
     assert "kanari" not in diffed(tmp_path, "version: 1\n" + text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("gateway: {auth: {token: {file: sk-kanari-kanari}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {file: '123456789:kanariAAHkanariAAHkanariAAHkanariAAH'}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {file: 'postgres://u:kanari@h/x'}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {file: Bearer kanari/kanari}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {file: '-----BEGIN PRIVATE KEY-----kanari/kanari'}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {file: |\n  -----BEGIN PRIVATE KEY-----\n  kanari\n}}}\n", ""),
+        ("notifications: {channels: {ops: {url: {file: 'https://hooks/kanari'}}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {exec: [sk-kanari-kanari]}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {exec: [Bearer kanari-kanari, x]}}}\n", "./NAME"),
+        ("notifications: {channels: {ops: {url: {exec: ['https://hooks/kanari']}}}}\n", "./NAME"),
+        ("gateway: {auth: {token: {env: ghp_kanarikanari}}}\n", "refer to it"),
+        ("gateway: {auth: {token: '${ghp_kanarikanari}'}}\n", "refer to it"),
+        ("gateway: {auth: {token: ${ghp_kanarikanari}}}\n", ""),
+        ("service: {environment: {A_KEY: {file: sk-kanari-kanari}}}\n", "./NAME"),
+    ],
+)
+def test_a_secret_stands_where_its_place_is_to_be_told(tmp_path: Path, text: str, hint: str) -> None:
+    text = "version: 1\n" + text
+    shown = refused(text)
+    assert "kanari" not in shown
+    assert hint in shown
+    assert "kanari" not in diffed(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        SecretRef("file", "sk-kanari-kanari"),
+        SecretRef("exec", ("sk-kanari-kanari",)),
+        SecretRef("env", "ghp_kanarikanari"),
+    ],
+    ids=str,
+)
+def test_a_secret_that_an_older_version_took_for_a_reference(reference: SecretRef) -> None:
+    with pytest.raises(DocumentError) as caught:
+        resolve_references(((("gateway",), reference),), {}, salt=b"", directory="/", locate=lambda _path: None)
+    assert "kanari" not in render_problems(caught.value.problems)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "{file: /run/secrets/sk-gateway-main}",
+        "{file: secrets/hf_token.txt}",
+        "{file: ./hf_token.txt}",
+        "{file: '~/it: is one'}",
+        "{exec: [op, read, 'op://vault/sk-gateway-main/password']}",
+        "{exec: [/opt/sk-tools-1/get, gateway]}",
+        "{env: OPENCLAW_GATEWAY_TOKEN}",
+    ],
+)
+def test_a_file_or_program_may_be_called_like_a_secret(reference: str) -> None:
+    assert load_text(f"version: 1\ngateway: {{auth: {{token: {reference}}}}}\n", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("gateway: {auth: {mode: token, Kanari}}\n", "one of mode, password, token"),
+        ("gateway:\n  auth:\n    ? Kanari\n", "one of mode, password, token"),
+        ("gateway: {auth: {mode: token, Kanari, Kanari}}\n", "twice"),
+        ("auth: {profiles: {x: {type: api_key, Kanari}}}\n", "one of email, key, provider, type"),
+        ("notifications: {channels: {ops: {Kanari}}}\n", "cannot use the name"),
+        ("notifications: {routes: [{min: high, to: 'https://hooks/Kanari'}]}\n", "one of notifications.channels"),
+        ("auth: {order: {anthropic: ['https://Kanari']}}\n", "one of auth.profiles"),
+        ("gateway: {auth: {mode: Kanari}}\n", "one of none, token, password, trusted-proxy"),
+        ("gateway: {auth: {mode: token Kanari}}\n", "one of none, token, password, trusted-proxy"),
+        ("gateway: {auth: {mode: Kanari}, x: [\n", "syntax"),
+        ("auth: {profiles: {x: {type: Kanari}}}\n", "one of api_key, token, oauth"),
+        ("source: {git: 'https://Kanari-Kanari-Kanari@host/r.git'}\n", "a password or a token"),
+        ("source: {git: 'https://Kanari-Kanari-Kanari@host/r.git', x: 1}\n", "cannot use the name 'x'"),
+        ("gateway: {settings: {telegram: botToken=Kanari}}\n", "exactly ${NAME}"),
+        ("gateway: {settings: {telegram: 'botToken: Kanari'}}\n", "exactly ${NAME}"),
+        ("gateway: {settings: {telegram: botToken Kanari}}\n", "exactly ${NAME}"),
+        ("gateway: {settings: {telegram: [password=Kanari]}}\n", "exactly ${NAME}"),
+        ("fleet:\n  password: |\nKanari:abc\nlogging: {level: info}\n", "logging"),
+        ("auth:\n  profiles:\n    x:\n      access:\n   Kanari:abc\n      refresh: x\n", "x"),
+        ("gateway:\n  auth:\n    token: >-\n  Kanari:abc\n  settings: {}\n", "token"),
+    ],
+)
+def test_a_secret_stands_where_no_value_or_another_is_awaited(tmp_path: Path, text: str, shown: str) -> None:
+    text = "version: 1\n" + text
+    with pytest.raises(DocumentError) as caught:
+        load_text(text, {})
+    problems: Any = caught.value.problems
+    found = render_problems(problems) + json.dumps([problem_json(each) for each in problems])
+    assert "Kanari" not in found
+    difference = diffed(tmp_path, text)
+    assert "Kanari" not in difference
+    assert shown in found + difference
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("gateway: {auth: {mod: token}}\n", "'mod'"),
+        ("gateway: {auth: {mode: tokn}}\n", "'tokn'"),
+        ("service: {environment: {TZ: }}\n", "service.environment.TZ"),
+        ("auth: {profiles: {'anthropic:default': }}\n", "anthropic:default"),
+        ("notifications: {routes: [{min: high, to: osp}]}\n", "'osp'"),
+        (
+            "source: {git: 'https://gitlab+deploy-token-123456@host/r.git', x: 1}\n",
+            "https://gitlab+deploy-token-123456@host/r.git",
+        ),
+        ("source: {git: 'ssh://a-very-long-user-name@host/r.git', x: 1}\n", "ssh://a-very-long-user-name@host/r.git"),
+    ],
+)
+def test_what_is_no_secret_is_still_told(text: str, shown: str) -> None:
+    assert shown in refused("version: 1\n" + text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Password reset", "token", "Ask for the token first", "token: none", "Authorization: Bearer ${X}", "key=1"],
+)
+def test_words_about_secrets_are_none(value: str) -> None:
+    assert load_text(f"version: 1\ngateway: {{settings: {{title: '{value}'}}}}\n", {})
+
+
 WHOLE = """version: 1
 service:
   manager: embedded
@@ -322,6 +452,10 @@ service:
 gateway:
   port: 18789
   auth: {mode: token, token: "kanari3"}
+  settings:
+    channels:
+      telegram:
+        botToken: kanari0
 auth:
   profiles:
     "anthropic:default": {type: api_key, key: "kanari4"}
@@ -329,6 +463,7 @@ auth:
       type: token
       token: kanari5
 notifications:
+  routes: [{min: high, to: ops}]
   channels:
     ops: {url: "https://hooks.example/kanari6"}
     other:
@@ -343,13 +478,28 @@ policy: {verify: 1s}
 """
 
 
+# What a secret is written as instead, or what it is written for.
+SLIPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"\n +", (" ",)),
+    (r'"?kanari\d"?', ("{file: sk-ant-kanari}", "{exec: [Bearer kanari33]}")),
+    (r'"?kanari[0-7]"?', (">-\nkanari:9", "|\n  kanari:9", "\n kanari:9")),
+)
+
+
+def once(random: Random, pattern: str, instead: tuple[str, ...], text: str) -> str:
+    """`text` with one of the places of `pattern` replaced."""
+    found = [match.span() for match in re.finditer(pattern, text)]
+    start, end = random.choice(found or [(0, 0)])
+    return text[:start] + random.choice(instead) + text[end:] if found else text
+
+
 def mistaken(text: str, random: Random) -> str:
     """`text` after one to three mistakes of those that hands make."""
     for _ in range(random.choice((1, 1, 2, 3))):
         at = random.randrange(len(text))
         lines = text.splitlines(keepends=True)
         line = random.randrange(len(lines))
-        match random.randrange(7):
+        match random.randrange(13):
             case 0:
                 text = text[:at] + text[at + 1 :]
             case 1:
@@ -365,6 +515,8 @@ def mistaken(text: str, random: Random) -> str:
                 text = "".join(lines)
             case 6:
                 text = text[:at]
+            case _:
+                text = once(random, *random.choice(SLIPS), text)
         text = text or "x"
     return text
 
@@ -382,7 +534,29 @@ def test_no_slip_of_a_hand_shows_one(tmp_path: Path, seed: int) -> None:
             assert "kanari" not in shown, text
             if number % 10 == 0:
                 # Any name may be that of a variable which is no secret.
-                assert not re.search("kanari[3-9]", diffed(tmp_path, text)), text
+                assert not re.search("kanari[^12]", diffed(tmp_path, text)), text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count", "instead"),
+    [
+        (r"\b(?:token|key|url): (?=\S*kanari)", 5, ""),
+        (r"\b(?:token|key|url): (?=\S*kanari)", 5, "? "),
+        (r"(?:(?<=mode: )|(?<=type: ))\w+", 3, "kanari9"),
+        (r"(?:(?<=mode: )|(?<=type: ))\w+", 3, "token kanari9"),
+        (r"(?<=to: )\w+", 1, "https://hooks.example/kanari9"),
+    ],
+)
+def test_one_is_written_without_its_name_or_for_another_value(
+    tmp_path: Path, pattern: str, count: int, instead: str
+) -> None:
+    """In a mapping with names of its own; among variables and headers any name may be meant."""
+    places = [match.span() for match in re.finditer(pattern, WHOLE)]
+    assert len(places) == count
+    for start, end in places:
+        text = WHOLE[:start] + instead + WHOLE[end:]
+        assert "kanari" not in refused(text), text
+        assert not re.search("kanari[^12]", diffed(tmp_path, text)), text
 
 
 def test_what_another_file_has_overlaid(tmp_path: Path) -> None:

@@ -178,7 +178,13 @@ BEYOND_A_SCHEMA: dict[str, set[str]] = {
     "1.0 from 1": {"version_float"},
     "regular expressions": {"redact_pattern"},
     "the host": {"include_address", "window_path_zone", "window_unknown_zone"},
-    "a secret from a text": {"secret_for_a_path", "secret_in_environment", "secret_in_settings", "secret_in_url"},
+    "a secret from a text": {
+        "secret_for_a_path",
+        "secret_for_its_place",
+        "secret_in_environment",
+        "secret_in_settings",
+        "secret_in_url",
+    },
 }
 
 
