@@ -32,9 +32,10 @@ from reconciler.engine.standing import (
     is_to_release,
     is_unknown,
     is_unproven,
+    put_back,
     settle_holds,
 )
-from reconciler.engine.steps import Steps, makes_room, steps_of
+from reconciler.engine.steps import Steps, makers_of_room, steps_of
 from reconciler.engine.upkeep import Upkeep
 from reconciler.engine.verify import Verdict
 from reconciler.engine.watching import Watching
@@ -44,7 +45,7 @@ from reconciler.files import place_of
 from reconciler.host import Host
 from reconciler.journal import PROVISIONAL_SALT, Journal, JournalError, JournalFullError, OpenRun, Quarantined
 from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
-from reconciler.model import Condition, Key, Note, Plan, Result
+from reconciler.model import Action, Condition, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import check, hint_of
@@ -72,12 +73,13 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A plan with all that it was made of."""
+    """A plan with all that it was made of. `spends`: it is worth the ballast, and what makes room comes first in it."""
 
     plan: Plan
     goal: Goal
     wanted: Mapping[Key, Wanted]
     observations: Mapping[Key, Observation]
+    spends: bool = False
 
     @property
     def conditions(self) -> tuple[tuple[Key, Condition], ...]:
@@ -191,9 +193,7 @@ class Engine:
         """Holds a document back as it was `before`, or no longer: what was to take its place did not."""
         async with self._writer(HOUR_SECONDS):
             journal = self.journal()
-            await _thread(partial(journal.release, *names))
-            for held in before:
-                await _thread(partial(journal.quarantine, held.digest, held.reason, held.run_id, held.at))
+            await _thread(partial(put_back, journal, names, before))
 
     async def do(self, act: Callable[[], Awaitable[T]], wait_seconds: float) -> T:
         """What `act` does and returns, under the writer lock: it is no plan, and in no run.
@@ -287,31 +287,41 @@ class Engine:
                     return over
                 # This very document may have been taken back just now.
                 goal = source(journal.salt)
-            # A plan made before there was a journal has other digests of secrets; it was compared above.
-            asked = replace(request, expected=None) if compared else request
-            planned = await self._allowed(goal, asked, first)
+            planned, to_do = await self._allowed(goal, request, first, compared=compared)
             await recovery.give_way(self, recovered)
             # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
+            before = await _thread(journal.quarantines)
             await _thread(partial(settle_holds, journal, goal, request, self.now()))
-            return await self._lead_on(planned, request, journal)
+            try:
+                return await self._lead_on(planned, to_do, request, journal)
+            except (BlockedError, JournalFullError):
+                # Nothing was done: what was to take the place of another document did not.
+                names = request.holds_back[0] if request.holds_back is not None else ()
+                await _thread(partial(self.ballast.spend_on, partial(put_back, journal, names, before)))
+                raise
 
-    async def _allowed(self, goal: Goal, request: Request, first: First | None) -> Planned:
-        """The plan for `goal` after `first`, which is taken back where something forbids the plan."""
+    async def _allowed(
+        self, goal: Goal, request: Request, first: First | None, *, compared: bool
+    ) -> tuple[Planned, Planned]:
+        """The plan for `goal` after `first`, and what of it is to be done; `first` is taken back where something forbids that."""
         back = await first() if first is not None else None
+        # A plan made before there was a journal has other digests of secrets; it was `compared` then.
+        asked = replace(request, expected=None) if compared else request
         try:
             planned = await self.plan(goal, self.journal())
-            await self._refuse(planned, request, self.journal())
-            await self._keep_room(await self._to_do(planned, request, self.journal()))
+            await self._refuse(planned, asked, self.journal())
+            return planned, await self._to_do(planned, request, self.journal())
         except OpenClawError:
             if back is not None:
                 with trio.CancelScope(shield=True):
                     await back()
             raise
-        return planned
 
-    async def _lead_on(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
+    async def _lead_on(
+        self, planned: Planned, to_do: Planned, request: Request, journal: Journal
+    ) -> tuple[Outcome, Window | None]:
         """As `_lead`, and again where what acts by itself (a keeper in a crash loop) came in between: nothing was done then."""
-        outcome, window = await self._lead(planned, request, journal)
+        outcome, window = await self._lead(planned, to_do, request, journal)
         for _ in range(_TRIES):
             # A plan that was agreed to holds to the letter.
             if request.expected is not None or not outcome.outrun:
@@ -321,7 +331,8 @@ class Engine:
                 break
             planned = again
             await self._refuse(planned, request, journal)
-            outcome, window = await self._lead(planned, request, journal)
+            to_do = await self._to_do(planned, request, journal)
+            outcome, window = await self._lead(planned, to_do, request, journal)
         return replace(outcome, conditions=planned.conditions, ends=planned.ends), window
 
     async def _recover(
@@ -350,21 +361,37 @@ class Engine:
         outcome = window.outcome(Result.VERIFYING, "")
         return recovered, (replace(outcome, conditions=seen.conditions, ends=seen.ends), window)
 
-    async def _lead(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
-        """What `planned` and the journal ask for: its effects, a window that nobody watched to its end, or a record."""
-        plan = await self._to_do(planned, request, journal)
-        if plan.actions:
-            await self._keep_room(plan)
-            return await self._effects(replace(planned, plan=plan), request, journal)
+    async def _lead(
+        self, planned: Planned, to_do: Planned, request: Request, journal: Journal
+    ) -> tuple[Outcome, Window | None]:
+        """What `planned` and the journal ask for: the effects of what is `to_do`, a window that nobody watched to its end, or a
+        record.
+        """
+        if to_do.plan.actions:
+            return await self._effects(to_do, request, journal)
         if (window := await unchanged.unfinished(self, planned, request, journal)) is not None:
             return window.outcome(Result.VERIFYING, ""), window
         return await unchanged.accept(self, planned, request, journal), None
 
-    async def _to_do(self, planned: Planned, request: Request, journal: Journal) -> Plan:
-        """What of a plan is to be done now: no more than was agreed to, and nothing that waits."""
+    async def _to_do(self, planned: Planned, request: Request, journal: Journal) -> Planned:
+        """What of a plan is to be done now: no more than was agreed to, and nothing that waits; on a full disk what makes room
+        comes first.
+
+        Raises:
+            JournalFullError: there is too little room for it, and it makes none.
+        """
         tried = request.approvals.person or await _thread(partial(is_unknown, journal, planned.goal.digest))
         waiting = request.waiting if tried else request.waiting | planned.retried
-        return without(as_agreed(planned.plan, request.expected), waiting)
+        to_do = replace(planned, plan=without(as_agreed(planned.plan, request.expected), waiting))
+        room, rest = makers_of_room(to_do.plan.actions)
+        if rest or (not room and await unchanged.records(planned, request, journal)):
+            try:
+                await self._keep_room()
+                return to_do
+            except JournalFullError:
+                if not room:
+                    raise
+        return replace(to_do, plan=replace(to_do.plan, actions=(*room, *rest)), spends=bool(room))
 
     async def finish(self, window: Window, *, keeps_up: bool = False) -> Outcome:
         """Watches the window of a run to its end, then confirms it or goes back. With `keeps_up` what falls in it is started
@@ -427,15 +454,13 @@ class Engine:
         """True where this process keeps the journal open and the ballast that it once gave up has room again."""
         return self._journal is not None and await _thread(lambda: self.ballast.wanting)
 
-    async def _keep_room(self, plan: Plan) -> None:
+    async def _keep_room(self) -> None:
         """Refuses on a disk that is full, or nearly, whatever makes no room: the ballast is for what does, and for a way back.
         What is let pass has it.
 
         Raises:
             JournalFullError: there is too little room beside the ballast's.
         """
-        if not plan.actions or makes_room(plan.actions):
-            return
         short = await _thread(lambda: self.ballast.is_short)
         # What was given up once says nothing of today: where its own room is there again, the disk is full no longer.
         if short or (not await _thread(partial(self.ballast.take_on, 0)) and self.ballast.spent):
@@ -520,7 +545,7 @@ class Engine:
             first_intent=plan.actions[0],
             target_generation=target,
         )
-        spends = target is not None or makes_room(plan.actions)
+        spends = planned.spends or target is not None
         await _thread(partial(self.ballast.spend_on, begin) if spends else begin)
         applied = {key: item.applied for key, item in planned.wanted.items()}
         return steps_of(self, run, goal, applied, begun=(plan.actions[0].id,), spends=spends)
@@ -537,7 +562,7 @@ class Engine:
         try:
             if request.expected_digest is not None:
                 await steps.record(partial(journal.mark_plan_used, request.expected_digest, self.now()))
-            results = await execute(planned.plan.actions, steps.perform, stopping=self.stopping)
+            results = await self._performed(planned.plan.actions, steps)
             return await self._applied(planned, request, journal, steps, results)
         except (JournalFullError, ExceptionGroup) as err:
             if not isinstance(innermost(err), JournalFullError):
@@ -546,6 +571,25 @@ class Engine:
                 "cannot go on, nor back: the disk is full, and what was done of this run so far is on the host",
                 hint="free some space: the next run goes on from there",
             ) from err
+
+    async def _performed(self, actions: Sequence[Action], steps: Steps) -> tuple[StepResult, ...]:
+        """Performs the steps of a run. One that spends the ballast makes room first, then goes on as any other, or not at all."""
+        room, rest = makers_of_room(actions) if steps.spends else (actions, ())
+        made = await execute(room, steps.perform, stopping=self.stopping)
+        if not rest:
+            return made
+        try:
+            await self._keep_room()
+        except JournalFullError as err:
+            # Without any effect before it there is nothing to record, or to watch.
+            ended = "failed" if any(step.result == "done" for step in made) else "skipped"
+            short = partial(StepResult, result=ended, error=err.message, hint=err.hint, short=True)
+            left = tuple(short(action=each) for each in rest)
+            for step in left:
+                self.report(Progress(what="step_ended", text=step.action.id, step=step))
+            return *made, *left
+        steps.spends, steps.ran_full = False, False
+        return *made, *await execute(rest, steps.perform, stopping=self.stopping, before=made)
 
     async def _applied(
         self,

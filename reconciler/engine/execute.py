@@ -23,8 +23,8 @@ MAX_AT_ONCE = 8
 class StepResult:
     """How one action ended: `result` is done, failed, skipped (something it needs failed) or stopped (by a person).
 
-    `short`: it failed only because there were no more descriptors or memory to do it with. `note`: what one that is done left as
-    it is because that moved since the plan.
+    `short`: it failed only because there were no more descriptors, memory or room to do it with. `note`: what one that is done
+    left as it is because that moved since the plan.
     """
 
     action: Action
@@ -41,14 +41,18 @@ Perform = Callable[[Action], Awaitable[StepResult]]
 
 
 async def execute(
-    actions: Sequence[Action], perform: Perform, *, stopping: trio.Event | None = None
+    actions: Sequence[Action],
+    perform: Perform,
+    *,
+    stopping: trio.Event | None = None,
+    before: Sequence[StepResult] = (),
 ) -> tuple[StepResult, ...]:
-    """Performs `actions` (in dependency order) and returns their results in the same order.
+    """Performs `actions` (in dependency order) and returns their results in the same order. They may need what ended `before`.
 
     `perform` never raises for a step that fails. Once `stopping` is set no further step begins and those that run are
     finished. Cancellation cancels the running steps.
     """
-    ended: dict[str, StepResult] = {}
+    ended = {step.action.id: step for step in before}
     over = {action.id: trio.Event() for action in actions}
     limiter = trio.CapacityLimiter(MAX_AT_ONCE)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Request
 from reconciler.errors import BlockedError
-from reconciler.journal import UNDECIDED, Journal
+from reconciler.journal import UNDECIDED, Journal, Quarantined
 from reconciler.model import Result
 
 
@@ -24,15 +24,24 @@ def is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
 
 
 def settle_holds(journal: Journal, goal: Goal, request: Request, at: float) -> None:
-    """What is held back from now on, when `request` leads to `goal`, and what is so no longer."""
-    if request.approvals.person:
-        # They mean it, whether they ask for it as a document or as a generation.
-        _release(journal, [held.digest for held in journal.quarantines() if goal.is_named(held.digest)])
-    if is_document(goal, request):
-        # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
-        _release(journal, [held.digest for held in journal.superseded()])
-    if request.holds_back is not None:
-        _hold_back(journal, *request.holds_back, at)
+    """What is held back from now on, when `request` leads to `goal`, and what is so no longer; in one commit."""
+    with journal.transaction():
+        if request.approvals.person:
+            # They mean it, whether they ask for it as a document or as a generation.
+            _release(journal, [held.digest for held in journal.quarantines() if goal.is_named(held.digest)])
+        if is_document(goal, request):
+            # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
+            _release(journal, [held.digest for held in journal.superseded()])
+        if request.holds_back is not None:
+            _hold_back(journal, *request.holds_back, at)
+
+
+def put_back(journal: Journal, names: Sequence[str], before: Sequence[Quarantined]) -> None:
+    """Lets go of what is held back by `names`, and holds back again what was so `before`, as it was; in one commit."""
+    with journal.transaction():
+        _release(journal, names)
+        for held in before:
+            journal.quarantine(held.digest, held.reason, held.run_id, held.at)
 
 
 def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:

@@ -35,8 +35,8 @@ class Steps:
     on disk with the head of the run.
 
     Attributes:
-        spends: its intents are worth the ballast, because it makes room or goes back. Any other run begins no step more once the
-            disk is full.
+        spends: its intents are worth the ballast, because it makes room on a full disk or goes back. Any other run begins no step
+            more once the disk is full.
         ran_full: the disk did, while it was at work.
     """
 
@@ -190,6 +190,16 @@ def frees(action: Action) -> bool:
 def makes_room(actions: Iterable[Action]) -> bool:
     """Whether a run of these actions does."""
     return any(frees(action) for action in actions)
+
+
+def makers_of_room(actions: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
+    """Those of `actions` (in dependency order) that make room, with what they need; and the others."""
+    first: set[str] = set()
+    for action in reversed(actions):
+        if frees(action) or action.id in first:
+            first |= {action.id, *action.needs}
+    room = tuple(action for action in actions if action.id in first)
+    return room, tuple(action for action in actions if action.id not in first)
 
 
 def account(

@@ -126,6 +126,14 @@ async def accept(engine: Engine, planned: Planned, request: Request, journal: Jo
     return replace(done, result=result, generation=number, reason=verdict.unseen)
 
 
+async def records(planned: Planned, request: Request, journal: Journal) -> bool:
+    """Whether `unfinished` or `accept` has a generation to write down."""
+    if planned.plan.actions or planned.plan.unknown:
+        return False
+    again = request.approvals.person and await _thread(partial(is_spoilt, journal))
+    return again or await known(planned, journal) is None
+
+
 async def known(planned: Planned, journal: Journal) -> Outcome | None:
     """The outcome where this very document is in force already, or (VERIFYING) applied and being watched; else None."""
     plan, digest = planned.plan, planned.goal.digest

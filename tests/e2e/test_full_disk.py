@@ -112,6 +112,58 @@ def test_a_prune_still_runs_on_a_full_disk(cramped: Cramped) -> None:
         assert not old.exists()
 
 
+@pytest.mark.req("LOG-3", "PLAN-7")
+def test_what_does_nothing_leaves_the_room_on_a_full_disk_to_a_prune(cramped: Cramped) -> None:
+    site = cramped.site
+    site.edit("level: info", "level: info" + RETENTION)
+    site.apply()
+    old = cramped.put("openclaw-2025-01-01.log", age=DAY / 2, size=20_000)
+    with cramped.full():
+        assert site.run("apply", "--yes").code == 0
+        # Nothing is to be done for it; that it is the document now would be written down.
+        site.edit("verify: 500ms", "verify: 600ms")
+        for _ in range(3):
+            answer = site.run("apply", "--yes")
+            assert answer.code == 1, answer
+            assert "the disk is full" in answer.err
+            assert "hint: free some space" in answer.err
+            assert cramped.ballast.stat().st_size == SIZE_BYTES
+        assert len(site.generations()) == 2
+        site.edit("verify: 600ms", "verify: 500ms")
+        os.utime(old, (time.time() - 2 * DAY,) * 2)
+        site.apply()
+        assert not old.exists()
+    site.edit("verify: 500ms", "verify: 600ms")
+    assert site.apply()["generation"] == 3
+
+
+@pytest.mark.req("LOG-3", "PLAN-7")
+@pytest.mark.parametrize("size", [1_000_000, 20_000], ids=["enough", "too_little"])
+def test_on_a_full_disk_what_makes_room_comes_first_and_the_rest_only_once_there_is_enough(
+    cramped: Cramped, size: int
+) -> None:
+    site = cramped.site
+    # Written once more beside itself it takes more than the ballast gives.
+    before = cramped.config + b"// " + b"x" * 230_000 + b"\n"
+    (cramped.path / "openclaw.json").write_bytes(before)
+    old = cramped.put("openclaw-2025-01-01.log", age=2 * DAY, size=size)
+    site.edit("level: info", "level: debug" + RETENTION)
+    with cramped.full():
+        answer = site.run("apply", "--yes")
+        assert not old.exists()
+        newest = site.generations()[0]
+        if size > SIZE_BYTES:
+            assert (answer.code, newest["result"], site.level()) == (0, "confirmed", "debug"), answer
+        else:
+            assert (answer.code, newest["result"], cramped.config) == (1, "partial", before), answer
+            assert "the disk is full" in answer.out + answer.err
+            assert "hint: free some space" in answer.out + answer.err
+        assert cramped.leftovers() == []
+    site.apply()
+    assert site.standing() == (newest["number"], "confirmed")
+    assert site.level() == "debug"
+
+
 @pytest.mark.req("LOG-3")
 def test_a_supervisor_prunes_on_a_full_disk_and_makes_the_ballast_anew(cramped: Cramped) -> None:
     site = cramped.site
@@ -239,6 +291,26 @@ def test_on_a_disk_that_is_nearly_full_an_apply_is_whole_or_nothing_and_plan_say
             site.edit(f"port: {new}", f"port: {old}")
     assert ended == {kib: int(kib < 256) for kib in ended}
     assert not [item for item in site.generations() if item["result"] != "confirmed"]
+
+
+@pytest.mark.req("PLAN-5", "PLAN-8")
+def test_on_a_disk_that_is_nearly_full_a_document_is_held_back_only_by_a_rollback_that_was_done(
+    cramped: Cramped,
+) -> None:
+    site = cramped.site
+    site.edit("verify: 500ms", "verify: 100ms")
+    site.edit("level: info", "level: debug")
+    site.apply()
+    codes = []
+    for free_kib in (248, 256, 260, 264, 400):
+        with cramped.nearly_full(free_kib):
+            answer = site.run("rollback", "--yes")
+            held = "held back" in site.run("status").out
+            assert held == (answer.code == 0), (free_kib, answer)
+        codes.append(answer.code)
+        if held:
+            site.apply()
+    assert (codes[0], codes[-1]) == (1, 0)
 
 
 @pytest.mark.req("PLAN-5", "PLAN-7", "PLAN-8")

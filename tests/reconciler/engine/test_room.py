@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import trio
 
 from reconciler.engine import ballast
 from reconciler.engine.loop import EVERYTHING
-from reconciler.errors import RollbackFailedError
+from reconciler.engine.requests import Request
+from reconciler.errors import RollbackFailedError, StaleError
 from reconciler.journal import Journal, JournalFullError
-from reconciler.kinds import Health
-from reconciler.model import Action, Result
+from reconciler.kinds import Health, KindPlan, Step
+from reconciler.model import Action, Consequence, Result
+from resources.testing import FakeKind
 from tests.reconciler.engine.harness import APPLY, Harness, fake
 from tests.reconciler.engine.test_loop import Document, Record, running, until
 
@@ -183,6 +186,127 @@ async def test_without_room_for_a_way_back_nothing_begins_and_what_is_being_watc
     assert [item.result for item in journal.generations()] == [Result.VERIFYING, Result.CONFIRMED]
     assert host.kind.state == {"a": {"v": "new"}, "b": {"v": "new"}}
     assert (await host.engine.finish(window)).result is Result.CONFIRMED
+
+
+@pytest.mark.parametrize("hinders", ["begin_run", "_refuse"])
+async def test_a_way_back_that_is_refused_before_anything_is_done_holds_nothing_back(
+    host: Harness, monkeypatch: pytest.MonkeyPatch, hinders: str
+) -> None:
+    await host.apply(OLD)
+    await host.apply(NEW)
+    journal = host.engine.journal()
+    journal.quarantine("another", "superseded by hand", "", 1.0)
+    before = journal.quarantines()
+    refused: list[str] = []
+
+    def full(*_arguments: Any, **_named: Any) -> None:
+        refused.extend(held.digest for held in journal.quarantines())
+        raise JournalFullError("cannot write the journal: the disk is full")
+
+    async def outrun(_action: Action) -> None:
+        await trio.lowlevel.checkpoint()
+        monkeypatch.setattr(host.engine, "_refuse", full)
+        raise StaleError("cannot set: moved since")
+
+    if hinders == "begin_run":
+        monkeypatch.setattr(Journal, hinders, full)
+    else:
+        host.kind.before_apply = outrun
+    back = Request(cause="rollback to 1", holds_back=(("the document",), "superseded by a rollback"))
+    with pytest.raises(JournalFullError):
+        await host.apply(OLD, back)
+    assert "the document" in refused
+    assert journal.quarantines() == before
+    assert host.kind.state["a"] == {"v": "new"}
+
+
+async def test_whether_there_is_room_is_asked_before_anything_is_held_back(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.apply(OLD)
+    await host.apply(NEW)
+    hold = Journal.quarantine
+
+    def last_bytes(*arguments: Any) -> None:
+        hold(*arguments)
+        monkeypatch.setattr(ballast, "free_bytes", lambda _directory: ballast.SIZE_BYTES - 1)
+
+    monkeypatch.setattr(Journal, "quarantine", last_bytes)
+    back = Request(cause="rollback to 1", holds_back=(("the document",), "superseded by a rollback"))
+    assert (await host.apply(OLD, back)).result is Result.CONFIRMED
+    assert [held.digest for held in host.engine.journal().quarantines()] == ["the document"]
+
+
+async def test_what_only_the_history_would_gain_is_refused_without_room(
+    host: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await host.apply(OLD)
+    monkeypatch.setattr(ballast, "free_bytes", lambda _directory: ballast.SIZE_BYTES - 1)
+    with pytest.raises(JournalFullError, match="the disk is full"):
+        await host.apply({**OLD, "b": fake("old", impact="restart")})
+    assert (await host.apply(OLD)).result is Result.CONFIRMED
+    assert len(host.engine.journal().generations()) == 1
+
+
+class Pruner(FakeKind):
+    """A fake, one of whose resources (`b`) makes room."""
+
+    def plan(self, step: Step) -> KindPlan:
+        freed = Consequence(what="bytes_freed", text="frees 9 B", amount=9)
+        actions = super().plan(step).actions
+        frees = step.key.name == "b"
+        return KindPlan(actions=tuple(replace(each, consequences=(freed,)) if frees else each for each in actions))
+
+
+@pytest.mark.parametrize("freed", [0, 2 * ballast.SIZE_BYTES])
+async def test_on_a_full_disk_what_makes_room_is_done_first_and_the_rest_once_there_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freed: int
+) -> None:
+    host = Harness(tmp_path, kind=Pruner())
+    await host.apply({name: fake("old") for name in "abc"})
+    done: list[str] = []
+    room = {"free": 0}
+    monkeypatch.setattr(ballast, "free_bytes", lambda _directory: room["free"])
+
+    async def had(action: Action) -> None:
+        await trio.lowlevel.checkpoint()
+        done.append(action.key.name)
+        room["free"] = freed
+
+    host.kind.after_apply = had
+    new = {name: fake("new") for name in "abc"}
+    outcome = await host.apply(new)
+    if freed:
+        assert (done[0], sorted(done), outcome.result) == ("b", ["a", "b", "c"], Result.CONFIRMED)
+        return
+    assert (done, outcome.result, outcome.exit_code) == (["b"], Result.PARTIAL, 1)
+    assert outcome.reason == "cannot apply: the disk is full"
+    # The rest alone is refused, and done with the same generation once there is room.
+    with pytest.raises(JournalFullError):
+        await host.apply(new)
+    room["free"] = 2 * ballast.SIZE_BYTES
+    assert (await host.apply(new)).generation == outcome.generation == 2
+    assert host.kind.state == {name: {"v": "new"} for name in "abc"}
+
+
+async def test_what_ran_full_again_after_it_made_room_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Harness(tmp_path, kind=Pruner())
+    await host.apply({name: fake("old") for name in "ab"})
+    room = {"free": 0}
+    monkeypatch.setattr(ballast, "free_bytes", lambda _directory: room["free"])
+    disk = Disk(host, monkeypatch)
+
+    async def had(_action: Action) -> None:
+        await trio.lowlevel.checkpoint()
+        room["free"] = 2 * ballast.SIZE_BYTES
+        disk.fill_up("done")
+
+    host.kind.after_apply = had
+    outcome = await host.apply({name: fake("new") for name in "ab"})
+    assert (outcome.result, outcome.exit_code) == (Result.ROLLED_BACK, 5)
+    assert host.kind.state == {name: {"v": "old"} for name in "ab"}
 
 
 async def test_a_run_begins_only_with_a_ballast(host: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
