@@ -26,6 +26,8 @@ from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf
 from reconciler.engine.settle import conclude, is_watched, settle
 from reconciler.engine.standing import (
+    Holds,
+    holds,
     is_new,
     is_nobodys,
     is_spoilt,
@@ -43,7 +45,7 @@ from reconciler.engine.window import Window, begin_anew, begin_window, see_again
 from reconciler.errors import BlockedError, LockedError, OpenClawError, RollbackFailedError, StaleError, innermost
 from reconciler.files import place_of
 from reconciler.host import Host
-from reconciler.journal import PROVISIONAL_SALT, Journal, JournalError, JournalFullError, OpenRun, Quarantined
+from reconciler.journal import PROVISIONAL_SALT, Journal, JournalError, JournalFullError, OpenRun
 from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
 from reconciler.model import Action, Condition, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
@@ -189,7 +191,7 @@ class Engine:
             async with self._writer(wait_seconds):
                 await _thread(self.journal)
 
-    async def let_go(self, names: Sequence[str], before: Sequence[Quarantined]) -> None:
+    async def let_go(self, names: Sequence[str], before: Holds) -> None:
         """Holds a document back as it was `before`, or no longer: what was to take its place did not."""
         async with self._writer(HOUR_SECONDS):
             journal = self.journal()
@@ -290,15 +292,19 @@ class Engine:
             planned, to_do = await self._allowed(goal, request, first, compared=compared)
             await recovery.give_way(self, recovered)
             # Before the first effect: whoever watches would take what a person wants for drift, and cure it.
-            before = await _thread(journal.quarantines)
+            names = request.holds_back[0] if request.holds_back is not None else ()
+            as_before = partial(put_back, journal, names, await _thread(partial(holds, journal)))
             await _thread(partial(settle_holds, journal, goal, request, self.now()))
             try:
-                return await self._lead_on(planned, to_do, request, journal)
+                outcome, window = await self._lead_on(planned, to_do, request, journal)
             except (BlockedError, JournalFullError):
                 # Nothing was done: what was to take the place of another document did not.
-                names = request.holds_back[0] if request.holds_back is not None else ()
-                await _thread(partial(self.ballast.spend_on, partial(put_back, journal, names, before)))
+                await _thread(partial(self.ballast.spend_on, as_before))
                 raise
+            if names and outcome.result in (Result.FAILED, Result.INTERRUPTED):
+                # The same, before anybody who watches takes it for what is still to be done.
+                await _thread(partial(self.ballast.spend_on, as_before))
+            return outcome, window
 
     async def _allowed(
         self, goal: Goal, request: Request, first: First | None, *, compared: bool

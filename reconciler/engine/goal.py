@@ -69,6 +69,11 @@ def is_of(generation: Generation, document_digest: str) -> bool:
     return generation.digest == _digest(document_digest, generation.secrets)
 
 
+def is_named(generation: Generation, name: str) -> bool:
+    """Whether what is held back by `name` is what `generation` led to."""
+    return name == generation.digest or is_of(generation, name.removeprefix(DOCUMENT))
+
+
 def make_goal(
     *,
     desired: Desired,

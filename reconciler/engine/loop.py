@@ -20,7 +20,7 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.settle import OVERDUE_SECONDS
-from reconciler.engine.standing import nothing_instead
+from reconciler.engine.standing import instead_of_held, nothing_instead
 from reconciler.engine.steps import step_of
 from reconciler.engine.telling import Log, Teller, problems_of
 from reconciler.engine.verify import probe_all
@@ -307,9 +307,12 @@ class Loop:
 
     async def _reconcile(self) -> None:
         found, cause = await self._document()
-        source = await self._held_back(found.source)
+        source, back = await self._held_back(found.source)
         waiting = frozenset(key for key, state in self._backoff.items() if state.until > trio.current_time())
         request = Request(cause=cause, approvals=Approvals(person=False), waiting=waiting)
+        if back:
+            # It was a person's word, of which not all was done: it holds. What they granted by name is not known any more.
+            request = replace(request, cause=f"rollback to {back}", approvals=Approvals(way_back=True))
         try:
             outcome, window = await self.engine.begin(source, request, wait_seconds=LOCK_SECONDS)
         except BlockedError as err:
@@ -423,14 +426,16 @@ class Loop:
     def _invalid(self, err: DocumentError) -> None:
         self._teller.say("document_invalid", err.message, problems=problems_of(err))
 
-    async def _held_back(self, source: Source) -> Source:
-        """`source`, unless its document is quarantined: then what came instead of it stays in force."""
+    async def _held_back(self, source: Source) -> tuple[Source, int]:
+        """`source`, unless its document is quarantined: then what came instead of it stays in force, or is led to where a person
+        goes back to it and whoever did that died (the generation with this number, else 0).
+        """
         engine = self.engine
         if not await trio.to_thread.run_sync(Journal.is_there, engine.host.state.journal):
-            return source
+            return source, 0
         await engine.open_journal(LOCK_SECONDS)
 
-        def instead() -> tuple[Source, int | None, str]:
+        def instead() -> tuple[Source, int | None, str, int]:
             journal = engine.journal()
             names = source(journal.salt).names
             number, reason = self._number_instead(names)
@@ -443,15 +448,15 @@ class Loop:
                     raise _OvertakenError("cannot apply: what is to be in force has changed meanwhile")
                 return goal if goal is not None else source(salt)
 
-            return unless_overtaken, number, reason
+            return unless_overtaken, number, reason, number if number == journal.going_back else 0
 
-        chosen, number, reason = await trio.to_thread.run_sync(instead)
+        chosen, number, reason, back = await trio.to_thread.run_sync(instead)
         # Said here: whoever listens to events cannot be woken from a thread.
         if number is not None:
             self._teller.say("held_back", f"the document is held back: {reason}")
         if number == 0:
             raise await trio.to_thread.run_sync(lambda: nothing_instead(engine.journal()))
-        return chosen
+        return chosen, back
 
     def _number_instead(self, names: tuple[str, ...]) -> tuple[int | None, str]:
         """The generation to keep in force instead of a document that is held back (0: there is none), and why it is; None where
@@ -461,7 +466,7 @@ class Loop:
         rejected = journal.quarantined(*names)
         if rejected is None:
             return None, ""
-        instead = journal.in_force()
+        instead = instead_of_held(journal)
         return instead.number if instead is not None else 0, rejected.reason
 
     def _settle(self, outcome: Outcome, waiting: frozenset[Key]) -> None:

@@ -18,7 +18,8 @@ class Request:
 
     `expected` is a plan made earlier that must still hold to the letter; `waiting` names keys that are left out because they
     wait out their backoff. `holds_back` has the names of a document that this wish takes the place of, with the reason: it is
-    in quarantine before the first effect, so that nobody who watches sees drift in what an operator wants.
+    in quarantine before the first effect, so that nobody who watches sees drift in what an operator wants. `goes_back_to` is
+    the generation that it leads back to by a person's word, 0 where it leads to a document.
     """
 
     cause: str
@@ -29,6 +30,7 @@ class Request:
     expected_digest: str | None = None
     waiting: frozenset[Key] = frozenset()
     holds_back: tuple[tuple[str, ...], str] | None = None
+    goes_back_to: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ import trio
 from reconciler.engine import account
 from reconciler.engine.aftermath import UNDO
 from reconciler.engine.execute import StepResult, execute
-from reconciler.engine.goal import Goal
+from reconciler.engine.goal import Goal, is_named
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.steps import steps_of
 from reconciler.engine.upkeep import Upkeep, is_done_by_now
@@ -250,6 +250,12 @@ def _record(engine: Engine, run: str, keys: Iterable[Key], result: Result, reaso
     journal = engine.journal()
     # In one commit, and so one flush, and as few pages of a disk that may be full.
     with journal.transaction():
+        target = journal.generation(number) if result is Result.ROLLED_BACK else None
+        # What a person went back from, and is in force again, is held back no longer: they may not be there to say so.
+        if target is not None and (
+            again := [held.digest for held in journal.superseded() if is_named(target, held.digest)]
+        ):
+            journal.release(*again)
         for key in keys:
             journal.record_event(engine.now(), key, result.value, reason, run_id=run)
             kept = [item for item in journal.conditions().get(key, ()) if item.type not in ("RolledBack", "Degraded")]

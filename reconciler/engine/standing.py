@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Request
 from reconciler.errors import BlockedError
 from reconciler.journal import UNDECIDED, Journal, Quarantined
-from reconciler.model import Result
+from reconciler.model import Generation, Result
 
 
 def is_document(goal: Goal, request: Request) -> bool:
@@ -23,25 +24,53 @@ def is_to_release(journal: Journal, goal: Goal, request: Request) -> bool:
     return is_document(goal, request) and bool(journal.superseded())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holds:
+    """What is held back, and the generation that a person goes back to instead (0: that is done)."""
+
+    quarantined: tuple[Quarantined, ...]
+    going_back: int
+
+
 def settle_holds(journal: Journal, goal: Goal, request: Request, at: float) -> None:
-    """What is held back from now on, when `request` leads to `goal`, and what is so no longer; in one commit."""
+    """What is held back from now on, when `request` leads to `goal`, and what is so no longer; in one commit.
+
+    With the hold stands where a person goes back to: whoever dies before that is in force leaves a journal that says where to go.
+    """
     with journal.transaction():
+        over: list[str] = []
         if request.approvals.person:
             # They mean it, whether they ask for it as a document or as a generation.
-            _release(journal, [held.digest for held in journal.quarantines() if goal.is_named(held.digest)])
+            over += [held.digest for held in journal.quarantines() if goal.is_named(held.digest)]
         if is_document(goal, request):
             # What a person went back from is held back until the document changes, as it has. Who saves it again means it.
-            _release(journal, [held.digest for held in journal.superseded()])
+            over += [held.digest for held in journal.superseded()]
+        _release(journal, over)
         if request.holds_back is not None:
             _hold_back(journal, *request.holds_back, at)
+        if over or request.holds_back is not None or is_document(goal, request):
+            present = journal.in_force()
+            is_there = present is not None and present.digest == goal.digest
+            journal.set_going_back(0 if is_there else request.goes_back_to)
 
 
-def put_back(journal: Journal, names: Sequence[str], before: Sequence[Quarantined]) -> None:
+def holds(journal: Journal) -> Holds:
+    """All that is held back."""
+    return Holds(quarantined=journal.quarantines(), going_back=journal.going_back)
+
+
+def put_back(journal: Journal, names: Sequence[str], before: Holds) -> None:
     """Lets go of what is held back by `names`, and holds back again what was so `before`, as it was; in one commit."""
     with journal.transaction():
         _release(journal, names)
-        for held in before:
+        for held in before.quarantined:
             journal.quarantine(held.digest, held.reason, held.run_id, held.at)
+        journal.set_going_back(before.going_back)
+
+
+def instead_of_held(journal: Journal) -> Generation | None:
+    """What is to be in force instead of a document that is held back: what a person goes back to, or what is in force."""
+    return journal.generation(journal.going_back) or journal.in_force()
 
 
 def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:

@@ -330,6 +330,7 @@ class Journal:
                     _dump(secrets or {}),
                 ),
             ).fetchone()[0]
+            self.set_going_back(0)
             self._prune()
         return int(number)
 
@@ -643,6 +644,16 @@ class Journal:
     def _quarantines(self, rest: str, *values: object) -> tuple[Quarantined, ...]:
         rows = self._store.rows(f"SELECT digest, reason, run_id, at FROM quarantine {rest}", values)
         return tuple(Quarantined(digest=row[0], reason=row[1], run_id=row[2], at=row[3]) for row in rows)
+
+    @property
+    def going_back(self) -> int:
+        """The generation that a person goes back to, from their word on until one is recorded for that; 0 where nobody does."""
+        return int(self._meta("going_back") or 0)
+
+    def set_going_back(self, number: int) -> None:
+        """Says where a person goes back to: whoever comes after one who died on the way finishes it."""
+        if number != self.going_back:
+            self._set_meta("going_back", str(number))
 
     # Evidence
 

@@ -333,6 +333,34 @@ def test_by_hand_a_first_document_that_is_being_taken_back_is_not_started_again(
     assert (site.standing(), open_runs(site), site.health()[0]) == ((1, "rolled-back"), [], 0)
 
 
+@pytest.mark.req("PLAN-5", "PLAN-8", "PLAN-15")
+@pytest.mark.parametrize("then", ["run", "rollback", "apply"])
+def test_a_rollback_whose_command_was_killed_is_finished_unless_somebody_applies(site: Site, then: str) -> None:
+    good = site.write(verify="1s")
+    site.apply()
+    site.write(good.replace("service: {", "service: {environment: {AFTER: '900'}, "))
+    site.apply()
+    going = site.start("rollback", "--yes")
+    wait_until(lambda: is_held_back(site), 30, "its hold")
+    going.kill()
+    going.wait()
+    told = "generation 1 is not in force yet: a supervisor leads there, or `openclaw rollback 1`"
+    assert told in site.run("plan").err
+    assert told in site.run("status").out
+    if then == "run":
+        site.supervisor("--on-exit", "stop")
+    else:
+        assert site.run(then, "--yes").code == 0
+    back = then != "apply"
+    wait_until(lambda: site.standing() == ((3, "confirmed") if back else (2, "confirmed")), 40, "its end")
+    assert site.generations()[0]["cause"] == ("rollback to 1" if back else "apply")
+    site.wait_healthy()
+    assert ("AFTER" in environ_of(site.gateway_pid() or 0)) != back
+    assert open_runs(site) == []
+    assert is_held_back(site) == ("held back" in site.run("status").out) == back
+    assert told not in site.run("status").out
+
+
 @pytest.mark.req("SVC-7", "PLAN-3")
 @pytest.mark.parametrize("runs", [1, 2])
 def test_in_a_window_that_another_process_left_a_supervisor_cures_and_applies(site: Site, runs: int) -> None:
@@ -356,6 +384,13 @@ def test_in_a_window_that_another_process_left_a_supervisor_cures_and_applies(si
     wait_until(lambda: site.level() == "debug", 10, "what is saved in it is applied")
     assert site.generations()[1]["result"] == "superseded"
     supervisor.stop()
+
+
+def is_held_back(site: Site) -> bool:
+    journal = Journal.open_reader(site.state / "reconciler/journal.sqlite")
+    assert journal is not None
+    with journal:
+        return bool(journal.quarantines())
 
 
 def open_runs(site: Site) -> list[Run]:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.execute import StepResult
     from reconciler.engine.requests import Outcome, Progress, Report, Request
+    from reconciler.engine.standing import Holds
     from reconciler.engine.window import Window
-    from reconciler.journal import Journal, Quarantined
+    from reconciler.journal import Journal
     from reconciler.model import Generation, Plan
     from reconciler.planning.policy import Approvals
 
@@ -192,6 +193,7 @@ async def rollback(
         commit=target.commit,
         approvals=replace(approvals, way_back=True),
         holds_back=(held, reason) if held else None,
+        goes_back_to=target.number,
     )
     try:
         outcome = await carry_out(session, engine, lambda salt: runtime.goal_of(target)[0], request)
@@ -207,9 +209,13 @@ async def rollback(
 
 
 def last_good(journal: Journal) -> Generation | None:
-    """The newest confirmed generation of another document than the host is at; None where there is none."""
+    """The newest confirmed generation of another document than the host is at; None where there is none. What a person goes back
+    to, where that was not finished.
+    """
     from reconciler.model import Result
 
+    if (begun := journal.generation(journal.going_back)) is not None:
+        return begun
     newest, present = journal.last_generation(), journal.in_force()
     last = next(iter(journal.runs(1)), None)
     is_left = (
@@ -243,10 +249,13 @@ def replaced_names(session: Session, runtime: Runtime, target: Generation) -> tu
     return () if target.digest in names else names
 
 
-def held_before(session: Session, names: tuple[str, ...]) -> tuple[Quarantined, ...]:
+def held_before(session: Session, names: tuple[str, ...]) -> Holds:
     """By which of these names a document is held back already, and why."""
+    from reconciler.engine.standing import holds
+
     with session.journal() as journal:
-        return tuple(held for name in names if (held := journal.quarantined(name)) is not None)
+        found = holds(journal)
+    return replace(found, quarantined=tuple(held for held in found.quarantined if held.digest in names))
 
 
 async def carry_out(

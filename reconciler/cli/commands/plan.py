@@ -98,7 +98,7 @@ async def drift(session: Session, *, as_json: bool) -> int:
     fields = _moved(planned, causes, {action.key for action in moved})
     blocked = tuple(item for item in planned.plan.blocked if item.key in dict(fields))
     # Of what is told beside a plan only what it was compared with, and that nobody is served, belong here.
-    told = (*DOWN, "document_invalid", "quarantined")
+    told = (*DOWN, "document_invalid", "quarantined", "going_back")
     notes = tuple(note for note in planned.plan.notes if note.code in told)
     found = replace(planned.plan, actions=moved, blocked=blocked, notes=notes)
     console = session.console
@@ -186,14 +186,20 @@ def forbidden(planned: Planned, journal: Journal | None, now: float) -> tuple[Bl
 
 
 def held_back(journal: Journal, *names: str) -> tuple[Note, ...]:
-    """A note where the document with these names is in quarantine: only an operator's word applies it as it is."""
+    """A note where the document with these names is in quarantine: only an operator's word applies it as it is; and one where
+    what is to take its place has not done so yet.
+    """
     from reconciler.model import Note
 
     rejected = journal.quarantined(*names)
     if rejected is None:
         return ()
     text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"
-    return (Note(code="quarantined", message=text),)
+    held = Note(code="quarantined", message=text)
+    if not (number := journal.going_back):
+        return (held,)
+    text = f"generation {number} is not in force yet: a supervisor leads there, or `openclaw rollback {number}`"
+    return held, Note(code="going_back", message=text)
 
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:

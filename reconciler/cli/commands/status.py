@@ -158,7 +158,8 @@ async def not_taken_back(runtime: Runtime, engine: Engine, journal: Journal, spo
 
 
 def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = False) -> tuple[Goal, tuple[Note, ...]]:
-    """The goal of the document; where that is not valid or held back, that of the generation in force, with a note that says so.
+    """The goal of the document; where that is not valid or held back, that of the generation in force, or that a person goes back
+    to, with a note that says so.
 
     `tried`: where none was ever confirmed, of the newest one that was.
 
@@ -167,6 +168,7 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
     """
     from reconciler.cli.commands.plan import held_back
     from reconciler.engine.goal import document_name
+    from reconciler.engine.standing import instead_of_held
     from reconciler.errors import DocumentError
     from reconciler.journal import PROVISIONAL_SALT
     from reconciler.model import Note
@@ -198,7 +200,7 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
             return lenient_goal(runtime, last), (note,)
         return lenient_goal(runtime, last), (note, *held_back(journal, document_name(loaded.digest)))
     held = held_back(journal, *goal.names) if journal is not None else ()
-    instead = journal.in_force() if journal is not None and held else None
+    instead = instead_of_held(journal) if journal is not None and held else None
     return lenient_goal(runtime, instead) if instead is not None else goal, held
 
 

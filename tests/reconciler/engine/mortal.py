@@ -25,6 +25,7 @@ WRITES = frozenset(
         "set_history_lost",
         "quarantine",
         "release",
+        "set_going_back",
         "record_event",
         "mark_plan_used",
     }

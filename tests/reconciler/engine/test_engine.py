@@ -218,6 +218,32 @@ async def test_who_goes_back_to_what_they_went_back_from_holds_nothing_back_any_
     assert host.kind.state == {"a": {"v": 2}}
 
 
+@pytest.mark.req("PLAN-8", "PLAN-15")
+@pytest.mark.parametrize("stopped", [True, False])
+async def test_a_way_back_that_ends_before_its_first_effect_is_nobodys_wish_any_more(
+    host: Harness, stopped: bool
+) -> None:
+    await host.apply({"a": fake(1)})
+    await host.apply({"a": fake(2)})
+    first = reader(host).generation(1)
+    assert first is not None
+    held = (host.source({"a": fake(2)})(b"").names, "superseded by a person")
+    back = replace(APPLY, cause="rollback to 1", holds_back=held, goes_back_to=1)
+    wished: list[int] = []
+
+    async def outrun(_action: Action) -> None:
+        wished.append(reader(host).going_back)
+        raise StaleError("cannot set: moved since")
+
+    host.kind.before_apply = outrun
+    if stopped:
+        host.engine.stopping.set()
+    outcome, window = await host.engine.begin(lambda _salt: host.engine.goal_of(first)[0], back)
+    assert (outcome.result, window) == (Result.INTERRUPTED if stopped else Result.FAILED, None)
+    assert set(wished) == (set() if stopped else {1})
+    assert (reader(host).quarantines(), reader(host).going_back) == ((), 0)
+
+
 @pytest.mark.req("PLAN-5")
 async def test_a_run_that_died_after_its_effect_is_not_repeated_and_keeps_the_former_value(host: Harness) -> None:
     host.kind.state["a"] = {"v": "theirs"}

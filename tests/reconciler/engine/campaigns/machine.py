@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from reconciler.engine.engine import Engine, Kept
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.requests import Outcome, Request
+from reconciler.engine.standing import Holds
 from reconciler.errors import OpenClawError
 from reconciler.journal import Journal
 from reconciler.model import ABSENT, Generation, Impact, Result, Value
@@ -195,12 +196,14 @@ class Campaign(RuleBasedStateMachine):
         request = Request(
             cause=f"rollback to {target.number}",
             holds_back=((held,), "superseded by an operator") if held != goal.digest else None,
+            goes_back_to=target.number,
         )
         with self._reader() as journal:
-            before = journal.quarantined(held)
+            quarantined, going_back = journal.quarantined(held), journal.going_back
         outcome = await engine.apply(lambda _salt: goal, request)
         if outcome.exit_code != 0 and request.holds_back is not None:
-            await engine.let_go((held,), () if before is None else (before,))
+            before = Holds(quarantined=() if quarantined is None else (quarantined,), going_back=going_back)
+            await engine.let_go((held,), before)
         return outcome
 
     async def _supervise(self, engine: Engine, *, looks: int, watch: bool) -> None:
