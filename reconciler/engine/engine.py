@@ -299,7 +299,8 @@ class Engine:
                 outcome, window = await self._lead_on(planned, to_do, request, journal)
             except (BlockedError, JournalFullError):
                 # Nothing was done: what was to take the place of another document did not.
-                await _thread(partial(self.ballast.spend_on, as_before))
+                with trio.CancelScope(shield=True):
+                    await _thread(partial(self.ballast.spend_on, as_before))
                 raise
             if names and outcome.result in (Result.FAILED, Result.INTERRUPTED):
                 # The same, before anybody who watches takes it for what is still to be done.
