@@ -131,10 +131,17 @@ async def give_way(engine: Engine, recovered: Recovered) -> None:
         if current is None or current.ended_at is not None:
             # A way back that was gone on with.
             continue
-        generation = await _thread(partial(journal.generation, run.generation or 0))
+        await _thread(partial(_overtake, journal, run, reason, engine.now(), goes_on))
+
+
+def _overtake(journal: Journal, run: Run, reason: str, at: float, goes_on: int | None) -> None:
+    # In one commit: a run that is being watched, and whose generation is not, would be found well and confirm nothing.
+    with journal.transaction():
+        generation = journal.generation(run.generation or 0)
         if generation is not None and generation.result is Result.VERIFYING and generation.number != goes_on:
-            await _thread(partial(journal.set_generation_result, generation.number, Result.SUPERSEDED, reason))
-        await _end(engine, run, Result.INTERRUPTED if run.state is Result.APPLYING else Result.SUPERSEDED, reason)
+            journal.set_generation_result(generation.number, Result.SUPERSEDED, reason)
+        ended = Result.INTERRUPTED if run.state is Result.APPLYING else Result.SUPERSEDED
+        journal.set_run(run.id, ended, at, reason=reason)
 
 
 async def _settle(engine: Engine, goal: Goal, intent: Intent) -> None:
@@ -236,10 +243,6 @@ def _steps(intents: Sequence[Intent]) -> tuple[StepResult, ...]:
         StepResult(action=intent.action, result="done" if intent.result == "done" else "failed", error=intent.error)
         for intent in intents
     )
-
-
-async def _end(engine: Engine, run: Run, result: Result, reason: str) -> None:
-    await _thread(partial(engine.journal().set_run, run.id, result, engine.now(), reason=reason))
 
 
 async def _thread(call: Callable[[], T]) -> T:

@@ -145,6 +145,31 @@ OLD = {"a": fake("old", impact="restart"), "b": fake(1, needs=("a",))}
 NEW = {"a": fake("new", impact="restart"), "b": fake(2, needs=("a",))}
 
 
+@pytest.mark.req("PLAN-5", "PLAN-7")
+async def test_a_change_killed_at_every_step_over_the_window_of_another_leaves_that_one_to_go_back_to(
+    memory: Path,
+) -> None:
+    """Its window is ended with its generation, or not at all: else a look would find it well and confirm nothing."""
+    first, second = {"a": fake(1, impact="restart")}, {"a": fake(2, impact="restart")}
+
+    async def watched(life: Life) -> None:
+        outcome, window = await life.host.engine.begin(life.host.source(first), APPLY)
+        assert (outcome.result, window is not None) == (Result.VERIFYING, True)
+        life.host.engine.close()
+
+    for end in range(1, await points(memory / make(memory, "window"), watched, second) + 1):
+        life = Life(memory / make(memory, f"window-{end}"))
+        await watched(life)
+        await life.live(second, end)
+        await life.live(first, None)
+        with life.reader() as journal:
+            confirmed = journal.last_confirmed()
+            assert (confirmed is not None, journal.open_runs()) == (True, ()), end
+            assert confirmed is not None
+            assert confirmed.digest == life.host.source(first)(b"").digest, end
+        assert life.host.kind.state == state_of(first), end
+
+
 async def two(life: Life) -> None:
     await life.live(OLD, None)
     await life.live(NEW, None)
