@@ -119,7 +119,8 @@ async def verify(
             left = max(health[key].due_seconds for key in sick)
             end = trio.current_time() + left
             if prolong is not None:
-                await prolong(left)
+                # Whoever finds it without us has not seen it serve, and gives it a whole one.
+                await prolong(max(left, window_seconds, whole_seconds))
         if any(health[key].final for key in sick) or (left <= 0 and not (fell or steady.rose)):
             return Verdict(health=health, sick=sick)
         # It is not over before what fell could be started again, and be well for as long as the rest.

@@ -233,7 +233,7 @@ async def test_what_a_person_restarts_over_the_end_is_waited_for(
     held = [(8.0, Health(ready=False, reason="Suspended", life="1", excused=True))] if stopped else []
     before = (0.0, WELL) if not stopped else (0.0, replace(starting, life="1"))
     verdict, seconds, told = await watched(tmp_path, 10, before, *held, (9, starting), (15, WELL))
-    assert (verdict.healthy, told) == (True, [3.0, 3.0])
+    assert (verdict.healthy, told) == (True, [10, 10])
     assert seconds == pytest.approx(16, abs=0.3)
 
 
