@@ -216,9 +216,12 @@ async def _look(wanted: Wanted, world: World) -> Observation:
     )
 
 
-def _foreseen(loaded: Loaded | None, file: File, spec: ConfigSpec) -> Loaded | None:
+def _foreseen(loaded: Loaded | None, file: File, spec: ConfigSpec | None) -> Loaded | None:
     """What a gateway says, and in place of one that is shut to us what it would say of the file."""
-    if loaded is None or not loaded.shut or not (wrong := _objections(file.text or "{}", spec)):
+    if loaded is None or not loaded.shut:
+        return loaded
+    wrong = tuple(issue for issue in _objections(file.text or "{}", spec) if not issue.guessed)
+    if not wrong:
         return loaded
     # Loaded here: it comes with all that the gateway knows of its config.
     from gateway.config import in_one_line

@@ -11,7 +11,7 @@ import pytest
 from reconciler.kinds import Observation
 from reconciler.model import ABSENT, Cause, Difference, Fields
 from resources.gateway_config.fields import KEY
-from resources.gateway_config.kind import Seen
+from resources.gateway_config.kind import Seen, _foreseen
 from resources.gateway_config.outlived import is_put_back, outlived
 from resources.gateway_config.running import Loaded
 from resources.gateway_config.store import File
@@ -54,6 +54,15 @@ def test_what_is_declared_and_owed_is_named_and_nothing_that_others_wrote() -> N
 def test_only_a_gateway_that_runs_by_this_very_file_is_believed(loaded: Loaded | None, found: bool) -> None:
     assert (outlived(observation(loaded, "gateway.port"), ()) is not None) is found
     assert outlived(None, ()) is None
+
+
+@pytest.mark.parametrize(("text", "refuses"), [('{"bogus": 1}', True), ('{"gateway": {"port": "${PORT}"}}', False)])
+def test_one_that_is_shut_to_us_is_believed_to_refuse_what_is_known_to_be_wrong(text: str, refuses: bool) -> None:
+    """What a variable gives there only the gateway knows."""
+    file = replace(FILE, text=text)
+    loaded = _foreseen(Loaded(shut=True), file, None)
+    assert loaded is not None
+    assert loaded.refuses(file.digest) is refuses
 
 
 def test_one_that_is_shut_to_us_begins_anew_with_the_cure_of_a_file_that_it_would_refuse() -> None:
