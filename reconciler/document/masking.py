@@ -72,6 +72,9 @@ _SHAPES: Final = re.compile(
     r"|(?i:bearer|basic)\s+[\w.\-+/=]{8,}"
     r"|\b\d{8,10}:[\w\-]{30,}"
 )
+# Prefixes of keys with which names of variables begin as well, and what a key has behind them and no name.
+_WORDS: Final = ("npm_", "hf_")
+_KEY: Final = re.compile(r"[A-Za-z0-9]{16}")
 _ASSIGNMENT: Final = re.compile(r"""\s*["']?([A-Za-z_][\w.\-]{0,63})["']?(\s*[:=]\s*|\s+)["']?(\S+?)["']?\s*""")
 _COMPOUND: Final = re.compile(r"[a-z][A-Z]|[\d_.\-]")
 _NOTHING: Final = frozenset({"null", "none", "true", "false", "off", "on", "no", "yes"})
@@ -185,7 +188,11 @@ def assigns_secret(value: Any) -> bool:
 
 
 def is_secret_itself(text: str) -> bool:
-    """True for what should name the place of a secret, and is one or an address; behind a `/` a file may be called like one."""
+    """True for what should name the place of a secret, and is one or an address; behind a `/` a file may be called like one, and
+    so may a variable (`npm_config_token`), in which keys have no words.
+    """
+    if text.startswith(_WORDS) and text.isidentifier() and _KEY.search(text) is None:
+        return False
     is_path = "/" in text and ":" not in text
     return "://" in text or (looks_secret(text) and not (is_path and _SHAPES.match(text) is None))
 

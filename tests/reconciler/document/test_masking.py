@@ -415,6 +415,13 @@ def test_a_secret_stands_where_no_value_or_another_is_awaited(tmp_path: Path, te
     assert shown in found + difference
 
 
+@pytest.mark.parametrize("name", ["npm_config_token", "hf_TOKEN_MAIN", "SK_TOKEN"])
+def test_a_variable_may_begin_like_a_key(name: str) -> None:
+    assert load_text(f"version: 1\ngateway: {{auth: {{token: {{env: {name}}}}}}}\n", {}).desired.gateway is not None
+    with pytest.raises(DocumentError):
+        load_text("version: 1\ngateway: {auth: {token: {env: npm_Kanari0123456789Kanari}}}\n", {})
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
