@@ -12,46 +12,41 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
-from uuid import uuid4
 
 import trio
 
 from reconciler.engine import account, recovery, unchanged
 from reconciler.engine.ballast import SPARE_BYTES, Ballast
-from reconciler.engine.execute import StepResult, execute
+from reconciler.engine.effects import perform
 from reconciler.engine.goal import Goal, gone_sections, located, unmanaged_notes
 from reconciler.engine.lock import WriterLock
 from reconciler.engine.observe import observe, wanted_of
 from reconciler.engine.requests import Outcome, Progress, Report, Request
 from reconciler.engine.rollback import GoalOf
-from reconciler.engine.settle import conclude, is_watched, settle
+from reconciler.engine.settle import conclude, is_watched
 from reconciler.engine.standing import (
-    Holds,
     holds,
-    is_new,
     is_nobodys,
     is_spoilt,
     is_to_release,
     is_unknown,
-    is_unproven,
+    let_go,
     put_back,
     settle_holds,
 )
-from reconciler.engine.steps import Steps, makers_of_room, steps_of
+from reconciler.engine.steps import makers_of_room
 from reconciler.engine.upkeep import Upkeep
-from reconciler.engine.verify import Verdict
 from reconciler.engine.watching import Watching
-from reconciler.engine.window import Window, begin_anew, begin_window, see_again
-from reconciler.errors import BlockedError, LockedError, OpenClawError, RollbackFailedError, StaleError, innermost
+from reconciler.engine.window import Window, begin_anew
+from reconciler.errors import BlockedError, LockedError, OpenClawError, StaleError
 from reconciler.files import place_of
 from reconciler.host import Host
-from reconciler.journal import PROVISIONAL_SALT, Journal, JournalError, JournalFullError, OpenRun
+from reconciler.journal import PROVISIONAL_SALT, Journal, JournalError, JournalFullError, OpenRun, Quarantined
 from reconciler.kinds import Applied, End, Kind, Observation, Wanted, World
-from reconciler.model import Action, Condition, Key, Note, Plan, Result
+from reconciler.model import Condition, Key, Note, Plan, Result
 from reconciler.planning.agreed import as_agreed, compare, harmless, without
 from reconciler.planning.plan import make_plan
 from reconciler.planning.policy import check, hint_of
-from reconciler.serial import plan_digest
 
 T = TypeVar("T")
 
@@ -191,11 +186,11 @@ class Engine:
             async with self._writer(wait_seconds):
                 await _thread(self.journal)
 
-    async def let_go(self, names: Sequence[str], before: Holds) -> None:
+    async def let_go(self, names: Sequence[str], before: Sequence[Quarantined]) -> None:
         """Holds a document back as it was `before`, or no longer: what was to take its place did not."""
-        async with self._writer(HOUR_SECONDS):
-            journal = self.journal()
-            await _thread(partial(put_back, journal, names, before))
+        with trio.CancelScope(shield=True):
+            async with self._writer(HOUR_SECONDS):
+                await _thread(partial(let_go, self.journal(), names, before))
 
     async def do(self, act: Callable[[], Awaitable[T]], wait_seconds: float) -> T:
         """What `act` does and returns, under the writer lock: it is no plan, and in no run.
@@ -304,7 +299,8 @@ class Engine:
                 raise
             if names and outcome.result in (Result.FAILED, Result.INTERRUPTED):
                 # The same, before anybody who watches takes it for what is still to be done.
-                await _thread(partial(self.ballast.spend_on, as_before))
+                with trio.CancelScope(shield=True):
+                    await _thread(partial(self.ballast.spend_on, as_before))
             return outcome, window
 
     async def _allowed(
@@ -375,7 +371,7 @@ class Engine:
         record.
         """
         if to_do.plan.actions:
-            return await self._effects(to_do, request, journal)
+            return await perform(self, to_do, request, journal)
         if (window := await unchanged.unfinished(self, planned, request, journal)) is not None:
             return window.outcome(Result.VERIFYING, ""), window
         return await unchanged.accept(self, planned, request, journal), None
@@ -393,7 +389,7 @@ class Engine:
         room, rest = makers_of_room(to_do.plan.actions)
         if rest or (not room and await unchanged.records(planned, request, journal)):
             try:
-                await self._keep_room()
+                await self.keep_room()
                 return to_do
             except JournalFullError:
                 if not room:
@@ -461,7 +457,7 @@ class Engine:
         """True where this process keeps the journal open and the ballast that it once gave up has room again."""
         return self._journal is not None and await _thread(lambda: self.ballast.wanting)
 
-    async def _keep_room(self) -> None:
+    async def keep_room(self) -> None:
         """Refuses on a disk that is full, or nearly, whatever makes no room: the ballast is for what does, and for a way back.
         What is let pass has it.
 
@@ -523,130 +519,6 @@ class Engine:
         finally:
             if reader is not self._journal:
                 reader.close()
-
-    async def start_run(
-        self,
-        planned: Planned,
-        *,
-        cause: str,
-        author: str | None = None,
-        commit: str | None = None,
-        digest: str | None = None,
-        target: int | None = None,
-    ) -> Steps:
-        """Writes the head of a run with its first intent, and returns what performs its steps. The caller holds the lock.
-
-        `digest` is that of the plan file it comes from, `target` the generation that it leads back to.
-        """
-        plan, goal, journal = planned.plan, planned.goal, self.journal()
-        run = uuid4().hex[:12]
-        begin = partial(
-            journal.begin_run,
-            run,
-            cause=cause,
-            author=author,
-            commit=commit,
-            plan_digest=digest or plan_digest(plan),
-            document_digest=goal.digest,
-            at=self.now(),
-            first_intent=plan.actions[0],
-            target_generation=target,
-        )
-        spends = planned.spends or target is not None
-        await _thread(partial(self.ballast.spend_on, begin) if spends else begin)
-        applied = {key: item.applied for key, item in planned.wanted.items()}
-        return steps_of(self, run, goal, applied, begun=(plan.actions[0].id,), spends=spends)
-
-    async def _effects(self, planned: Planned, request: Request, journal: Journal) -> tuple[Outcome, Window | None]:
-        await see_again(self, planned, journal)
-        steps = await self.start_run(
-            planned,
-            cause=request.cause,
-            author=request.author,
-            commit=request.commit,
-            digest=request.expected_digest,
-        )
-        try:
-            if request.expected_digest is not None:
-                await steps.record(partial(journal.mark_plan_used, request.expected_digest, self.now()))
-            results = await self._performed(planned.plan.actions, steps)
-            return await self._applied(planned, request, journal, steps, results)
-        except (JournalFullError, ExceptionGroup) as err:
-            if not isinstance(innermost(err), JournalFullError):
-                raise
-            raise RollbackFailedError(
-                "cannot go on, nor back: the disk is full, and what was done of this run so far is on the host",
-                hint="free some space: the next run goes on from there",
-            ) from err
-
-    async def _performed(self, actions: Sequence[Action], steps: Steps) -> tuple[StepResult, ...]:
-        """Performs the steps of a run. One that spends the ballast makes room first, then goes on as any other, or not at all."""
-        room, rest = makers_of_room(actions) if steps.spends else (actions, ())
-        made = await execute(room, steps.perform, stopping=self.stopping)
-        if not rest:
-            return made
-        try:
-            await self._keep_room()
-        except JournalFullError as err:
-            # Without any effect before it there is nothing to record, or to watch.
-            ended = "failed" if any(step.result == "done" for step in made) else "skipped"
-            short = partial(StepResult, result=ended, error=err.message, hint=err.hint, short=True)
-            left = tuple(short(action=each) for each in rest)
-            for step in left:
-                self.report(Progress(what="step_ended", text=step.action.id, step=step))
-            return *made, *left
-        steps.spends, steps.ran_full = False, False
-        return *made, *await execute(rest, steps.perform, stopping=self.stopping, before=made)
-
-    async def _applied(
-        self,
-        planned: Planned,
-        request: Request,
-        journal: Journal,
-        steps: Steps,
-        results: tuple[StepResult, ...],
-    ) -> tuple[Outcome, Window | None]:
-        goal = planned.goal
-        touched = [step for step in results if step.result in ("done", "failed") and not step.stale]
-        if (first := results[0]).result == "stopped":
-            # Its intent went to disk with the head of the run.
-            stopped = partial(journal.done, steps.run, first.action.id, "stopped", self.now(), error=first.error)
-            await steps.record(stopped)
-        if not touched:
-            reason = next((step.error for step in results if step.error), "") or "stopped"
-            ended = Result.INTERRUPTED if any(step.result == "stopped" for step in results) else Result.FAILED
-            await steps.record(partial(journal.set_run, steps.run, ended, self.now(), reason=reason))
-            return Outcome(
-                run=steps.run, cause=request.cause, result=ended, plan=planned.plan, steps=results, reason=reason,
-                generation=planned.plan.generation,
-            ), None  # fmt: skip
-        # A cure of drift is no new desired state: the generation in force stays the one that it is. A person who leads there
-        # after a rollback that failed wants it to be what is in force, and to be told that it is.
-        again = request.approvals.person and await _thread(partial(is_spoilt, journal))
-        recorded = again or await _thread(partial(is_new, journal, goal.digest))
-        record = partial(account.record_applied, journal, goal, planned.wanted, planned.observations, results)
-        await steps.record(record)
-        whole = recorded and await _thread(partial(is_unproven, journal, steps.run))
-        gates, left = await _thread(partial(account.window_of, journal, goal, touched, whole=whole))
-        # Whoever lacked descriptors or memory to do it can say nothing of the document by what it was not done to.
-        short = {step.action.key for step in touched if step.short}
-        gates = {key: resource for key, resource in gates.items() if key not in short}
-        window = Window(
-            run=steps.run,
-            cause=request.cause,
-            goal=goal,
-            plan=planned.plan,
-            steps=results,
-            generation=planned.plan.generation,
-            recorded=recorded,
-            gates=gates,
-            left_seconds=left,
-        )
-        window = await steps.record(partial(begin_window, window, request, journal, self.now()))
-        if steps.ran_full and not steps.spends:
-            # There is nothing to wait for, and nobody may be waiting.
-            return await settle(self, window, Verdict(health={}, sick=()), ran_full=True), None
-        return window.outcome(Result.VERIFYING, ""), window
 
 
 def refuse_stranger(journal: Journal, document: str, root: Path) -> None:

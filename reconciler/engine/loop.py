@@ -20,7 +20,7 @@ from reconciler.engine.goal import Goal
 from reconciler.engine.queue import WorkQueue
 from reconciler.engine.requests import Outcome, Request
 from reconciler.engine.settle import OVERDUE_SECONDS
-from reconciler.engine.standing import instead_of_held, nothing_instead
+from reconciler.engine.standing import led_to, nothing_instead
 from reconciler.engine.steps import step_of
 from reconciler.engine.telling import Log, Teller, problems_of
 from reconciler.engine.verify import probe_all
@@ -346,9 +346,8 @@ class Loop:
         salt = self.engine.journal().salt
         if await trio.to_thread.run_sync(lambda: instead.source(salt).digest == refused(salt).digest):
             raise err
-        outcome, window = await self.engine.begin(
-            instead.source, replace(request, cause="drift"), wait_seconds=LOCK_SECONDS
-        )
+        cure = replace(request, cause="drift", approvals=Approvals(person=False))
+        outcome, window = await self.engine.begin(instead.source, cure, wait_seconds=LOCK_SECONDS)
         self._keeps(instead.source)
         self._settle(outcome, request.waiting)
         if window is not None:
@@ -402,14 +401,14 @@ class Loop:
         return found, cause
 
     async def _in_force(self) -> Found | None:
-        """What was in force before this process began, for a start with a document that is not valid."""
+        """What is to be in force without the document: for a start with one that is not valid, or is refused."""
         engine = self.engine
         if not await trio.to_thread.run_sync(Journal.is_there, engine.host.state.journal):
             return None
         await engine.open_journal(LOCK_SECONDS)
 
         def found() -> Found | None:
-            generation = engine.journal().in_force()
+            generation = led_to(engine.journal())
             if generation is None:
                 return None
             goal = self._goal_back(generation)
@@ -466,7 +465,7 @@ class Loop:
         rejected = journal.quarantined(*names)
         if rejected is None:
             return None, ""
-        instead = instead_of_held(journal)
+        instead = led_to(journal)
         return instead.number if instead is not None else 0, rejected.reason
 
     def _settle(self, outcome: Outcome, waiting: frozenset[Key]) -> None:

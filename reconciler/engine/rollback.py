@@ -14,9 +14,10 @@ import trio
 from reconciler.engine import account
 from reconciler.engine.aftermath import UNDO
 from reconciler.engine.execute import StepResult, execute
-from reconciler.engine.goal import Goal, is_named
+from reconciler.engine.goal import Goal
 from reconciler.engine.requests import Outcome, Progress
-from reconciler.engine.steps import steps_of
+from reconciler.engine.standing import of_one_hold
+from reconciler.engine.steps import begin_run, steps_of
 from reconciler.engine.upkeep import Upkeep, is_done_by_now
 from reconciler.engine.verify import verify
 from reconciler.engine.window import Window, end_run, paid
@@ -158,7 +159,7 @@ async def _restore(
             ended = Result.CONFIRMED if verdict.healthy else Result.FAILED
             await paid(engine, partial(journal.set_run, begun.id, ended, now(), reason=verdict.reason or reason))
         return None if verdict.healthy else verdict.reason
-    steps = await engine.start_run(planned, cause=way_back_from(rejected), target=target.number)
+    steps = await begin_run(engine, planned, cause=way_back_from(rejected), target=target.number)
     results = await execute(planned.plan.actions, steps.perform)
     # What could not be seen is not back, whatever became of the rest.
     failed = next((step.error for step in results if step.result != "done"), planned.plan.unseen or None)
@@ -252,10 +253,8 @@ def _record(engine: Engine, run: str, keys: Iterable[Key], result: Result, reaso
     with journal.transaction():
         target = journal.generation(number) if result is Result.ROLLED_BACK else None
         # What a person went back from, and is in force again, is held back no longer: they may not be there to say so.
-        if target is not None and (
-            again := [held.digest for held in journal.superseded() if is_named(target, held.digest)]
-        ):
-            journal.release(*again)
+        if target is not None and (again := of_one_hold(journal.superseded(), target)):
+            journal.release(*(held.digest for held in again))
         for key in keys:
             journal.record_event(engine.now(), key, result.value, reason, run_id=run)
             kept = [item for item in journal.conditions().get(key, ()) if item.type not in ("RolledBack", "Degraded")]

@@ -14,7 +14,6 @@ from reconciler.engine import account
 from reconciler.engine.lock import holder
 from reconciler.engine.requests import Outcome, Progress
 from reconciler.engine.rollback import roll_back
-from reconciler.engine.steps import makes_room
 from reconciler.engine.upkeep import is_done_by_now
 from reconciler.engine.verify import Verdict, probe_all
 from reconciler.engine.window import Window, end_run, paid
@@ -90,7 +89,7 @@ async def settle(engine: Engine, window: Window, verdict: Verdict, *, ran_full: 
     """
     journal, reason, moved = engine.journal(), verdict.reason, verdict.moved
     # Such a run had the ballast when it began: where that is spent, the disk has run full since.
-    ours = not (window.inherited or makes_room(window.plan.actions))
+    ours = not (window.inherited or window.spends)
     try:
         await _thread(partial(account.record_health, journal, window.steps, verdict, window.generation, engine.now()))
     except JournalFullError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reconciler.engine.goal import Goal
+from reconciler.engine.goal import Goal, is_named
 from reconciler.engine.requests import Request
 from reconciler.errors import BlockedError
 from reconciler.journal import UNDECIDED, Journal, Quarantined
@@ -60,17 +60,39 @@ def holds(journal: Journal) -> Holds:
 
 
 def put_back(journal: Journal, names: Sequence[str], before: Holds) -> None:
-    """Lets go of what is held back by `names`, and holds back again what was so `before`, as it was; in one commit."""
+    """Makes all as it was `before` a wish of which nothing was done, which held back by `names`; in one commit."""
     with journal.transaction():
-        _release(journal, names)
-        for held in before.quarantined:
-            journal.quarantine(held.digest, held.reason, held.run_id, held.at)
+        _hold_again(journal, names, before.quarantined)
         journal.set_going_back(before.going_back)
 
 
-def instead_of_held(journal: Journal) -> Generation | None:
-    """What is to be in force instead of a document that is held back: what a person goes back to, or what is in force."""
+def let_go(journal: Journal, names: Sequence[str], before: Sequence[Quarantined]) -> None:
+    """Lets go of what is held back by `names`, where what was to take its place did not, and holds back again what was so
+    `before`; but nothing that is in force.
+    """
+    with journal.transaction():
+        present = journal.in_force()
+        own = of_one_hold(before, present) if present is not None else ()
+        _hold_again(journal, names, [held for held in before if held not in own])
+
+
+def of_one_hold(held: Sequence[Quarantined], generation: Generation) -> tuple[Quarantined, ...]:
+    """What of `held` is held back together with the document of `generation`: by all its names, of which one has the secrets of
+    then.
+    """
+    found = {(each.reason, each.at) for each in held if is_named(generation, each.digest)}
+    return tuple(each for each in held if (each.reason, each.at) in found)
+
+
+def led_to(journal: Journal) -> Generation | None:
+    """What is to be in force where the document is not: what a person goes back to, or what is in force."""
     return journal.generation(journal.going_back) or journal.in_force()
+
+
+def _hold_again(journal: Journal, names: Sequence[str], before: Sequence[Quarantined]) -> None:
+    _release(journal, names)
+    for held in before:
+        journal.quarantine(held.digest, held.reason, held.run_id, held.at)
 
 
 def _hold_back(journal: Journal, names: Sequence[str], reason: str, at: float) -> None:

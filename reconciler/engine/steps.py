@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from uuid import uuid4
 
 import trio
 
@@ -21,9 +22,10 @@ from reconciler.errors import OpenClawError, StaleError, lacking
 from reconciler.journal import Intent, Journal, JournalFullError
 from reconciler.kinds import Applied, AppliedField, Kind, Resource, World
 from reconciler.model import Action, Difference, Key
+from reconciler.serial import plan_digest
 
 if TYPE_CHECKING:
-    from reconciler.engine.engine import Engine
+    from reconciler.engine.engine import Engine, Planned
     from reconciler.engine.goal import Goal
 
 T = TypeVar("T")
@@ -151,6 +153,40 @@ class Steps:
         return await trio.to_thread.run_sync(partial(self.ballast.spend_on, call))
 
 
+async def begin_run(
+    engine: Engine,
+    planned: Planned,
+    *,
+    cause: str,
+    author: str | None = None,
+    commit: str | None = None,
+    digest: str | None = None,
+    target: int | None = None,
+) -> Steps:
+    """Writes the head of a run with its first intent, and returns what performs its steps. The caller holds the lock.
+
+    `digest` is that of the plan file it comes from, `target` the generation that it leads back to.
+    """
+    plan, goal, journal = planned.plan, planned.goal, engine.journal()
+    run = uuid4().hex[:12]
+    begin = partial(
+        journal.begin_run,
+        run,
+        cause=cause,
+        author=author,
+        commit=commit,
+        plan_digest=digest or plan_digest(plan),
+        document_digest=goal.digest,
+        at=engine.now(),
+        first_intent=plan.actions[0],
+        target_generation=target,
+    )
+    spends = planned.spends or target is not None
+    await trio.to_thread.run_sync(partial(engine.ballast.spend_on, begin) if spends else begin)
+    applied = {key: item.applied for key, item in planned.wanted.items()}
+    return steps_of(engine, run, goal, applied, begun=(plan.actions[0].id,), spends=spends)
+
+
 def steps_of(
     engine: Engine,
     run: str,
@@ -185,11 +221,6 @@ def step_of(intent: Intent) -> StepResult:
 def frees(action: Action) -> bool:
     """Whether the action makes room on the disk."""
     return any(consequence.what == "bytes_freed" for consequence in action.consequences)
-
-
-def makes_room(actions: Iterable[Action]) -> bool:
-    """Whether a run of these actions does."""
-    return any(frees(action) for action in actions)
 
 
 def makers_of_room(actions: Sequence[Action]) -> tuple[tuple[Action, ...], tuple[Action, ...]]:

@@ -31,8 +31,8 @@ class Window:
     """A run whose effects are done: what was done, what must be healthy, and for how much longer that is watched.
 
     `recorded` says that `generation` is this run's own, and not the one that was in force before and still is. `inherited`: a
-    process that died did its steps, and this one none of them. `whole_seconds`: how long it is when it begins anew, where that
-    is more than what is left of it; `since`: when it was begun by another process.
+    process that died did its steps, and this one none of them. `spends`: its steps had the ballast. `whole_seconds`: how long it
+    is when it begins anew, where that is more than what is left of it; `since`: when it was begun by another process.
     """
 
     run: str
@@ -43,6 +43,7 @@ class Window:
     generation: int
     recorded: bool = True
     inherited: bool = False
+    spends: bool = False
     gates: Mapping[Key, Resource]
     left_seconds: float
     whole_seconds: float = 0.0

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from reconciler.engine.engine import Engine, First, Source
     from reconciler.engine.execute import StepResult
     from reconciler.engine.requests import Outcome, Progress, Report, Request
-    from reconciler.engine.standing import Holds
     from reconciler.engine.window import Window
-    from reconciler.journal import Journal
+    from reconciler.journal import Journal, Quarantined
     from reconciler.model import Generation, Plan
     from reconciler.planning.policy import Approvals
 
@@ -249,13 +248,10 @@ def replaced_names(session: Session, runtime: Runtime, target: Generation) -> tu
     return () if target.digest in names else names
 
 
-def held_before(session: Session, names: tuple[str, ...]) -> Holds:
+def held_before(session: Session, names: tuple[str, ...]) -> tuple[Quarantined, ...]:
     """By which of these names a document is held back already, and why."""
-    from reconciler.engine.standing import holds
-
     with session.journal() as journal:
-        found = holds(journal)
-    return replace(found, quarantined=tuple(held for held in found.quarantined if held.digest in names))
+        return tuple(held for name in names if (held := journal.quarantined(name)) is not None)
 
 
 async def carry_out(
@@ -282,6 +278,8 @@ async def carry_out(
         outcome, window = await _begun(engine, source, begin, patience)
         if window is not None:
             await session.tell_runs()
+        elif no_wait and not outcome.stopped:
+            return outcome
         mine: tuple[StepResult, ...] = ()
         while not no_wait and not outcome.stopped:
             if window is not None:

@@ -195,11 +195,18 @@ def held_back(journal: Journal, *names: str) -> tuple[Note, ...]:
     if rejected is None:
         return ()
     text = f"this document is held back: {rejected.reason}; it is applied again once it changes, or by `openclaw apply`"
-    held = Note(code="quarantined", message=text)
-    if not (number := journal.going_back):
-        return (held,)
+    return Note(code="quarantined", message=text), *going_back(journal)
+
+
+def going_back(journal: Journal | None) -> tuple[Note, ...]:
+    """A note where a person goes back to a generation, and whoever did that for them died on the way."""
+    from reconciler.model import Note
+
+    number = journal.going_back if journal is not None else 0
+    if not number:
+        return ()
     text = f"generation {number} is not in force yet: a supervisor leads there, or `openclaw rollback {number}`"
-    return held, Note(code="going_back", message=text)
+    return (Note(code="going_back", message=text),)
 
 
 def notes_of(session: Session, journal: Journal | None) -> tuple[Note, ...]:

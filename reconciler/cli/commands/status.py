@@ -166,9 +166,9 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
     Raises:
         DocumentError: it is not valid, and there is no generation to show instead.
     """
-    from reconciler.cli.commands.plan import held_back
+    from reconciler.cli.commands.plan import going_back, held_back
     from reconciler.engine.goal import document_name
-    from reconciler.engine.standing import instead_of_held
+    from reconciler.engine.standing import led_to
     from reconciler.errors import DocumentError
     from reconciler.journal import PROVISIONAL_SALT
     from reconciler.model import Note
@@ -182,8 +182,8 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
         shows_all = "openclaw validate --resolve"
         goal = runtime.source(loaded)(salt)
     except DocumentError as err:
-        last = journal.in_force() if journal is not None else None
-        stands = f"generation {last.number} stays in force" if last is not None else ""
+        last, present = (led_to(journal), journal.in_force()) if journal is not None else (None, None)
+        stands = f"generation {present.number} stays in force" if present is not None else ""
         if last is None and journal is not None and tried and (last := journal.last_generation()) is not None:
             stands = f"none was ever confirmed, and the newest that was tried is generation {last.number}"
         elif last is not None and spoilt_generation(journal) is not None:
@@ -197,10 +197,13 @@ def goal_in_force(session: Session, journal: Journal | None, *, tried: bool = Fa
         )
         # Whatever its secrets give once they are there, what a person went back from waits for a person.
         if journal is None or loaded is None:
-            return lenient_goal(runtime, last), (note,)
-        return lenient_goal(runtime, last), (note, *held_back(journal, document_name(loaded.digest)))
+            return lenient_goal(runtime, last), (note, *going_back(journal))
+        return lenient_goal(runtime, last), (
+            note,
+            *(held_back(journal, document_name(loaded.digest)) or going_back(journal)),
+        )
     held = held_back(journal, *goal.names) if journal is not None else ()
-    instead = instead_of_held(journal) if journal is not None and held else None
+    instead = led_to(journal) if journal is not None and held else None
     return lenient_goal(runtime, instead) if instead is not None else goal, held
 
 

@@ -244,6 +244,33 @@ async def test_a_way_back_that_ends_before_its_first_effect_is_nobodys_wish_any_
     assert (reader(host).quarantines(), reader(host).going_back) == ((), 0)
 
 
+@pytest.mark.req("PLAN-5", "PLAN-8")
+async def test_a_second_rollback_that_is_taken_back_brings_back_no_wish_of_the_first(host: Harness) -> None:
+    """The first one's command was killed after its hold."""
+    await host.apply({"a": fake(1, impact="restart")})
+    await host.apply({"a": fake(2, impact="restart")})
+    names = (host.source({"a": fake(2, impact="restart")})(b"").digest, "what it is called with another secret")
+    journal = host.engine.journal()
+    for name in names:
+        journal.quarantine(name, "superseded by a person", "", 1.0)
+    journal.set_going_back(1)
+    before = journal.superseded()
+
+    async def judge(_action: Action) -> None:
+        bad = host.kind.state["a"] == {"v": 1}
+        host.kind.health["a"] = Health(ready=not bad, reason="Sick", message="no answer", final=bad)
+
+    host.kind.after_apply = judge
+    first = journal.generation(1)
+    assert first is not None
+    back = replace(APPLY, cause="rollback to 1", holds_back=(names, "superseded again"), goes_back_to=1)
+    outcome = await host.engine.apply(lambda _salt: host.engine.goal_of(first)[0], back)
+    assert outcome.result is Result.ROLLED_BACK
+    assert (reader(host).quarantined(*names), reader(host).going_back) == (None, 0)
+    await host.engine.let_go(names, before)
+    assert (reader(host).quarantined(*names), reader(host).going_back) == (None, 0)
+
+
 @pytest.mark.req("PLAN-5")
 async def test_a_run_that_died_after_its_effect_is_not_repeated_and_keeps_the_former_value(host: Harness) -> None:
     host.kind.state["a"] = {"v": "theirs"}

@@ -1048,6 +1048,28 @@ async def test_while_a_document_is_refused_what_is_in_force_stays_so(host: Harne
         await until(lambda: len(log.said("not_applied")) == 2, "it is said again")
 
 
+@pytest.mark.req("PLAN-5", "PLAN-8")
+async def test_a_way_back_that_is_refused_waits_and_is_not_undone(host: Harness) -> None:
+    """A person's, whose command was killed when half of it was done."""
+    left = {"a": fake(2), "b": fake(2), "c": fake(2)}
+    await host.apply({"a": fake(1), "b": fake(1, needs=("a",)), "c": fake(1)})
+    await host.apply(left)
+    journal = host.engine.journal()
+    journal.quarantine(host.source(left)(b"").digest, "superseded by a person", "", 1.0)
+    journal.set_going_back(1)
+    host.kind.state["c"] = {"v": 1}
+    # Nothing is planned for what needs what cannot be seen.
+    host.kind.unknown["a"] = "somebody wrote half of it"
+    log, document = Record(), Document(host, left)
+    async with running(document, log) as loop:
+        await until(lambda: log.said("not_applied"), "it says what hinders")
+        await looked(document, loop)
+        assert host.kind.state == {"a": {"v": 2}, "b": {"v": 2}, "c": {"v": 1}}
+        del host.kind.unknown["a"]
+        loop.poke()
+        await until(lambda: host.kind.state == {name: {"v": 1} for name in "abc"}, "it is finished")
+
+
 @pytest.mark.req("PLAN-3", "PLAN-10", "SVC-7")
 async def test_a_supervisor_that_starts_with_a_refused_document_keeps_what_is_in_force(host: Harness) -> None:
     await host.apply({"a": fake(1), "b": fake(1)})

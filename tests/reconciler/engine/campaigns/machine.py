@@ -22,7 +22,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from reconciler.engine.engine import Engine, Kept
 from reconciler.engine.loop import EVERYTHING, Found, Loop
 from reconciler.engine.requests import Outcome, Request
-from reconciler.engine.standing import Holds
 from reconciler.errors import OpenClawError
 from reconciler.journal import Journal
 from reconciler.model import ABSENT, Generation, Impact, Result, Value
@@ -199,11 +198,10 @@ class Campaign(RuleBasedStateMachine):
             goes_back_to=target.number,
         )
         with self._reader() as journal:
-            quarantined, going_back = journal.quarantined(held), journal.going_back
+            quarantined = journal.quarantined(held)
         outcome = await engine.apply(lambda _salt: goal, request)
         if outcome.exit_code != 0 and request.holds_back is not None:
-            before = Holds(quarantined=() if quarantined is None else (quarantined,), going_back=going_back)
-            await engine.let_go((held,), before)
+            await engine.let_go((held,), () if quarantined is None else (quarantined,))
         return outcome
 
     async def _supervise(self, engine: Engine, *, looks: int, watch: bool) -> None:
