@@ -257,7 +257,7 @@ def test_a_strangers_port_and_home_are_left_alone_and_another_port_is_used(check
     wait_until(lambda: '"watching"' in checkout.log or make.poll() is not None, 15, "it watches")
     assert make.poll() is None, checkout.log
     said = next(line for line in checkout.log.splitlines() if f"port {PORT} is held" in line)
-    assert f"pid {stranger.pid}" in said
+    assert f"held by process {stranger.pid} " in said
     port = int(said.rsplit(" ", 1)[-1])
     assert port != PORT
     checkout.wait_healthy(make, port)

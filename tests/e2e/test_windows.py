@@ -115,7 +115,7 @@ def test_a_gateway_that_falls_with_its_keeper_while_it_is_taken_back_is_started_
         # What no look has seen alive has not fallen.
         seen = time.monotonic() + 1.5
         wait_until(lambda seen=seen: time.monotonic() > seen, 3, "a look")  # type: ignore[misc]
-        assert site.standing() == (2, "verifying")
+        assert site.standing() == (2, "rolling-back")
         before = site.gateway_pid()
         assert before is not None
         keeper = keeper_pid(site)
@@ -124,7 +124,7 @@ def test_a_gateway_that_falls_with_its_keeper_while_it_is_taken_back_is_started_
         kill(before)
     if falls == 1:
         wait_until(lambda: site.health()[0] == 200, 5, "up again")
-        assert site.standing() == (2, "verifying")
+        assert site.standing() == (2, "rolling-back")
     wait_until(lambda: site.standing()[1] not in ("verifying", "rolling-back"), 30, "its end")
     assert site.standing() == (2, "rolled-back" if falls == 1 else "rollback-failed")
     # Whoever watches goes on looking after it.
