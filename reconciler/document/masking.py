@@ -94,9 +94,10 @@ _NAME: Final = re.compile(
 )
 _BARE_NAME: Final = re.compile(r"([A-Za-z_][\w\-]{0,63})(?![\w.\-/])\s*")
 _ENDS: Final = r"(?=\s*(?:[,}\]]|\s#|$))"
-# What is no secret whatever it belongs to: nothing, references, the mark of a block text, the beginning of a reference.
+# What is no secret whatever it belongs to: nothing, references, the mark of a block text, the beginning of a reference. Between
+# the braces of one that cannot be read may be the secret itself; a variable is written in capitals.
 _HARMLESS: Final = re.compile(
-    rf"""(?:null|true|false|~|{re.escape(MASK)}|(["']?)(?:(?:Bearer|Basic)\s)?\$\{{[A-Za-z_]\w*\}}\1){_ENDS}"""
+    rf"""(?:null|true|false|~|{re.escape(MASK)}|(["']?)(?:(?:Bearer|Basic)\s)?\$\{{[A-Z_][A-Z0-9_]*\}}\1){_ENDS}"""
     r"""|[|>][-+1-9]{0,2}\s*$|\{(?=\s*(?:$|["']?(?:env|file|exec)["']?\s*:))"""
 )
 # What is too short for a secret, and with what no value may begin.

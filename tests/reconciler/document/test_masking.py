@@ -229,6 +229,8 @@ def test_the_sign_between_a_name_and_its_value_is_missing(tmp_path: Path, text: 
         ("file: /run/secrets/gateway", None),
         ("file: secrets/gateway-password", None),
         ("token ${GATEWAY_TOKEN}", None),
+        ("token: ${Hidden9}}", "token: ********"),
+        ("token: ${AKIAHIDDEN123}}", "token: ********"),
         ("  port 18789", None),
         ("- [{gateway:", None),
         ("  'anthropic:default': {type: api_key, verify: 1h30m", None),
